@@ -1,4 +1,4 @@
-"""Files that are never half written, and hashes of what they hold."""
+"""Files that are never half written, hashes of what they hold, and downloads checked against them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,13 @@ import hashlib
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
+
+from gkp.progress import Progress
+
+
+class DownloadError(FileNotFoundError):
+    """A file is not on this machine and could not be downloaded."""
 
 
 def atomic_write_bytes(path: str | Path, data: bytes) -> None:
@@ -44,6 +51,62 @@ def sha256_file(path: str | Path) -> str:
     """SHA-256 of the file's content in hex; reads it in pieces."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify(path: str | Path, sha256: str) -> None:
+    """Raise ValueError when the file's SHA-256 does not begin with `sha256` (all 64 digits, or fewer)."""
+    found = sha256_file(path)
+    if not found.startswith(sha256.lower()):
+        raise ValueError(
+            f"{path} is damaged or not the published file: SHA-256 should be {sha256}"
+            f"{'...' if len(sha256) < 64 else ''} but is {found}; delete it and fetch it again"
+        )
+
+
+def cache_folder() -> Path:
+    """Where downloads and decoded data are kept: GKP_CACHE if set, else ~/.cache/gkp."""
+    return Path(os.environ.get("GKP_CACHE") or "~/.cache/gkp").expanduser()
+
+
+def download(
+    url: str, folder: str | Path, sha256: str, *, hint: str, progress: Progress | None = None
+) -> Path:
+    """Download `url` into `folder` under its own name unless a file with this hash is there already.
+
+    sha256: the expected hash, all 64 hex digits or a prefix. hint: what a user without a network can do;
+    it ends the message of the DownloadError. A file with another hash is deleted and raises ValueError.
+    """
+    import pooch
+    import requests
+
+    def stream(url: str, output: str, _: Any) -> None:
+        with requests.get(url, stream=True, timeout=30) as response, open(output, "wb") as file:
+            response.raise_for_status()
+            megabytes = int(response.headers.get("content-length", 0)) / 1e6
+            with (progress or Progress()).task(f"download {url.rsplit('/', 1)[-1]} (MB)", megabytes) as task:
+                for chunk in response.iter_content(1 << 18):
+                    file.write(chunk)
+                    task.advance(len(chunk) / 1e6)
+
+    pooch.get_logger().setLevel("ERROR")  # its messages go to standard error
+    name = url.rsplit("/", 1)[-1]
+    known = f"sha256:{sha256}" if len(sha256) == 64 else None
+    target = Path(folder) / name
+    try:
+        path = Path(pooch.retrieve(url, known, fname=name, path=folder, downloader=stream))
+    except requests.RequestException as error:
+        reason = type(error).__name__
+        if getattr(error, "response", None) is not None:
+            reason = f"HTTP {error.response.status_code}"
+        raise DownloadError(f"cannot download {url} to {target} ({reason}): {hint}") from error
+    except ValueError as error:
+        raise ValueError(f"the download of {url} is damaged: {error}") from error
+    try:
+        verify(path, sha256)
+    except ValueError:
+        path.unlink()
+        raise
+    return path
 
 
 def _umask() -> int:
