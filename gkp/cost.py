@@ -1,0 +1,127 @@
+"""Multiply-adds and parameters, in the paper's convention and in the usual one; latency.
+
+usual: multiply-adds of convolutions and linear layers; all parameters.
+
+paper: what the counter in the authors' release sees. Non-zero weights of convolutions and linear
+layers times output positions; 1 per output element of a convolution with bias and of a ReLU module
+(not of a functional one: their VGG has modules, their ResNets do not); 2 per element of a batch
+norm; 1 per input element of pooling and per element that a parameter-free shortcut subsamples;
+parameters that are not zero.
+
+Both count one multiply-add as 1.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from gkp.grouped import GroupedKernelConv2d
+from gkp.models import OptionAShortcut
+
+CONVENTIONS = ("usual", "paper")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Cost of one forward pass of one image: multiply-adds and parameters, absolute numbers."""
+
+    macs: int
+    params: int
+
+
+def count(model: nn.Module, example_input: Tensor, *, convention: str = "usual") -> Cost:
+    """Count `model` on `example_input` (N, C, H, W); the result is per image.
+
+    ValueError for an unknown convention. Modules are counted each time they run.
+    """
+    if convention not in CONVENTIONS:
+        raise ValueError(f"convention {convention!r}: choose one of {', '.join(CONVENTIONS)}")
+    rule = _usual_macs if convention == "usual" else _paper_macs
+    total = 0
+
+    def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal total
+        total += rule(module, inputs[0], output)
+
+    handles = [module.register_forward_hook(add) for module in model.modules() if not list(module.children())]
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        with torch.no_grad():
+            model.eval()(example_input)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, training in modes:
+            module.training = training
+    if convention == "usual":
+        params = sum(p.numel() for p in model.parameters())
+    else:
+        params = sum(int(p.count_nonzero()) for p in model.parameters())
+    return Cost(round(total / len(example_input)), params)
+
+
+def _usual_macs(module: nn.Module, x: Tensor, out: Tensor) -> int:
+    if isinstance(module, (nn.Conv2d, GroupedKernelConv2d)):
+        return module.weight[0].numel() * out.numel()
+    if isinstance(module, nn.Linear):
+        return module.in_features * out.numel()
+    return 0
+
+
+def _paper_macs(module: nn.Module, x: Tensor, out: Tensor) -> int:
+    if isinstance(module, (nn.Conv2d, GroupedKernelConv2d)):
+        bias = out.numel() if module.bias is not None else 0
+        return int(module.weight.count_nonzero()) * out.shape[0] * out[0, 0].numel() + bias
+    if isinstance(module, nn.Linear):
+        return int(module.weight.count_nonzero()) * (out.numel() // module.out_features)
+    if isinstance(module, nn.BatchNorm2d):
+        return 2 * out.numel()
+    if isinstance(module, nn.ReLU):
+        return out.numel()
+    if isinstance(module, (nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.MaxPool2d)):
+        return x.numel()
+    if isinstance(module, OptionAShortcut):
+        return x[:, :, :: module.stride, :: module.stride].numel()
+    return 0
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Seconds per forward pass: the median over the rounds and the quartiles."""
+
+    median: float
+    low: float
+    high: float
+
+
+def latency(
+    variants: dict[str, Callable[[Tensor], Tensor]], example_input: Tensor, *, rounds: int = 20
+) -> dict[str, Latency]:
+    """Time several callables on the same input, interleaved so that they see the same machine load."""
+    if rounds < 1:
+        raise ValueError(f"rounds={rounds}: at least 1")
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    with torch.inference_mode():
+        for turn in range(rounds + 2):
+            for name, run in variants.items():
+                _wait(example_input)
+                start = time.perf_counter()
+                run(example_input)
+                _wait(example_input)
+                if turn >= 2:  # the first two rounds warm caches up
+                    times[name].append(time.perf_counter() - start)
+    quantiles = torch.tensor([0.5, 0.25, 0.75], dtype=torch.float64)
+    return {
+        name: Latency(*torch.tensor(each, dtype=torch.float64).quantile(quantiles).tolist())
+        for name, each in times.items()
+    }
+
+
+def _wait(x: Tensor) -> None:
+    if x.is_cuda:
+        torch.cuda.synchronize(x.device)

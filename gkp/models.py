@@ -1,0 +1,173 @@
+"""Networks of the study: CIFAR ResNets (option A) and VGG-16-BN, pixels in, logits out.
+
+Every network starts with `Normalize`, so that an attack, a user and a saved file all speak of
+pixels in [0, 1] and the preprocessing of a checkpoint cannot be forgotten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+VGG16_WIDTHS = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M")
+
+
+class Normalize(nn.Module):
+    """(x - mean) / std per channel, for x of shape (N, C, H, W) in [0, 1]."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.std
+
+    def extra_repr(self) -> str:
+        mean, std = (tuple(round(v, 4) for v in b.flatten().tolist()) for b in (self.mean, self.std))
+        return f"mean={mean}, std={std}"
+
+
+class OptionAShortcut(nn.Module):
+    """The parameter-free shortcut of He et al. 2016: subsample, then pad channels with zeros.
+
+    `zeros` says where the new channels stand: "around" (half before, half after; akamaster's
+    networks) or "after" (the authors' networks).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, zeros: str) -> None:
+        super().__init__()
+        if zeros not in ("around", "after"):
+            raise ValueError(f'zeros={zeros!r}: choose "around" or "after"')
+        extra = out_channels - in_channels
+        before = extra // 2 if zeros == "around" else 0
+        self.stride, self.padding = stride, (0, 0, 0, 0, before, extra - before)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pad(x[:, :, :: self.stride, :: self.stride], self.padding)
+
+    def extra_repr(self) -> str:
+        return f"stride={self.stride}, channels_before={self.padding[4]}, channels_after={self.padding[5]}"
+
+
+class BasicBlock(nn.Module):
+    """relu(bn2(conv2(relu(bn1(conv1(x))))) + shortcut(x))."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, zeros: str) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        same = stride == 1 and in_channels == out_channels
+        self.shortcut = nn.Identity() if same else OptionAShortcut(in_channels, out_channels, stride, zeros)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
+
+
+class CifarResNet(nn.Module):
+    """ResNet of depth 6n+2 for 32x32 images: stages of 16, 32 and 64 channels (He et al. 2016, 4.2).
+
+    Input (N, 3, H, W) in [0, 1], H and W at least 8; output (N, num_classes) logits.
+    """
+
+    def __init__(
+        self,
+        depth: int,
+        num_classes: int = 10,
+        mean: Sequence[float] = CIFAR_MEAN,
+        std: Sequence[float] = CIFAR_STD,
+        zeros: str = "after",
+    ) -> None:
+        super().__init__()
+        if depth < 8 or (depth - 2) % 6:
+            raise ValueError(f"depth={depth}: a CIFAR ResNet has depth 6n+2 (8, 14, 20, 32, ...)")
+        blocks = (depth - 2) // 6
+        self.depth = depth
+        self.normalize = Normalize(mean, std)
+        self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.layer1 = self._stage(16, 16, blocks, 1, zeros)
+        self.layer2 = self._stage(16, 32, blocks, 2, zeros)
+        self.layer3 = self._stage(32, 64, blocks, 2, zeros)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.linear = nn.Linear(64, num_classes)
+        for module in self.modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                nn.init.kaiming_normal_(module.weight)
+
+    @staticmethod
+    def _stage(in_channels: int, out_channels: int, blocks: int, stride: int, zeros: str) -> nn.Sequential:
+        first = BasicBlock(in_channels, out_channels, stride, zeros)
+        return nn.Sequential(first, *(BasicBlock(out_channels, out_channels, 1, zeros) for _ in range(blocks - 1)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn1(self.conv1(self.normalize(x))))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return self.linear(torch.flatten(self.pool(x), 1))
+
+
+class CifarVGG16(nn.Module):
+    """VGG-16 with batch normalisation for 32x32 images: 13 convolutions, one linear layer.
+
+    Input (N, 3, 32, 32) in [0, 1]; output (N, num_classes) logits.
+    """
+
+    def __init__(
+        self, num_classes: int = 10, mean: Sequence[float] = CIFAR_MEAN, std: Sequence[float] = CIFAR_STD
+    ) -> None:
+        super().__init__()
+        self.normalize = Normalize(mean, std)
+        layers: list[nn.Module] = []
+        channels = 3
+        for width in VGG16_WIDTHS:
+            if width == "M":
+                layers.append(nn.MaxPool2d(2))
+                continue
+            layers += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+            channels = width
+        self.features = nn.Sequential(*layers)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.linear = nn.Linear(channels, num_classes)
+        for module in self.features:
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                nn.init.zeros_(module.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(torch.flatten(self.pool(self.features(self.normalize(x))), 1))
+
+
+RESNET_DEPTHS = (8, 14, 20, 32, 44, 56, 110)
+
+
+def names() -> tuple[str, ...]:
+    """The networks `create` builds."""
+    return (*(f"resnet{depth}" for depth in RESNET_DEPTHS), "vgg16")
+
+
+def create(
+    network: str,
+    *,
+    num_classes: int = 10,
+    mean: Sequence[float] = CIFAR_MEAN,
+    std: Sequence[float] = CIFAR_STD,
+    zeros: str = "after",
+) -> nn.Module:
+    """An untrained network by name ("resnet20", "vgg16", ...), initialised from torch's global seed.
+
+    `zeros` only matters for ResNets, see `OptionAShortcut`. ValueError names the known networks.
+    """
+    if network == "vgg16":
+        return CifarVGG16(num_classes, mean, std)
+    if network in names():
+        return CifarResNet(int(network.removeprefix("resnet")), num_classes, mean, std, zeros)
+    raise ValueError(f"unknown network {network!r}: choose one of {', '.join(names())}")
