@@ -110,7 +110,9 @@ class Progress:
         self.stream = sys.stdout if stream is None else stream
         self.mode = mode or default_mode(self.stream)
         if self.mode not in MODES:
-            raise ValueError(f"progress mode {self.mode!r}: choose one of {', '.join(MODES)}")
+            raise ValueError(
+                f"progress mode {self.mode!r} (or GKP_PROGRESS): choose one of {', '.join(MODES)}"
+            )
         self.every_seconds = every_seconds
 
     @contextmanager

@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gkp.augment import crop_and_flip, draw_epoch, stream_seed
+from gkp.history import Chosen, EpochRow, History
 from gkp.progress import Progress, Task
 from gkp.recipe import PAPER, SHORT, Recipe, learning_rate
 from gkp.run_state import StateError, load_state, save_state
@@ -29,60 +30,9 @@ from gkp.run_state import StateError, load_state, save_state
 if TYPE_CHECKING:
     from gkp.data import Split
 
-__all__ = [
-    "PAPER",
-    "SHORT",
-    "Chosen",
-    "EpochRow",
-    "History",
-    "Hooks",
-    "Recipe",
-    "StateError",
-    "fine_tune",
-    "learning_rate",
-]
+__all__ = ["PAPER", "SHORT", "Chosen", "EpochRow", "History", "Hooks", "Recipe", "StateError", "fine_tune"]
 
-EVALUATION_BATCH = 500
-RULES = {"validation": "best on validation", "test": "best on test (the paper's rule)"}
-
-
-@dataclass(frozen=True)
-class EpochRow:
-    """What one epoch gave; accuracies are fractions in [0, 1] after the epoch, None where not measured."""
-
-    epoch: int  # counted from 1
-    lr: float  # at the last step of the epoch
-    train_loss: float  # mean cross entropy per training image, augmented, penalty excluded
-    validation: float | None
-    test: float | None
-    seconds: float  # wall time, evaluation included
-
-
-@dataclass
-class Chosen:
-    """The epoch a selection rule picks (the later of equals, as the authors do) and its weights on the CPU."""
-
-    rule: str
-    epoch: int
-    accuracy: float
-    weights: dict[str, Tensor]
-
-
-@dataclass
-class History:
-    """The course of a run. The model itself holds the weights of the last epoch."""
-
-    epochs: list[EpochRow] = field(default_factory=list)
-    best_validation: Chosen | None = None
-    best_test: Chosen | None = None
-
-    def as_dict(self) -> dict:
-        """Everything but the weights, ready for JSON."""
-        best = {"validation": self.best_validation, "test": self.best_test}
-        chosen = {
-            part: {"rule": c.rule, "epoch": c.epoch, "accuracy": c.accuracy} for part, c in best.items() if c
-        }
-        return {"epochs": [asdict(row) for row in self.epochs], "chosen": chosen}
+EVALUATION_BATCH = 500  # images
 
 
 @dataclass
@@ -126,104 +76,124 @@ def fine_tune(
     With `state_path` every epoch is saved there and the same call continues where it stopped; the file
     stays afterwards, its removal is up to the caller.
 
-    Raises ValueError for unusable data, StateError for a state file that is damaged or of another run, and
-    RuntimeError when the loss is no longer a finite number.
+    Raises ValueError for unusable data, StateError for a state file that is damaged or of another run,
+    OSError when the state cannot be written, and RuntimeError when the loss stops being a finite number.
     """
-    hooks, device = hooks or Hooks(), torch.device(device)
-    _check_data(model, train, validation, test)
-    identity = _identity(model, train, recipe, validation, test, seed)
-    model.to(device=device, memory_format=torch.channels_last)
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    if not trainable:
-        raise ValueError("no parameter of the model requires a gradient: call model.requires_grad_() first")
-    optimizer = torch.optim.SGD(
-        trainable, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov
-    )
-    train = train.to(device)
-    held = {"validation": validation, "test": test}
-    held = {part: split.to(device) for part, split in held.items() if split is not None}
+    given = {"training": train, "validation": validation, "test": test}
+    splits = {part: split for part, split in given.items() if split is not None}
+    _check(model, splits)
+    identity = _identity(model, splits, recipe, seed)
+    device = torch.device(device)
+    model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    held = {part: split.to(device) for part, split in splits.items() if part != "training"}
+    run = _Run(model, train.to(device), held, recipe, _optimizer(model, recipe), hooks or Hooks(), seed)
     history = History()
     if state_path is not None and Path(state_path).exists():
-        history = _restore(load_state(state_path, identity), model, optimizer, hooks)
+        history = _restore(run, load_state(state_path, identity))
     elif state_path is not None:
-        # Also shows now, and not after an epoch, that the place can be written.
-        save_state(state_path, identity, _snapshot(model, optimizer, hooks, history))
+        # Shows now, and not after an epoch, whether the place can be written.
+        save_state(state_path, identity, _snapshot(run, history))
 
-    steps = math.ceil(len(train) / recipe.batch_size)
-    done = len(history.epochs)
-    with (progress or Progress("off")).task("fine-tune", recipe.epochs * steps, done=done * steps) as task:
-        for epoch in range(done + 1, recipe.epochs + 1):
-            started = time.perf_counter()
-            with _reproducible(device, recipe, stream_seed("epoch", seed, epoch)):
-                loss = _train_epoch(model, train, recipe, optimizer, hooks, epoch, seed, task)
-                if hooks.after_epoch:
-                    hooks.after_epoch(model, epoch)
-                scores = {part: _accuracy(model, split) for part, split in held.items()}
-            row = EpochRow(
-                epoch,
-                optimizer.param_groups[0]["lr"],
-                loss,
-                scores.get("validation"),
-                scores.get("test"),
-                time.perf_counter() - started,
-            )
-            _record(history, row, model)
+    done, total = len(history.epochs) * run.steps, recipe.epochs * run.steps
+    with (progress or Progress("off")).task("fine-tune", total, done=done) as task:
+        for epoch in range(len(history.epochs) + 1, recipe.epochs + 1):
+            history.add(_epoch(run, epoch, task), model)
             if state_path is not None:
-                save_state(state_path, identity, _snapshot(model, optimizer, hooks, history))
-            task.say(_row_text(row, recipe.epochs))
+                save_state(state_path, identity, _snapshot(run, history))
+            task.say(history.epochs[-1].text(recipe.epochs))
     model.eval()
     return history
 
 
-def _train_epoch(
-    model: nn.Module,
-    train: Split,
-    recipe: Recipe,
-    optimizer: torch.optim.Optimizer,
-    hooks: Hooks,
-    epoch: int,
-    seed: int,
-    task: Task,
-) -> float:
-    """One pass over `train`; returns the mean loss per image."""
-    device, n = train.images.device, len(train)
-    steps = math.ceil(n / recipe.batch_size)
-    generator = torch.Generator().manual_seed(stream_seed("augment", seed, epoch))
-    draws = draw_epoch(n, recipe.augment, recipe.padding, generator).to(device)
-    total, finite = torch.zeros((), device=device), torch.ones((), dtype=torch.bool, device=device)
-    model.train()
-    for step in range(steps):
+@dataclass
+class _Run:
+    """Everything that stays the same object from the first step to the last."""
+
+    model: nn.Module
+    train: Split
+    held: dict[str, Split]
+    recipe: Recipe
+    optimizer: torch.optim.Optimizer
+    hooks: Hooks
+    seed: int
+
+    @property
+    def device(self) -> torch.device:
+        return self.train.images.device
+
+    @property
+    def steps(self) -> int:
+        """Steps per epoch; the last may have fewer images."""
+        return math.ceil(len(self.train) / self.recipe.batch_size)
+
+
+def _epoch(run: _Run, epoch: int, task: Task) -> EpochRow:
+    """Train and evaluate once."""
+    started = time.perf_counter()
+    with _reproducible(run, epoch):
+        loss = _train(run, epoch, task)
+        if run.hooks.after_epoch:
+            run.hooks.after_epoch(run.model, epoch)
+        scores = {part: _accuracy(run.model, split) for part, split in run.held.items()}
+    lr, seconds = run.optimizer.param_groups[0]["lr"], time.perf_counter() - started
+    return EpochRow(epoch, lr, loss, scores.get("validation"), scores.get("test"), seconds)
+
+
+def _train(run: _Run, epoch: int, task: Task) -> float:
+    """One pass over the training images; returns the mean cross entropy per image."""
+    recipe, n = run.recipe, len(run.train)
+    generator = torch.Generator().manual_seed(stream_seed("augment", run.seed, epoch))
+    draws = draw_epoch(n, recipe.augment, recipe.padding, generator).to(run.device)
+    total = torch.zeros((), device=run.device)
+    finite = torch.ones((), dtype=torch.bool, device=run.device)
+    run.model.train()
+    for step in range(run.steps):
         batch = slice(step * recipe.batch_size, (step + 1) * recipe.batch_size)
         order = draws.order[batch]
-        images = crop_and_flip(
-            train.images[order], draws.top[batch], draws.left[batch], draws.flip[batch], recipe.padding
-        )
-        x, y = _pixels(images), train.labels[order]
-        if recipe.adversarial is not None:
-            x = _attack(model, x, y, recipe, seed=stream_seed("attack", seed, epoch, step))
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(recipe, (epoch - 1) * steps + step, steps)
-        with _autocast(device, recipe):
-            logits = model(x)
-        loss = cross_entropy = F.cross_entropy(logits.float(), y)
-        penalty = hooks.penalty(model, epoch) if hooks.penalty else None
-        if penalty is not None:
-            loss = loss + penalty
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if hooks.before_step:
-            hooks.before_step(model, epoch, step)
-        optimizer.step()
+        images, labels = run.train.images[order], run.train.labels[order]
+        images = crop_and_flip(images, draws.top[batch], draws.left[batch], draws.flip[batch], recipe.padding)
+        cross_entropy, loss = _step(run, _pixels(images), labels, epoch, step)
         # Summed on the device and read once per epoch: a GPU would wait at every read.
-        total += cross_entropy.detach() * len(y)
-        finite &= torch.isfinite(loss.detach())
+        total += cross_entropy * len(labels)
+        finite &= torch.isfinite(loss)
         task.advance()
     if not finite:
         raise RuntimeError(
-            f"the training loss stopped being a finite number in epoch {epoch}: lower Recipe.lr "
-            f"(now {recipe.lr:g}) or use precision='float32'"
+            f"the training loss stopped being a finite number in epoch {epoch}: "
+            f"lower Recipe.lr (now {recipe.lr:g}), or use precision='float32' if it was another"
         )
     return total.item() / n
+
+
+def _step(run: _Run, x: Tensor, y: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor]:
+    """One update; returns the cross entropy and the loss (with the penalty), both detached scalars."""
+    model, hooks = run.model, run.hooks
+    if run.recipe.adversarial is not None:
+        generator = torch.Generator().manual_seed(stream_seed("attack", run.seed, epoch, step))
+        with _autocast(run):
+            x = run.recipe.adversarial.perturb(model, x, y, generator=generator)
+    for group in run.optimizer.param_groups:
+        group["lr"] = learning_rate(run.recipe, (epoch - 1) * run.steps + step, run.steps)
+    with _autocast(run):
+        logits = model(x)
+    loss = cross_entropy = F.cross_entropy(logits.float(), y)
+    penalty = hooks.penalty(model, epoch) if hooks.penalty else None
+    if penalty is not None:
+        loss = loss + penalty
+    run.optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    if hooks.before_step:
+        hooks.before_step(model, epoch, step)
+    run.optimizer.step()
+    return cross_entropy.detach(), loss.detach()
+
+
+def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    if not trainable:
+        raise ValueError("no parameter of the model requires a gradient: call model.requires_grad_() first")
+    momentum, decay = recipe.momentum, recipe.weight_decay
+    return torch.optim.SGD(trainable, recipe.lr, momentum, weight_decay=decay, nesterov=recipe.nesterov)
 
 
 def _pixels(images: Tensor) -> Tensor:
@@ -231,30 +201,20 @@ def _pixels(images: Tensor) -> Tensor:
     return images.to(torch.float32, memory_format=torch.channels_last).div_(255)
 
 
-def _attack(model: nn.Module, x: Tensor, y: Tensor, recipe: Recipe, seed: int) -> Tensor:
-    """`x` perturbed by the recipe's attack against the model in eval mode, which leaves its statistics alone."""
-    attack = replace(recipe.adversarial, seed=seed)
-    model.eval()
-    with _autocast(x.device, recipe):
-        perturbed = attack.perturb(model, x, y)
-    model.train()
-    return perturbed.detach()
-
-
-def _autocast(device: torch.device, recipe: Recipe) -> torch.autocast:
-    return torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
+def _autocast(run: _Run) -> torch.autocast:
+    return torch.autocast(run.device.type, torch.bfloat16, enabled=run.recipe.precision == "bfloat16")
 
 
 @contextmanager
-def _reproducible(device: torch.device, recipe: Recipe, seed: int) -> Iterator[None]:
-    """Random streams of the epoch (dropout) and deterministic cuDNN, both given back as they were found."""
-    cuda = [device] if device.type == "cuda" else []
-    tf32 = recipe.precision == "tf32"
+def _reproducible(run: _Run, epoch: int) -> Iterator[None]:
+    """The epoch's own global random stream (dropout) and deterministic cuDNN, given back as found."""
+    cuda = [run.device] if run.device.type == "cuda" else []
+    tf32 = run.recipe.precision == "tf32"
     with (
         torch.random.fork_rng(devices=cuda),
         torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=tf32),
     ):
-        torch.manual_seed(seed)
+        torch.manual_seed(stream_seed("epoch", run.seed, epoch))
         yield
 
 
@@ -263,88 +223,59 @@ def _accuracy(model: nn.Module, split: Split) -> float:
     """The fraction of `split` classified correctly, in float32 and eval mode."""
     model.eval()
     correct = torch.zeros((), dtype=torch.int64, device=split.images.device)
-    for images, labels in zip(
-        split.images.split(EVALUATION_BATCH), split.labels.split(EVALUATION_BATCH), strict=True
-    ):
-        correct += (model(_pixels(images)).argmax(1) == labels).sum()
+    for start in range(0, len(split), EVALUATION_BATCH):
+        batch = slice(start, start + EVALUATION_BATCH)
+        correct += (model(_pixels(split.images[batch])).argmax(1) == split.labels[batch]).sum()
     return correct.item() / len(split)
 
 
-def _record(history: History, row: EpochRow, model: nn.Module) -> None:
-    """Append `row` and keep the weights if a rule prefers this epoch."""
-    history.epochs.append(row)
-    for part in RULES:
-        score, best = getattr(row, part), getattr(history, f"best_{part}")
-        if score is not None and (best is None or score >= best.accuracy):
-            weights = {k: v.detach().to("cpu", copy=True) for k, v in model.state_dict().items()}
-            setattr(history, f"best_{part}", Chosen(RULES[part], row.epoch, score, weights))
-
-
-def _row_text(row: EpochRow, epochs: int) -> str:
-    text = f"epoch {row.epoch}/{epochs}  lr {row.lr:.2g}  loss {row.train_loss:.4f}"
-    for part in RULES:
-        score = getattr(row, part)
-        text += "" if score is None else f"  {part} {100 * score:.2f} %"
-    return f"{text}  {row.seconds:.0f} s"
-
-
-def _check_data(model: nn.Module, train: Split, *held: Split | None) -> None:
-    splits = [train, *(s for s in held if s is not None)]
-    for split in splits:
+def _check(model: nn.Module, splits: dict[str, Split]) -> None:
+    for part, split in splits.items():
         if len(split) == 0:
-            raise ValueError(f"the {split.part} part of {split.dataset} is empty: give at least one image")
+            raise ValueError(f"the {part} data are empty: give at least one image")
         if split.images.dtype != torch.uint8:
-            raise ValueError(
-                f"images are {split.images.dtype}: give a Split with uint8 pixels (gkp.data.load)"
-            )
+            raise ValueError(f"the {part} images are {split.images.dtype}: give uint8 (gkp.data.Split)")
     # One image through the network costs little; on a GPU a label out of range ends in a device assertion.
-    parameter = next(model.parameters())
+    image = _pixels(splits["training"].images[:1]).to(next(model.parameters()).device)
     model.eval()
     with torch.no_grad():
-        classes = model(_pixels(train.images[:1]).to(parameter.device)).shape[1]
-    largest = max(int(split.labels.max()) for split in splits)
+        classes = model(image).shape[1]
+    largest = max(int(split.labels.max()) for split in splits.values())
     if largest >= classes:
         raise ValueError(f"label {largest} but the model has {classes} outputs: build it with more classes")
 
 
-def _identity(
-    model: nn.Module,
-    train: Split,
-    recipe: Recipe,
-    validation: Split | None,
-    test: Split | None,
-    seed: int,
-) -> dict[str, str]:
+def _identity(model: nn.Module, splits: dict[str, Split], recipe: Recipe, seed: int) -> dict[str, str]:
     """What a state file must agree on, part by part, as text."""
     digest = hashlib.sha256()
     for name, value in model.state_dict().items():
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    data = {
+        f"{part} data": splits[part].fingerprint if part in splits else "none"
+        for part in ("training", "validation", "test")
+    }
     return {
         "recipe": json.dumps(asdict(recipe), sort_keys=True),
         "seed": str(seed),
-        "training data": train.fingerprint,
-        "validation data": validation.fingerprint if validation else "none",
-        "test data": test.fingerprint if test else "none",
+        **data,
         "initial weights": digest.hexdigest(),
     }
 
 
-def _snapshot(model: nn.Module, optimizer: torch.optim.Optimizer, hooks: Hooks, history: History) -> dict:
+def _snapshot(run: _Run, history: History) -> dict:
     return {
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "hooks": hooks.state_dict() if hooks.state_dict else {},
-        "epochs": [asdict(row) for row in history.epochs],
-        "best": {part: asdict(best) for part in RULES if (best := getattr(history, f"best_{part}"))},
+        "model": run.model.state_dict(),
+        "optimizer": run.optimizer.state_dict(),
+        "hooks": run.hooks.state_dict() if run.hooks.state_dict else {},
+        **history.state_dict(),
     }
 
 
-def _restore(state: dict, model: nn.Module, optimizer: torch.optim.Optimizer, hooks: Hooks) -> History:
+def _restore(run: _Run, state: dict) -> History:
     """Put a snapshot back; returns the history so far."""
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    if hooks.load_state_dict:
-        hooks.load_state_dict(state["hooks"])
-    best = {f"best_{part}": Chosen(**chosen) for part, chosen in state["best"].items()}
-    return History([EpochRow(**row) for row in state["epochs"]], **best)
+    run.model.load_state_dict(state["model"])
+    run.optimizer.load_state_dict(state["optimizer"])
+    if run.hooks.load_state_dict:
+        run.hooks.load_state_dict(state["hooks"])
+    return History.from_state_dict(state)

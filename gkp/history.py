@@ -1,0 +1,80 @@
+"""What a training run gave, epoch by epoch, and the epochs that the selection rules choose."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+
+from torch import Tensor, nn
+
+RULES = {"validation": "best on validation", "test": "best on test (the paper's rule)"}
+
+
+@dataclass(frozen=True)
+class EpochRow:
+    """What one epoch gave; accuracies are fractions in [0, 1] after the epoch, None where not measured."""
+
+    epoch: int  # counted from 1
+    lr: float  # at the last step of the epoch
+    train_loss: float  # mean cross entropy per training image, augmented, penalty excluded
+    validation: float | None
+    test: float | None
+    seconds: float  # wall time, evaluation included
+
+    def text(self, epochs: int) -> str:
+        """One line for the log of a run of `epochs` epochs."""
+        words = [f"epoch {self.epoch}/{epochs}", f"lr {self.lr:.2g}", f"loss {self.train_loss:.4f}"]
+        scores = {part: getattr(self, part) for part in RULES}
+        words += [f"{part} {100 * score:.2f} %" for part, score in scores.items() if score is not None]
+        return "  ".join([*words, f"{self.seconds:.1f} s"])
+
+
+@dataclass
+class Chosen:
+    """The epoch that a rule chose, the later of equals as the authors do, and its weights on the CPU."""
+
+    rule: str
+    epoch: int
+    accuracy: float
+    weights: dict[str, Tensor]
+
+
+@dataclass
+class History:
+    """The course of a run. The model itself holds the weights of the last epoch."""
+
+    epochs: list[EpochRow] = field(default_factory=list)
+    best_validation: Chosen | None = None
+    best_test: Chosen | None = None
+
+    @property
+    def chosen(self) -> dict[str, Chosen]:
+        """By "validation" and "test", where these were measured."""
+        best = {"validation": self.best_validation, "test": self.best_test}
+        return {part: chosen for part, chosen in best.items() if chosen is not None}
+
+    def add(self, row: EpochRow, model: nn.Module) -> None:
+        """Append the row and keep the model's weights where a rule prefers this epoch."""
+        self.epochs.append(row)
+        for part, rule in RULES.items():
+            score, best = getattr(row, part), self.chosen.get(part)
+            if score is not None and (best is None or score >= best.accuracy):
+                weights = {k: v.detach().to("cpu", copy=True) for k, v in model.state_dict().items()}
+                setattr(self, f"best_{part}", Chosen(rule, row.epoch, score, weights))
+
+    def as_dict(self) -> dict:
+        """Everything but the weights, ready for JSON."""
+        chosen = {
+            part: {"rule": best.rule, "epoch": best.epoch, "accuracy": best.accuracy}
+            for part, best in self.chosen.items()
+        }
+        return {"epochs": [asdict(row) for row in self.epochs], "chosen": chosen}
+
+    def state_dict(self) -> dict:
+        """Everything, as plain values and tensors; `from_state_dict` turns it back."""
+        best = {part: asdict(chosen) for part, chosen in self.chosen.items()}
+        return {"epochs": [asdict(row) for row in self.epochs], "best": best}
+
+    @classmethod
+    def from_state_dict(cls, state: dict) -> History:
+        best = {f"best_{part}": Chosen(**chosen) for part, chosen in state["best"].items()}
+        return cls([EpochRow(**row) for row in state["epochs"]], **best)
