@@ -93,7 +93,7 @@ set_up() {
     echo "Installing the locked packages into $venv (once; PyTorch is large)"
     install "$base" 2>&1 | while IFS= read -r line; do
         printf '%s\n' "$line" >>"$log"
-        if [[ $line == *Download* ]]; then printf '%s\n' "$line"; fi # progress; the rest is for the log
+        if [[ $line == *Downloading*[0-9][0-9][0-9].[0-9]MiB* ]]; then printf '%s\n' "$line"; fi # the slow ones
     done || give_up "no environment in $venv, and installing it failed (no network? full disk?); see $log."
 }
 
