@@ -48,13 +48,15 @@ def base_network(
 ) -> nn.Module:
     """`models.create`, and torchvision's classifiers as "torchvision:resnet18", pixels in.
 
-    A torchvision network stands as `network` behind a `normalize` of its own. ValueError for unknown names.
+    A torchvision network stands as `network` behind a `normalize` of its own; not GoogLeNet and Inception,
+    which preprocess differently with pretrained weights. ValueError for unknown names.
     """
     if not network.startswith(TORCHVISION):
         return models.create(network, num_classes=num_classes, mean=mean, std=std, zeros=zeros)
     import torchvision
 
-    name, known = network.removeprefix(TORCHVISION), torchvision.models.list_models(torchvision.models)
+    name = network.removeprefix(TORCHVISION)
+    known = torchvision.models.list_models(torchvision.models, exclude=("googlenet", "inception_v3"))
     if name not in known:
         raise ValueError(f"unknown torchvision network {name!r}: choose one of {', '.join(known)}")
     inner = torchvision.models.get_model(name, weights=None, num_classes=num_classes)

@@ -1,8 +1,16 @@
-"""Real data and public networks for the tests that need them; those skip where there are none."""
+"""Real data and public networks (their tests skip where there are none), and a local web server."""
 
+import functools
+import http.server
 import os
+import threading
 
 import pytest
+from hypothesis import settings
+
+# A machine that is busy with something else is no failure.
+settings.register_profile("gkp", deadline=None)
+settings.load_profile("gkp")
 
 
 def _need(variable):
@@ -35,3 +43,26 @@ def authors20():
     from gkp import zoo
 
     return zoo.load_model("resnet20", weights="authors")
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def serve(monkeypatch):
+    """serve(folder) -> address of a local web server over it, stopped after the test."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    servers = []
+
+    def start(folder):
+        handler = functools.partial(_Quiet, directory=folder)
+        servers.append(http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler))
+        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{servers[-1].server_port}"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()

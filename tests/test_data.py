@@ -1,14 +1,11 @@
 """gkp.data and gkp.cifar: layouts, refusals, downloads, held-out parts."""
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
-import http.server
 import io
 import pickle
 import tarfile
-import threading
 
 import numpy as np
 import pyarrow as pa
@@ -205,37 +202,18 @@ def test_missing_data_say_what_to_do(tmp_path):
         data.load("digits", "validation")
 
 
-@contextlib.contextmanager
-def served(folder):
-    """A local web server over `folder`; yields its address."""
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
 @pytest.fixture
-def published(tmp_path, monkeypatch):
-    """A small archive in the place of CIFAR-10's, on a local server; yields its path and what it holds."""
+def published(tmp_path, monkeypatch, serve):
+    """A small archive in the place of CIFAR-10's, on a local server; its path and what it holds."""
     expected = write_official(tmp_path / "upstream", "cifar10")
     archive = tmp_path / "upstream" / "cifar-10-python.tar.gz"
     with tarfile.open(archive, "w:gz") as tar:
         tar.add(tmp_path / "upstream" / "cifar-10-batches-py", "cifar-10-batches-py")
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with served(tmp_path / "upstream") as address:
-        small = dataclasses.replace(
-            cifar.SOURCES["cifar10"], url=f"{address}/{archive.name}", sha256=files.sha256_file(archive)
-        )
-        monkeypatch.setitem(cifar.SOURCES, "cifar10", small)
-        yield archive, expected
+    source = cifar.SOURCES["cifar10"]
+    url = f"{serve(tmp_path / 'upstream')}/{archive.name}"
+    small = dataclasses.replace(source, url=url, sha256=files.sha256_file(archive))
+    monkeypatch.setitem(cifar.SOURCES, "cifar10", small)
+    return archive, expected
 
 
 def test_download_once_then_offline(tmp_path, published, capfd):

@@ -1,5 +1,6 @@
 """gkp.unpickle: arrays and tensors come out of pickles, and nothing in them runs."""
 
+import functools
 import io
 import os
 import pickle
@@ -124,14 +125,18 @@ def test_module_reader_never_runs_a_hostile_file(tmp_path, zipped):
     assert mark.exists()
 
 
+@functools.cache
+def saved_net(zipped):
+    buffer = io.BytesIO()
+    torch.save(Net(), buffer, _use_new_zipfile_serialization=zipped)
+    return buffer.getvalue()
+
+
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 @settings(max_examples=40)
 @given(where=st.floats(0, 1, exclude_max=True))
 def test_a_truncated_module_is_refused_by_name(tmp_path_factory, zipped, where):
-    path = tmp_path_factory.mktemp("cut") / "net.pt"
-    buffer = io.BytesIO()
-    torch.save(Net(), buffer, _use_new_zipfile_serialization=zipped)
-    whole = buffer.getvalue()
+    path, whole = tmp_path_factory.mktemp("cut") / "net.pt", saved_net(zipped)
     path.write_bytes(whole[: int(where * len(whole))])
     with pytest.raises(ValueError, match=r"net\.pt"):
         unpickle.read_module(path)

@@ -1,0 +1,202 @@
+"""Networks with weights: public checkpoints, those of this repository, torchvision's.
+
+Every file is checked against a SHA-256 and none is unpickled: code in a checkpoint never runs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from gkp import checkpoint, files, models, unpickle
+
+# Checkpoints of our own runs, with manifest.json: {"suite/run.safetensors": {"sha256": ...}}
+SHIPPED = Path(__file__).resolve().parents[1] / "checkpoints"
+
+CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100, "imagenet": 1000}
+
+AKAMASTER_URL = "https://github.com/akamaster/pytorch_resnet_cifar10/raw/master/pretrained_models/"
+# The file names carry the first eight digits of the SHA-256; all of them where a file was at hand.
+AKAMASTER = {
+    "resnet20": "12fca82f0bebc4135bf1f32f6e3710e61d5108578464b84fd6d7f5c1b04036c8",
+    "resnet32": "d509ac1820d7f25398913559d7e81a13229b1e7adc5648e3bfa5e22dc137f850",
+    "resnet44": "014dd654",
+    "resnet56": "4bfd97631478d6b638d2764fd2baff3edb1d7d82252d54439343b6596b9b5367",
+    "resnet110": "1d1ed7c2",
+}
+
+AUTHORS_URL = (
+    "https://github.com/henryzhongsc/adv_robust_gkp/raw/"
+    "819905d239f39bb76f2516e1a9c3e61ae3f7e640/ckpts/resnet20_cifar10_ba.pt"
+)
+AUTHORS_STAND_IN = "adv_robust_gkp_resnet20_cifar10_ba.safetensors"  # the same arrays without the pickle
+# checkpoint.tensors_sha256 of the arrays; the hash of the file itself is not published
+AUTHORS_TENSORS = "ea5857c85d3b2f62a79b048d4f07baefd07e8e2de4b90ff490a872260afb8202"
+
+# The authors' names of layers, and ours.
+_AUTHORS_NAMES = (
+    (r"^conv_1_3x3\b", "conv1"), (r"^bn_1\b", "bn1"), (r"^classifier\b", "linear"), (r"^stage_", "layer"),
+    (r"\bconv_a\b", "conv1"), (r"\bbn_a\b", "bn1"), (r"\bconv_b\b", "conv2"), (r"\bbn_b\b", "bn2"),
+)  # fmt: skip
+
+
+def load_model(name: str, *, dataset: str = "cifar10", weights: str | Path | None = None) -> nn.Module:
+    """A network in eval mode: pixels (N, 3, H, W) in [0, 1] in, logits out.
+
+    name: a network of `models.names()`, "torchvision:" and a network of torchvision's, the id
+    "suite/run" of a checkpoint shipped with this repository, or the path of a .safetensors file.
+    dataset: what an untrained or public network should be for: it sets the number of classes.
+    weights: None for the usual public ones (the authors' for ResNet-20, akamaster's for deeper ResNets,
+    torchvision's for ImageNet), "authors", "akamaster", "random" (torch's global seed decides), or the
+    path of a .safetensors file written by `save_model`.
+
+    Public files are looked for in GKP_CHECKPOINTS, then in the cache, then downloaded. ValueError:
+    unknown names (it lists the choices) or a damaged file (named, with expected and found hash).
+    FileNotFoundError: a file is not there and cannot be downloaded.
+    """
+    if name.endswith(".safetensors"):
+        return checkpoint.load_file(name)
+    if "/" in name:
+        return _shipped(name)
+    if weights is not None and str(weights).endswith(".safetensors"):
+        return _own(name, weights)
+    if dataset not in CLASSES:
+        raise ValueError(f"unknown data set {dataset!r}: choose one of {', '.join(CLASSES)}")
+    if name.startswith(checkpoint.TORCHVISION):
+        return _torchvision(name, dataset, weights)
+    if weights == "random":
+        return checkpoint.base_network(name, num_classes=CLASSES[dataset]).eval()
+    return _public(name, dataset, weights)
+
+
+def tensors_into(model: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:
+    """Load `tensors`, which lack those of `model.normalize`, and nothing more or less; eval mode."""
+    own = {f"normalize.{key}": value for key, value in model.normalize.state_dict().items()}
+    model.load_state_dict(tensors | own)
+    return model.eval()
+
+
+def _public(name: str, dataset: str, weights: str | Path | None) -> nn.Module:
+    if name not in models.names():
+        choices = (
+            f"{', '.join(models.names())}, torchvision:..., a suite/run of checkpoints/, a .safetensors file"
+        )
+        raise ValueError(f"unknown network {name!r}: choose one of {choices}")
+    weights = weights or ("authors" if name == "resnet20" else "akamaster")
+    available = {"authors": ("resnet20",), "akamaster": tuple(AKAMASTER)}
+    if weights not in available:
+        raise ValueError(
+            f"unknown weights {str(weights)!r}: choose authors, akamaster, random or a .safetensors file"
+        )
+    if name not in available[weights] or dataset != "cifar10":
+        raise ValueError(
+            f"{weights} published no {name} for {dataset}, only {', '.join(available[weights])} for cifar10: "
+            f'choose weights="random" or a .safetensors file'
+        )
+    return _authors() if weights == "authors" else _akamaster(name)
+
+
+def _akamaster(name: str) -> nn.Module:
+    sha256 = AKAMASTER[name]
+    file = f"{name}-{sha256[:8]}.th"
+    path = _fetch(AKAMASTER_URL + file, "akamaster", sha256)
+    model = checkpoint.base_network(name, mean=models.IMAGENET_MEAN, std=models.IMAGENET_STD, zeros="around")
+    return tensors_into(model, unpickle.read_module(path))
+
+
+def _authors() -> nn.Module:
+    path = _offline(AUTHORS_STAND_IN, "")
+    if path is None:
+        path = _fetch(AUTHORS_URL, "authors", "")  # checked below, array by array
+        tensors = unpickle.read_module(path)
+    else:
+        try:
+            tensors = safetensors.torch.load_file(path)
+        except safetensors.SafetensorError as error:
+            raise ValueError(f"{path} is damaged: {error}; copy it again") from error
+    found = checkpoint.tensors_sha256(tensors)
+    if found != AUTHORS_TENSORS:
+        raise ValueError(
+            f"{path} is damaged or not the published network: SHA-256 of its arrays should be "
+            f"{AUTHORS_TENSORS} but is {found}; delete it and fetch it again"
+        )
+    return tensors_into(
+        checkpoint.base_network("resnet20"), {_our_name(key): t for key, t in tensors.items()}
+    )
+
+
+def _our_name(name: str) -> str:
+    for theirs, ours in _AUTHORS_NAMES:
+        name = re.sub(theirs, ours, name)
+    return name
+
+
+def _torchvision(name: str, dataset: str, weights: str | Path | None) -> nn.Module:
+    """Torchvision's default weights, which know ImageNet's classes whatever `dataset` says."""
+    import torchvision
+
+    mean_std = {"mean": models.IMAGENET_MEAN, "std": models.IMAGENET_STD}
+    if weights == "random":
+        return checkpoint.base_network(name, num_classes=CLASSES[dataset], **mean_std).eval()
+    if weights is not None:
+        raise ValueError(f'{name} has weights None (those of ImageNet) and "random", not {str(weights)!r}')
+    model = checkpoint.base_network(name, num_classes=CLASSES["imagenet"], **mean_std)
+    url = torchvision.models.get_model_weights(name.removeprefix(checkpoint.TORCHVISION)).DEFAULT.url
+    path = _fetch(url, "torchvision", Path(url).stem.rpartition("-")[2])
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    # DenseNet's files are older than its present names of layers.
+    state = {
+        re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", key): value for key, value in state.items()
+    }
+    return tensors_into(model, {f"network.{key}": value for key, value in state.items()})
+
+
+def _own(name: str, path: str | Path) -> nn.Module:
+    network = checkpoint.read_header(path)["network"]
+    if network != name:
+        raise ValueError(
+            f"{path} holds a {network}, not a {name}: ask for load_model({network!r}, weights=...)"
+        )
+    return checkpoint.load_file(path)
+
+
+def _shipped(name: str) -> nn.Module:
+    manifest = SHIPPED / "manifest.json"
+    if not manifest.is_file():
+        raise FileNotFoundError(
+            f"{manifest} is missing, so there is no checkpoint {name}: clone the repository"
+        )
+    entries = json.loads(manifest.read_text(encoding="utf-8"))
+    file = f"{name}.safetensors"
+    if file not in entries:
+        choices = ", ".join(sorted(entry.removesuffix(".safetensors") for entry in entries))
+        raise ValueError(f"unknown checkpoint {name!r}: choose one of {choices}")
+    path = SHIPPED / file
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is in the manifest but missing: restore it with git checkout")
+    files.verify(path, entries[file]["sha256"])
+    return checkpoint.load_file(path)
+
+
+def _offline(file: str, folder: str) -> Path | None:
+    """`file` in GKP_CHECKPOINTS or in its sub-folder, if there."""
+    given = os.environ.get("GKP_CHECKPOINTS")
+    places = [Path(given).expanduser() / folder / file, Path(given).expanduser() / file] if given else []
+    return next((path for path in places if path.is_file()), None)
+
+
+def _fetch(url: str, folder: str, sha256: str) -> Path:
+    """The file of `url`, checked: from GKP_CHECKPOINTS, the cache or the network."""
+    file = url.rpartition("/")[2]
+    path = _offline(file, folder)
+    if path is not None:
+        files.verify(path, sha256)
+        return path
+    hint = f"without a network, set GKP_CHECKPOINTS to a folder that holds {file}"
+    return files.download(url, files.cache_folder() / "checkpoints" / folder, sha256, hint=hint)
