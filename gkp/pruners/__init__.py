@@ -1,0 +1,87 @@
+"""Pruning methods behind one call, `gkp.prune`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from gkp import cost
+from gkp.pruners import grouped_kernels, norms  # noqa: F401  (importing a family registers its methods)
+from gkp.pruners.registry import Cut, Method, get, methods, register
+from gkp.search import check_rate
+from gkp.surgery import default_input
+
+__all__ = ["Cut", "Method", "get", "match_macs", "methods", "prepare", "prune", "register"]
+
+
+def prune(
+    model: nn.Module,
+    method: str = "sr-gkp",
+    *,
+    rate: float = 0.4375,
+    groups: int = 8,
+    example_input: Tensor | None = None,
+    data: Any = None,
+    **options: Any,
+) -> nn.Module:
+    """A pruned copy of `model`; the model itself is untouched.
+
+    method: one of `gkp.methods()`. rate: fraction to remove from each prunable layer, in (0, 1):
+    kernels for grouped kernel pruning, filters for filter pruning. groups: groups of filters, for
+    grouped kernel pruning. example_input: (1, C, H, W), needed to trace a network that is not one of
+    `gkp.models`. data: a `gkp.data.Split` for methods that score with images. options: the method's
+    own, see `python -m gkp list`.
+
+    ValueError for an unknown method or option, or values out of range.
+    """
+    cut = prepare(model, method, groups=groups, example_input=example_input, data=data, **options)
+    check_rate(rate)
+    return cut(rate)
+
+
+def prepare(
+    model: nn.Module,
+    method: str,
+    *,
+    groups: int = 8,
+    example_input: Tensor | None = None,
+    data: Any = None,
+    **options: Any,
+) -> Cut:
+    """Everything of `prune` that does not depend on the rate, done once; the result maps rates to copies."""
+    entry = get(method)
+    unknown = sorted(set(options) - set(entry.options))
+    if unknown:
+        known = ", ".join(entry.options) or "none"
+        raise ValueError(f"{method} has no option {', '.join(unknown)}; its options: {known}")
+    if entry.needs.startswith("images") and data is None:
+        raise ValueError(f"{method} scores with {entry.needs}: give data=gkp.data.load(...)")
+    return entry.prepare(model, groups=groups, example_input=example_input, data=data, **options)
+
+
+def match_macs(
+    model: nn.Module, cut: Cut, macs: float, *, example_input: Tensor | None = None, tolerance: float = 0.01
+) -> tuple[nn.Module, float]:
+    """The pruned copy whose multiply-adds (usual convention) come nearest to `macs`, and its rate.
+
+    Bisection on the method's own rate; `macs` is an absolute number per image. ValueError when the
+    nearest copy is further off than `tolerance` (relative).
+    """
+    example_input = default_input(model, example_input)
+    low, high = 0.0, 1.0
+    best: tuple[float, nn.Module, float] | None = None
+    for _ in range(12):
+        rate = (low + high) / 2
+        pruned = cut(rate)
+        found = cost.count(pruned, example_input).macs
+        if best is None or abs(found - macs) < best[0]:
+            best = (abs(found - macs), pruned, rate)
+        low, high = (rate, high) if found > macs else (low, rate)
+    error, pruned, rate = best
+    if error > tolerance * macs:
+        raise ValueError(
+            f"no rate comes within {tolerance:.0%} of {macs / 1e6:.3f} M multiply-adds: the nearest misses by "
+            f"{error / macs:.1%} (rate {rate:.4f}); raise the tolerance or choose another target"
+        )
+    return pruned, rate
