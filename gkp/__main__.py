@@ -1,0 +1,3 @@
+from gkp.cli import main
+
+main()

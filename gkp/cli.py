@@ -1,0 +1,225 @@
+"""`python -m gkp ...`: prune, evaluate, run, report, list, notebooks.
+
+Imports stand inside the commands, so that `--help` answers at once and does not load PyTorch.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="Grouped kernel pruning and what it does to robustness: prune, attack, compare, report.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+USER_ERRORS = (ValueError, OSError)
+Root = Annotated[Path, typer.Option(help="The folder that holds results/ and checkpoints/.")]
+Device = Annotated[str, typer.Option(help='"auto" (the GPU if there is one), "cpu" or "cuda".')]
+Dataset = Annotated[str, typer.Option(help="digits, cifar10 or cifar100.")]
+Download = Annotated[bool, typer.Option("--download", help="Fetch data that are missing here.")]
+SuiteName = Annotated[str, typer.Option(help="Which suite; `python -m gkp list` names them.")]
+AnySuite = Annotated[str | None, typer.Option(help="Only this suite; `python -m gkp list` names them.")]
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Grouped kernel pruning and what it does to robustness: prune, attack, compare, report.
+
+    Exit codes: 0 done; 1 a claim, a check or a run failed; 2 wrong input, in one sentence; 130 Ctrl-C.
+    """
+
+
+@app.command()
+def prune(
+    output: Annotated[Path, typer.Option(help="Where the pruned network goes, a .safetensors file.")],
+    model: Annotated[str, typer.Option(help="A name of the zoo, or a .safetensors file of this tool.")],
+    method: Annotated[str, typer.Option(help="Which method; `python -m gkp list` names them.")] = "sr-gkp",
+    rate: Annotated[float, typer.Option(help="Fraction to remove, between 0 and 1.")] = 0.4375,
+    groups: Annotated[int, typer.Option(help="Groups of each grouped convolution.")] = 8,
+    dataset: Dataset = "cifar10",
+) -> None:
+    """Prune a network, say what it costs before and after, and save it."""
+    import torch
+
+    import gkp
+    from gkp import checkpoint, cost
+
+    network, original = _load(model, dataset)
+    example = torch.zeros(1, 3, 32, 32)
+    pruned = gkp.prune(original, method, rate=rate, groups=groups, example_input=example)
+    about = {"method": method, "rate": rate, "groups": groups, "start": model}
+    checkpoint.save_model(pruned, output, network=network, dataset=dataset, about=about)
+    for title, which in (("before", original), ("after", pruned)):
+        counted = cost.count(which, example)
+        print(f"{title:7}{counted.macs / 1e6:10.3f} M MACs {counted.params / 1e6:10.3f} M params")
+    print(f"saved  {output}")
+
+
+@app.command()
+def evaluate(
+    suite: AnySuite = None,
+    model: Annotated[str | None, typer.Option(help="One network instead: a zoo name or a file.")] = None,
+    dataset: Dataset = "cifar10",
+    images: Annotated[int | None, typer.Option(help="With --model: only the first n test images.")] = None,
+    root: Root = Path("."),
+    device: Device = "auto",
+    download: Download = False,
+) -> None:
+    """Attack the shipped checkpoints of a suite again and compare with their records; or attack one network.
+
+    A checkpoint differs when an accuracy is more than 0.05 points from its record, or its file's
+    SHA-256 is not the recorded one.
+    """
+    from gkp import reevaluate
+    from gkp.progress import Progress
+
+    if (suite is None) == (model is None):
+        raise ValueError("give either --suite NAME or --model NAME")
+    context = reevaluate.context(root, device, Progress(), download=download)
+    if model is not None:
+        network, loaded = _load(model, dataset)
+        print(reevaluate.one(loaded, network, dataset, images, context))
+        return
+    text, agree = reevaluate.suite(suite, context)
+    print(text)
+    if not agree:
+        raise typer.Exit(1)
+
+
+@app.command()
+def run(
+    suite: SuiteName,
+    budget_minutes: Annotated[
+        float | None, typer.Option(help="Stop after the epoch in which this time is up; continue later.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="Processes that share the work.")] = 1,
+    root: Root = Path("."),
+    device: Device = "auto",
+    download: Download = False,
+) -> None:
+    """Prune, fine-tune and attack everything of a suite that has no record yet.
+
+    Killing it loses at most one epoch; the same command continues.
+    """
+    from gkp.progress import Progress
+    from gkp.run import run_suite
+
+    again = f"`python -m gkp run --suite {suite}` continues"
+    try:
+        summary = run_suite(
+            suite,
+            budget_minutes=budget_minutes,
+            jobs=jobs,
+            root=root,
+            device=device,
+            progress=Progress(),
+            download=download,
+        )
+    except KeyboardInterrupt:
+        places = f"finished runs are in {root / 'results'}, finished epochs in {root / 'work' / 'state'}"
+        print(f"interrupted: {places}; {again}", file=sys.stderr)
+        raise typer.Exit(130) from None
+    print(f"{suite}: {len(summary.done)} done, {len(summary.skipped)} had a record, {len(summary.left)} left")
+    for stem, reason in summary.failed.items():
+        print(f"failed: {stem}: {reason}", file=sys.stderr)
+    if summary.failed:
+        raise typer.Exit(1)
+    if summary.left:
+        print(f"the time is up; {again}")
+
+
+@app.command()
+def report(
+    suite: AnySuite = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Change nothing; fail when something shown differs.")
+    ] = False,
+    root: Root = Path("."),
+) -> None:
+    """Make tables and figures from the records, fill in the README, and print the verdict on every claim."""
+    from gkp import report as reports
+
+    if check:
+        difference = reports.check(root)
+        if difference:
+            print(difference, end="")
+            print("what is shown differs from the records: run `python -m gkp report`", file=sys.stderr)
+            raise typer.Exit(1)
+    else:
+        for path in reports.write(root, suite):
+            print(f"wrote {path}")
+    judged = reports.verdicts(root, suite)
+    for verdict in judged:
+        print(verdict.line)
+    wrong = [verdict.claim.id for verdict in judged if not verdict.as_expected]
+    print(f"{len(judged) - len(wrong)} of {len(judged)} claims came out as expected")
+    if wrong:
+        print(f"not as expected: {', '.join(wrong)}", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+@app.command("list")
+def list_() -> None:
+    """The suites and the pruning methods."""
+    from gkp import report as reports
+
+    print(reports.to_markdown(reports.suites_table()))
+    print(reports.to_markdown(reports.methods_table()), end="")
+
+
+@app.command()
+def notebooks(
+    names: Annotated[list[str] | None, typer.Argument(help="Which notebooks; all without names.")] = None,
+    suite: Annotated[str | None, typer.Option(help="Parameter `suite`, where a notebook has it.")] = None,
+    compute: Annotated[bool, typer.Option("--compute", help="Parameter `compute`: run live.")] = False,
+    parameter: Annotated[
+        list[str] | None, typer.Option("--parameter", "-p", help="NAME=VALUE; every notebook must have it.")
+    ] = None,
+    write: Annotated[
+        bool, typer.Option("--write", help="Replace the committed notebooks; else the result is in work/.")
+    ] = False,
+    root: Root = Path("."),
+) -> None:
+    """Execute the notebooks with papermill."""
+    from gkp import notebooks as runner
+
+    strict = runner.parse_parameters(parameter or [])
+    offered = ({"suite": suite} if suite else {}) | ({"compute": True} if compute else {})
+    chosen = runner.find(root, names or [])
+    for path in chosen:  # before the first one runs
+        runner.check_parameters(path, strict)
+    for path in chosen:
+        known = runner.parameter_names(path)
+        parameters = {name: value for name, value in offered.items() if name in known} | strict
+        if offered and not parameters:
+            continue  # it shows the same whatever the suite is
+        print(f"{path.name} -> {runner.run(path, root=root, parameters=parameters, write=write)}", flush=True)
+
+
+def _load(model: str, dataset: str):  # noqa: ANN202 - torch is not imported here
+    """(architecture name, network) of a zoo name or a file."""
+    from gkp import checkpoint, zoo
+
+    if Path(model).suffix == ".safetensors":
+        return checkpoint.read_header(model)["network"], checkpoint.load_file(model)
+    return model, zoo.load_model(model, dataset=dataset)
+
+
+def main() -> None:
+    """The command line; user errors become one sentence on standard error and exit code 2."""
+    try:
+        app(prog_name="python -m gkp")
+    except USER_ERRORS as error:
+        if "--debug" in sys.argv:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,163 @@
+"""Checks of the method itself that need no training: search equality and the paper's cost figures.
+
+Each fact is a function that returns JSON-able numbers; `record_facts` stores them as a record, so that
+the claims table reads them like every other number.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gkp import cost, models, zoo
+from gkp.records import Record, Store, provenance
+from gkp.search import Problem, Selection, grouped_kernel_distance, kept_count, resolve_beta, select, set_cost
+from gkp.smoothness import smoothness
+from gkp.suites import RATE, VERSION
+
+GOLDEN = Path("tests") / "golden"
+PAPER_TABLES = Path("expected") / "paper_cifar10.csv"
+OPTIONS = (
+    "groups",
+    "rate",
+    "beam_width",
+    "check_step",
+    "alpha",
+    "beta",
+    "neighbours",
+    "outer_in_beam",
+    "decision",
+)
+
+
+def search_equality(root: Path) -> dict[str, Any]:
+    """How many layers keep the kernels of the released search: 24 random layers, 18 of the ResNet-20."""
+    cases = json.loads((root / GOLDEN / "kept_kernels_random.json").read_text())
+    random_equal = 0
+    for case in cases:
+        options = {name: case[name] for name in OPTIONS}
+        shape = (case["out_channels"], case["in_channels"], 3, 3)
+        state = np.random.RandomState(case["weight_seed"])  # noqa: NPY002 - the golden file's generator
+        weight = torch.from_numpy((state.standard_normal(shape) * 0.1).astype(np.float32))
+        random_equal += equal(weight, select(weight, **options), case, options)
+    layers = json.loads((root / GOLDEN / "kept_kernels_resnet20_ba.json").read_text())
+    state = zoo.load_model("resnet20", weights="authors").state_dict()
+    options = {"groups": 8, "rate": RATE}
+    layer_equal, seconds = 0, 0.0
+    for name, golden in layers.items():
+        weight = state[_our_name(name)]
+        started = time.perf_counter()
+        selection = select(weight, **options)
+        seconds += time.perf_counter() - started
+        layer_equal += equal(weight, selection, golden, options)
+    return {
+        "random_equal": random_equal,
+        "random_layers": len(cases),
+        "resnet20_equal": layer_equal,
+        "resnet20_layers": len(layers),
+        "resnet20_seconds": round(seconds, 3),
+    }
+
+
+def equal(weight: Tensor, selection: Selection, golden: dict[str, Any], options: dict[str, Any]) -> bool:
+    """Same filter order and kept sets; a set that costs exactly the same (to 1e-9) is as right."""
+    if selection.filter_order.tolist() != golden["filter_order"]:
+        return False
+    kept = torch.tensor(golden["kept"])
+    if torch.equal(selection.kept, kept):
+        return True
+    weight, order = weight.detach().double(), selection.filter_order.view(options["groups"], -1)
+    keep, neighbours = kept_count(weight.shape[1], options["rate"]), options.get("neighbours", 1)
+    step = options.get("check_step", 3)
+    first = 1 + step if options.get("outer_in_beam", True) and step < keep else keep
+    beta = resolve_beta(options.get("beta", "reference"), weight.shape[1], keep, first, neighbours)
+    problem = Problem(
+        grouped_kernel_distance(weight, order), smoothness(weight)[order].sum(1), keep, beta, neighbours
+    )
+    return torch.allclose(set_cost(problem, selection.kept), set_cost(problem, kept), rtol=0, atol=1e-9)
+
+
+def _our_name(name: str) -> str:
+    """stage_1.0.conv_a -> layer1.0.conv1.weight."""
+    stage, block, conv = name.split(".")
+    return f"layer{stage[-1]}.{block}.conv{'ab'.index(conv[-1]) + 1}.weight"
+
+
+def cost_table(root: Path) -> dict[str, Any]:
+    """Every MACs and parameter count that the paper prints for SR-GKP and the unpruned CIFAR-10 networks."""
+    rows, kinds = {}, ("macs", "params")
+    for network, rate, printed in printed_costs(root / PAPER_TABLES):
+        counted = paper_cost(network, rate)
+        row = {f"{kind}_paper": float(printed[kind]) for kind in kinds}
+        row |= {kind: f"{getattr(counted, kind) / 1e6:.{_decimals(printed[kind])}f}" for kind in kinds}
+        rows[f"{network}@{rate:g}"] = row | {f"{kind}_equal": row[kind] == printed[kind] for kind in kinds}
+    totals = {f"{kind}_equal": sum(row[f"{kind}_equal"] for row in rows.values()) for kind in kinds}
+    return {"rows": rows, "numbers": len(rows), **totals}
+
+
+def printed_costs(path: Path) -> list[tuple[str, float, dict[str, str]]]:
+    """(network, rate, {"macs", "params"} as printed, in millions), once per network and rate."""
+    found: dict[tuple[str, float], dict[str, str]] = {}
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            if row["method"] in ("SR-GKP", "Unpruned") and row["macs_m"]:
+                rate = float(row["pruning_rate_percent"]) / 100 if row["method"] == "SR-GKP" else 0.0
+                network = row["network"].lower().replace("-", "")
+                found.setdefault((network, rate), {"macs": row["macs_m"], "params": row["params_m"]})
+    return [(network, rate, printed) for (network, rate), printed in sorted(found.items())]
+
+
+def paper_cost(network: str, rate: float) -> cost.Cost:
+    """Cost of a CIFAR network after SR-GKP, in the paper's convention."""
+    import gkp
+
+    model = models.create(network).eval()
+    example = torch.zeros(1, 3, 32, 32)
+    if rate:
+        model = gkp.prune(model, "sr-gkp", rate=rate, example_input=example)
+    return cost.count(model, example, convention="paper")
+
+
+def _decimals(number: str) -> int:
+    return len(number.partition(".")[2])
+
+
+FACTS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "search-equality": search_equality,
+    "cost-table": cost_table,
+}
+
+
+def record_facts(name: str, suite: str, store: Store) -> Record:
+    """The record of a fact: read when it exists, else computed and written."""
+    config = {"facts": name, "version": VERSION}
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+    stem = f"{name}-{digest[:8]}"
+    path = store.path(suite, stem)
+    if path.exists():
+        return store.read(path)
+    started = time.monotonic()
+    record = {
+        "version": VERSION,
+        "hash": digest,
+        "suite": suite,
+        "stem": stem,
+        "label": name,
+        "config": config,
+        "facts": FACTS[name](store.root),
+        "provenance": {
+            **provenance(store.root, "cpu"),
+            "seconds": round(time.monotonic() - started, 1),
+        },
+    }
+    store.write(record)
+    return record

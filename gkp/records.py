@@ -1,0 +1,241 @@
+"""The result store: one small JSON file per run, the single source of every number shown anywhere.
+
+A record is a dictionary:
+
+    version, hash, suite, stem      identity; `hash` is `Run.hash`, `stem` names the files
+    config                          every field of the `Run`, defaults included
+    start                           {"weights", "sha256"}: where the network came from
+    cost                            {"before", "after": {"usual", "paper": {"macs", "params"}, ...},
+                                    "macs_ratio": share of the prunable MACs that is left}
+    pruning                         {"rate", "seconds", "data_images"} of the pruning step alone
+    history                         one dictionary per epoch
+    checkpoints                     {rule: {"epoch", "sha256", "file", "metrics", "self_check"}}
+    provenance                      code, versions, device, data, time and memory of the training
+    evaluations                     the same for every later evaluation of the saved weights
+
+`metrics` maps the name of an attack to {"correct", "n", "accuracy", "low", "high", "bits", "seconds",
+"attack"}: counts, fractions with their 95 % Wilson interval, and the packed correctness of each image for
+paired tests. A record of computed facts has `facts` instead of `checkpoints`.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from gkp.checkpoint import tensors_sha256
+from gkp.files import atomic_write_text, sha256_file
+from gkp.suites import VERSION, Run
+
+Record = dict[str, Any]
+REQUIRED = ("version", "hash", "suite", "stem", "config", "provenance")
+LIBRARIES = ("torch", "torchvision", "numpy")
+
+
+class DamagedRecord(ValueError):
+    """A record file that cannot be what it says; the message names the file and what to do."""
+
+
+class Store:
+    """The records below `root`/results and the weights below `root`/checkpoints."""
+
+    def __init__(self, root: str | Path = ".") -> None:
+        self.root = Path(root)
+        self.results = self.root / "results"
+        self.checkpoints = self.root / "checkpoints"
+
+    def path(self, suite: str, stem: str) -> Path:
+        return self.results / suite / f"{stem}.json"
+
+    def weights_path(self, suite: str, stem: str, rule: str = "last") -> Path:
+        """Where the final weights go; other rules than "last" are part of the name."""
+        return self.checkpoints / suite / f"{stem}{'' if rule == 'last' else f'-{rule}'}.safetensors"
+
+    def write(self, record: Record) -> Path:
+        """Write one record atomically. OSError names the path; NaN is refused with ValueError."""
+        path = self.path(record["suite"], record["stem"])
+        text = json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n"
+        try:
+            atomic_write_text(path, text)
+        except OSError as error:
+            raise OSError(f"cannot write the record {path}: {error.strerror or error}") from error
+        return path
+
+    def read(self, path: str | Path) -> Record:
+        """Read one record; DamagedRecord when it is not whole or not what its name says."""
+        path = Path(path)
+        advice = "delete it and run the suite again, or restore it from git"
+        try:
+            record = json.loads(path.read_text("utf-8"), parse_constant=_refuse_constant)
+        except ValueError as error:
+            raise DamagedRecord(f"damaged record {path}: {error}; {advice}") from error
+        missing = [key for key in REQUIRED if not isinstance(record, dict) or key not in record]
+        if missing:
+            raise DamagedRecord(f"damaged record {path}: no {', '.join(missing)}; {advice}")
+        if record["version"] != VERSION or path.stem != record["stem"]:
+            raise DamagedRecord(f"{path} holds {record['stem']} of version {record['version']}; {advice}")
+        return record
+
+    def all(self, suite: str | None = None) -> list[Record]:
+        """Every record (of one suite), sorted by path. A damaged one is named and refused."""
+        return [self.read(path) for path in sorted(self.results.glob(f"{suite or '*'}/*.json"))]
+
+    def find(self, run: Run) -> Record | None:
+        """The record of that configuration, whatever suite it was made for; None when there is none."""
+        for path in sorted(self.results.glob(f"*/*-{run.hash[:8]}.json")):
+            record = self.read(path)
+            if record["hash"] != run.hash:
+                continue
+            if not _agrees(record["config"], run_config(run)):
+                raise DamagedRecord(
+                    f"{path} has the hash of {run.stem} but another configuration: "
+                    "a default changed, so raise gkp.suites.VERSION"
+                )
+            return record
+        return None
+
+    def update_manifest(self) -> Path:
+        """Write checkpoints/manifest.json: suite/name.safetensors -> SHA-256 and record, committed ones."""
+        files = {}
+        for record in self.all():
+            for rule, kept in record.get("checkpoints", {}).items():
+                if kept.get("file") and record["suite"] != "digits":
+                    about = {"record": record["stem"], "suite": record["suite"], "rule": rule}
+                    name = kept["file"].removeprefix("checkpoints/")
+                    files[name] = {"sha256": kept["sha256"], **about}
+        path = self.checkpoints / "manifest.json"
+        atomic_write_text(path, json.dumps(files, indent=1, sort_keys=True) + "\n")
+        return path
+
+    def manifest(self) -> dict[str, dict[str, str]]:
+        """What `update_manifest` wrote; {} when no checkpoint is shipped."""
+        path = self.checkpoints / "manifest.json"
+        return json.loads(path.read_text("utf-8")) if path.exists() else {}
+
+
+def run_config(run: Run) -> dict[str, Any]:
+    """Every hashed field of a run as JSON would give it back, defaults included."""
+    fields = asdict(run)
+    del fields["evaluation"]
+    return json.loads(json.dumps(fields))
+
+
+def _agrees(recorded: Any, now: Any) -> bool:
+    """Whether everything recorded still holds; fields that came later, at their default, do not count."""
+    if isinstance(recorded, dict) and isinstance(now, dict):
+        return all(key in now and _agrees(value, now[key]) for key, value in recorded.items())
+    return recorded == now
+
+
+def table(records: Iterable[Record], rule: str | None = None) -> pd.DataFrame:
+    """One row per attack, checkpoint and run, accuracies as fractions; `rule` keeps one kind of them."""
+    return pd.DataFrame(list(_rows(records, rule)))
+
+
+def _rows(records: Iterable[Record], rule: str | None) -> Iterator[dict[str, Any]]:
+    for record in records:
+        config, cost = record["config"], record.get("cost", {})
+        for name, kept in record.get("checkpoints", {}).items():
+            if rule not in (None, name):
+                continue
+            for attack, metric in kept["metrics"].items():
+                yield {
+                    "suite": record["suite"],
+                    "dataset": config["dataset"],
+                    "network": config["network"],
+                    "method": config["method"],
+                    "label": record["label"],
+                    "seed": config["seed"],
+                    "rule": name,
+                    "epoch": kept["epoch"],
+                    "attack": attack,
+                    **{key: metric[key] for key in ("accuracy", "low", "high", "n", "correct", "bits")},
+                    "macs": cost["after"]["usual"]["macs"],
+                    "params": cost["after"]["usual"]["params"],
+                    "macs_paper": cost["after"]["paper"]["macs"],
+                    "params_paper": cost["after"]["paper"]["params"],
+                    "macs_ratio": cost["macs_ratio"],
+                    "prune_seconds": record["pruning"]["seconds"],
+                    "data_images": record["pruning"]["data_images"],
+                    "self_check": "; ".join(kept["self_check"]),
+                    "hash": record["hash"],
+                }
+
+
+def wide(records: Iterable[Record], rule: str = "last") -> pd.DataFrame:
+    """One row per run, one column per attack (fractions), in the order of the records."""
+    long = table(records, rule)
+    if long.empty:
+        return long
+    keys = ["suite", "network", "label", "seed", "macs", "params", "macs_ratio", "prune_seconds", "hash"]
+    return long.pivot_table(index=keys, columns="attack", values="accuracy", sort=False).reset_index()
+
+
+# ---- provenance ----------------------------------------------------------------------------------
+
+
+def provenance(root: Path, device: torch.device | str) -> dict[str, Any]:
+    """Code, lock file, versions and machine; no host name and no path."""
+    lock = root / "requirements.lock"
+    changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+    return {
+        "commit": _git(root, "rev-parse", "HEAD"),
+        "dirty": None if changed is None else bool(changed),
+        "lock_sha256": sha256_file(lock) if lock.exists() else None,
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in LIBRARIES},
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+
+
+def device_name(device: torch.device | str) -> str:
+    """ "cuda: NVIDIA H200" or "cpu: Intel(R) Xeon(R) ...", as the machine calls itself."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return f"cuda: {torch.cuda.get_device_name(device)}"
+    names = Path("/proc/cpuinfo")
+    lines = names.read_text().splitlines() if names.exists() else []
+    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
+    return f"{device.type}: {model or platform.processor() or platform.machine()}"
+
+
+def peak_memory_mb(device: torch.device | str) -> dict[str, float]:
+    """Largest resident memory of this process so far and, on a GPU, the largest allocation, in MiB."""
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB elsewhere
+    peak = {"process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20}
+    if torch.device(device).type == "cuda":
+        peak["device"] = torch.cuda.max_memory_allocated(device) / 2**20
+    return {key: round(value, 1) for key, value in peak.items()}
+
+
+def weights_sha256(model: torch.nn.Module) -> str:
+    """SHA-256 over the names, types, shapes and bytes of the state dictionary, whatever device it is on."""
+    return tensors_sha256({name: value.detach().cpu() for name, value in model.state_dict().items()})
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    """Output of git, None outside a repository or without git."""
+    try:
+        done = subprocess.run(("git", "-C", os.fspath(root), *arguments), capture_output=True, text=True)
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a number that a record may hold")

@@ -1,0 +1,93 @@
+"""Attacking saved networks again and comparing with what their records say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+from torch import nn
+
+from gkp import suites
+from gkp.attacks import Attack
+from gkp.checkpoint import load_file
+from gkp.execute import Context, TimedProgress, attack_all
+from gkp.files import sha256_file
+from gkp.progress import Progress
+from gkp.records import Store
+from gkp.report import attack_title, to_markdown
+from gkp.run import pick_device
+from gkp.suites import Entry
+
+TOLERANCE = 0.05  # points; other builds and devices round differently on a handful of images
+
+
+def context(root: str | Path, device: str, progress: Progress, *, download: bool = False) -> Context:
+    return Context(Store(root), pick_device(device), progress, download=download)
+
+
+def suite(name: str, context: Context) -> tuple[str, bool]:
+    """A table of every shipped checkpoint of the suite, recorded against measured, and whether all agree.
+
+    FileNotFoundError when the suite has no checkpoint to attack.
+    """
+    suites.get(name)
+    rows = []
+    for record in context.store.all(name):
+        for rule, kept in record.get("checkpoints", {}).items():
+            if kept["file"] is not None:
+                rows += _compare(record, rule, kept, context)
+    if not rows:
+        raise FileNotFoundError(
+            f"no checkpoint of suite {name!r} in {context.store.checkpoints}; run the suite first"
+        )
+    frame = pd.DataFrame(rows)
+    wrong = int((frame["verdict"] != "OK").sum())
+    ending = f"{len(frame) - wrong} of {len(frame)} accuracies within {TOLERANCE} points of their records\n"
+    return f"{to_markdown(frame)}\n{ending}", wrong == 0
+
+
+def _compare(record: dict, rule: str, kept: dict, context: Context) -> list[dict[str, str]]:
+    path = context.store.root / kept["file"]
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is recorded but missing: restore it from git or run the suite again")
+    damaged = sha256_file(path) != kept["sha256"]
+    entries = [Entry(Attack(**metric["attack"]), metric["asked_n"]) for metric in kept["metrics"].values()]
+    progress = TimedProgress(context.progress, record["label"], None)
+    config = record["config"]
+    measured = attack_all(load_file(path), config["dataset"], entries, context, progress)["metrics"]
+    rows = []
+    for name, metric in kept["metrics"].items():
+        recorded, ours = 100 * metric["accuracy"], 100 * measured[name]["accuracy"]
+        close = abs(recorded - ours) <= TOLERANCE and metric["n"] == measured[name]["n"]
+        rows.append(
+            {
+                "method": record["label"],
+                "checkpoint": rule,
+                "attack": attack_title(metric["attack"]),
+                "images": str(measured[name]["n"]),
+                "recorded": f"{recorded:.2f}",
+                "measured": f"{ours:.2f}",
+                "verdict": "SHA-256 differs" if damaged else "OK" if close else "DIFFERS",
+            }
+        )
+    return rows
+
+
+def one(model: nn.Module, title: str, dataset: str, images: int | None, context: Context) -> str:
+    """Accuracy of one network under the evaluation of the CIFAR-10 suites, or of digits."""
+    entries = suites.digits_evaluation() if dataset == "digits" else suites.cifar_evaluation()
+    if images is not None:
+        entries = tuple(Entry(entry.attack, min(images, entry.n or images)) for entry in entries)
+    progress = TimedProgress(context.progress, title, None)
+    result = attack_all(model, dataset, entries, context, progress)
+    rows = [
+        {
+            "attack": attack_title(metric["attack"]),
+            "images": str(metric["n"]),
+            "accuracy": f"{100 * metric['accuracy']:.2f}",
+            "95 % interval": f"{100 * metric['low']:.2f} to {100 * metric['high']:.2f}",
+        }
+        for metric in result["metrics"].values()
+    ]
+    checks = "; ".join(result["self_check"]) or "ok"
+    return f"{to_markdown(pd.DataFrame(rows))}\nself-check: {checks}"

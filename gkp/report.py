@@ -1,0 +1,253 @@
+"""Tables and the verdict, generated from records; nothing here holds a number of its own.
+
+`generate` gives the text of every generated file. `write` puts it on disk, `check` compares it with what
+is there, so that a number in the README or a table can only come from a record.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from gkp import claims, suites
+from gkp.files import atomic_write_text
+from gkp.records import Record, Store, table
+
+LIVE = "digits"  # this suite's records are made on the reader's machine and are not committed
+BLOCK = re.compile(r"(<!-- generated:([\w:-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def generate(root: str | Path, suite: str | None = None) -> dict[Path, str]:
+    """Relative path -> text of every generated file: tables of one suite or of all committed ones, README."""
+    store = Store(root)
+    names = [suite] if suite else sorted({record["suite"] for record in store.all()} - {LIVE})
+    texts: dict[Path, str] = {}
+    for name in names:
+        texts |= suite_tables(name, store.all(name))
+    readme = store.root / "README.md"
+    if suite is None and readme.exists():
+        texts[Path("README.md")] = fill_blocks(readme.read_text("utf-8"), store)
+    return texts
+
+
+def write(root: str | Path, suite: str | None = None, *, figures: bool = True) -> list[Path]:
+    """Write what `generate` gives, and the figures of the same suites; returns the paths."""
+    root, written = Path(root), []
+    for path, text in generate(root, suite).items():
+        atomic_write_text(root / path, text)
+        written.append(path)
+    if figures and importlib.util.find_spec("gkp.plots"):
+        from gkp import plots
+
+        for folder in sorted({path.parent for path in written} - {Path(".")}):
+            plots.save_all(folder.name, Store(root).all(folder.name), root / folder)
+    return written
+
+
+def check(root: str | Path) -> str:
+    """Unified diff between what is on disk and what the records give; "" when they agree."""
+    root, parts = Path(root), []
+    for path, text in generate(root).items():
+        shown = (root / path).read_text("utf-8") if (root / path).exists() else ""
+        parts += difflib.unified_diff(
+            shown.splitlines(keepends=True),
+            text.splitlines(keepends=True),
+            f"{path} (shown)",
+            f"{path} (from the records)",
+        )
+    return "".join(parts)
+
+
+def verdicts(root: str | Path, suite: str | None = None) -> list[claims.Verdict]:
+    """The verdict of every claim about `suite`; without one, about all suites whose records are committed.
+
+    Claims about the live suite are judged when it is asked for, or when it has records.
+    """
+    store, chosen = Store(root), claims.load(Path(root) / claims.CLAIMS)
+    if suite is not None:
+        suites.get(suite)
+        chosen = [claim for claim in chosen if claim.ours["suite"] == suite]
+    elif not store.all(LIVE):
+        chosen = [claim for claim in chosen if claim.ours["suite"] != LIVE]
+    return claims.judge(chosen, store.all())
+
+
+# ---- tables --------------------------------------------------------------------------------------
+
+
+def suite_tables(suite: str, records: Sequence[Record]) -> dict[Path, str]:
+    """figures/<suite>/results.{md,csv,tex}; {} for a suite without trained or attacked networks."""
+    frame = summary(records)
+    if frame.empty:
+        return {}
+    folder, note = Path("figures") / suite, footnote(records)
+    csv = io.StringIO()
+    table(records).drop(columns="bits").to_csv(csv, index=False, float_format="%.6g", lineterminator="\n")
+    return {
+        folder / "results.md": f"{to_markdown(frame)}\n{note}\n",
+        folder / "results.csv": csv.getvalue(),
+        folder / "results.tex": frame.to_latex(index=False, escape=True),
+    }
+
+
+def summary(records: Sequence[Record]) -> pd.DataFrame:
+    """One row per method and checkpoint rule: costs, then accuracy in percent under every attack.
+
+    One seed: ± half the 95 % Wilson interval. Several seeds: mean ± standard deviation over seeds.
+    """
+    long = table(records)
+    if long.empty:
+        return long
+    titles = attack_titles(records)
+    order = {label: place for place, label in enumerate(_label_order(records))}
+    rows = []
+    for (label, rule), group in sorted(
+        long.groupby(["label", "rule"], sort=False), key=lambda item: (order[item[0][0]], item[0][1])
+    ):
+        row: dict[str, Any] = {"method": label, "checkpoint": rule}
+        row["MACs (M)"] = f"{group.macs.mean() / 1e6:.2f}"
+        row["params (M)"] = f"{group.params.mean() / 1e6:.3f}"
+        for attack, title in titles.items():
+            row[title] = _cell(group[group.attack == attack])
+        rows.append(row | {"checks": "; ".join(sorted(set(group.self_check) - {""})) or "ok"})
+    frame = pd.DataFrame(rows)
+    return frame.drop(columns="checkpoint") if set(frame["checkpoint"]) == {"last"} else frame
+
+
+def _cell(group: pd.DataFrame) -> str:
+    """ "91.98 ± 0.53": half the Wilson interval of one seed, or the spread over several."""
+    if group.empty:
+        return "–"
+    values = 100 * group.accuracy
+    half = values.std() if len(values) > 1 else 50 * (group.high - group.low).iloc[0]
+    return f"{values.mean():.2f} ± {half:.2f}"
+
+
+def _label_order(records: Sequence[Record]) -> list[str]:
+    """Baseline and controls first, then methods by name."""
+    labels = {record["label"] for record in records}
+    first = [name for name in ("baseline", "unpruned", "unpruned + fine-tune", "random") if name in labels]
+    return first + sorted(labels - set(first))
+
+
+def attack_titles(records: Sequence[Record]) -> dict[str, str]:
+    """Attack name -> column title, in the order in which the evaluations list them."""
+    titles: dict[str, str] = {}
+    for record in records:
+        for kept in record.get("checkpoints", {}).values():
+            for name, metric in kept["metrics"].items():
+                titles.setdefault(name, attack_title(metric["attack"]))
+    order = [entry.attack.name for suite in suites.SUITES for entry in _evaluation(suite)]
+    rank = {name: place for place, name in reversed(list(enumerate(order)))}
+    return dict(sorted(titles.items(), key=lambda item: rank.get(item[0], len(order))))
+
+
+def _evaluation(suite: str) -> list[suites.Entry]:
+    runs = suites.get(suite).runs
+    return max((list(run.evaluation) for run in runs), key=len)
+
+
+def attack_title(attack: dict[str, Any]) -> str:
+    """{"kind": "fgsm", ...} -> "FGSM 1/255" in pixels, "FGSM 0.01 norm., pred." in the paper's units."""
+    if attack["kind"] == "none":
+        return "benign"
+    eps = attack["eps"]
+    pixel = attack["space"] == "pixel" or attack["kind"] == "pgd"
+    size = f"{eps * 255:g}/255" if pixel else f"{eps:g}"
+    kind = attack["kind"].upper() + (f"-{attack['iterations']}" if attack["kind"] == "pgd" else "")
+    marks = ("" if attack["space"] == "pixel" else " norm.") + (
+        ", pred." if attack["labels"] == "predicted" else ""
+    )
+    return f"{kind} {size}{marks}"
+
+
+def footnote(records: Sequence[Record]) -> str:
+    """What the table's numbers are counted on, and what its words mean."""
+    sizes: dict[int, list[str]] = {}
+    titles = attack_titles(records)
+    for row in table(records).itertuples():
+        if titles[row.attack] not in sizes.setdefault(row.n, []):
+            sizes[row.n].append(titles[row.attack])
+    ordered = sorted(sizes.items(), reverse=True)
+    counted = "; ".join(f"{n:,} images: {', '.join(names)}" for n, names in ordered)
+    facts = next(r["provenance"]["data"] for r in records if "data" in r["provenance"])
+    official = facts["official_size"]
+    whole = "" if facts["images"] == official else f" of the publisher's {official:,}"
+    seeds = sorted({record["config"]["seed"] for record in records if "seed" in record["config"]})
+    spread = "half the 95 % Wilson interval" if len(seeds) == 1 else "standard deviation over seeds"
+    return (
+        f"Accuracy in % ± {spread}. Test set: {facts['images']:,}{whole} images. {counted}. "
+        '"norm.": eps counts after normalisation, the paper\'s unit (0.01 is about 0.5/255); '
+        '"pred.": the attack uses predicted labels, as the released code does. '
+        "MACs and parameters in the usual convention."
+    )
+
+
+def to_markdown(frame: pd.DataFrame) -> str:
+    """A pipe table; text stays text."""
+    return frame.to_markdown(index=False, disable_numparse=True, stralign="left") + "\n"
+
+
+# ---- README --------------------------------------------------------------------------------------
+
+
+def fill_blocks(text: str, store: Store) -> str:
+    """Fill in between `<!-- generated:NAME -->` and `<!-- end -->`; ValueError for an unknown NAME."""
+    return BLOCK.sub(lambda match: f"{match[1]}{block(match[2], store)}{match[3]}", text)
+
+
+def block(name: str, store: Store) -> str:
+    """The text of one generated block: "claims", "suites", "methods" or "table:SUITE"."""
+    kind, _, suite = name.partition(":")
+    if kind == "claims":
+        judged = [v for v in verdicts(store.root) if v.claim.ours["suite"] != LIVE]
+        return to_markdown(claims_table(judged))
+    if kind == "suites":
+        return to_markdown(suites_table())
+    if kind == "methods":
+        return to_markdown(methods_table())
+    if kind == "table":
+        records = store.all(suite)
+        return f"{to_markdown(summary(records))}\n{footnote(records)}\n"
+    raise ValueError(f"README.md: no generated block {name!r}; use claims, suites, methods or table:SUITE")
+
+
+def claims_table(judged: Sequence[claims.Verdict]) -> pd.DataFrame:
+    """The verdicts as a table: what is claimed, expected, ours, tolerance with its reason."""
+    return pd.DataFrame(
+        {
+            "": verdict.status,
+            "id": verdict.claim.id,
+            "claim": verdict.claim.statement,
+            "expected": verdict.claim.wanted,
+            "ours": verdict.ours_text,
+            "tolerance": f"{verdict.claim.tolerance:g} {verdict.claim.unit}",
+            "because": verdict.claim.explanation or verdict.claim.why,
+        }
+        for verdict in judged
+    )
+
+
+def suites_table() -> pd.DataFrame:
+    """What can be run, what it needs and about how long it takes on 2 CPU cores."""
+    rows = []
+    for name in suites.SUITES:
+        suite = suites.get(name)
+        minutes = sum(suites.minutes(run) for run in suite.ordered())
+        length = f"{minutes / 60:.0f} h" if minutes > 90 else f"{max(minutes, 1):.0f} min"
+        rows.append({"suite": name, "what": suite.title, "needs": suite.needs, "2 CPU cores": length})
+    return pd.DataFrame(rows)
+
+
+def methods_table() -> pd.DataFrame:
+    """The registered pruning methods."""
+    from gkp import pruners
+
+    return pd.DataFrame({"method": name} for name in pruners.methods())

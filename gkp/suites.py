@@ -1,0 +1,304 @@
+"""What to run: data set x network x method x seed, as frozen dataclasses.
+
+A `Run` is one network that is pruned, fine-tuned and attacked. Its hash is its identity: the same
+configuration has one record, whichever suite asks for it. The list of attacks is not part of the
+hash, because attacks can be added to a finished run from its saved weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from gkp.attacks import Attack
+from gkp.pruners import methods
+from gkp.recipe import PAPER, Recipe
+
+VERSION = 1  # part of every hash: raise it when the meaning of a default changes
+UNPRUNED, BASELINE = "unpruned", "baseline"
+RATE = 0.4375  # the paper's pruning rate on CIFAR-10 (derived from its tables)
+MACS_RATIO = 1 - RATE
+
+PAPER_RECIPE = PAPER
+SHORT_RECIPE = replace(PAPER, epochs=4, batch_size=128, lr=0.05, schedule="onecycle", precision="bfloat16")
+# He et al. 2016, section 4.2, for networks without a public checkpoint; cosine instead of two drops.
+SCRATCH_RECIPE = replace(PAPER, epochs=200, batch_size=128, lr=0.1, schedule="cosine", nesterov=True)
+# No flips: a mirrored digit is another digit or none.
+DIGITS_BASELINE = replace(PAPER, epochs=12, batch_size=32, lr=0.1, schedule="onecycle", augment="crop")
+DIGITS_RECIPE = replace(DIGITS_BASELINE, epochs=2, lr=0.03)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One attack of an evaluation, on the first `n` test images (None: on all of them)."""
+
+    attack: Attack
+    n: int | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One network of a suite: where it starts, how it is pruned, fine-tuned and attacked.
+
+    weights: as in `gkp.load_model`, or None when the suite trains `baseline` from scratch first.
+    method: a name of `gkp.methods()`, "unpruned", or "baseline" (the training of the start itself).
+    macs_ratio: the share of MACs left in all convolutions but the first, which is how SR-GKP counts;
+    the method's own rate is found by bisection. rate: that rate itself; exactly one of the two.
+    validation: images of the training part that are held out; rules: which checkpoints are kept.
+    """
+
+    dataset: str
+    network: str
+    method: str
+    weights: str | None = None
+    baseline: Recipe | None = None
+    options: tuple[tuple[str, Any], ...] = ()
+    macs_ratio: float | None = None
+    rate: float | None = None
+    groups: int = 8
+    seed: int = 0
+    recipe: Recipe | None = None
+    validation: int = 0
+    rules: tuple[str, ...] = ("last",)
+    evaluation: tuple[Entry, ...] = field(default=(), metadata={"hashed": False})
+
+    def __post_init__(self) -> None:
+        if self.prunes and (self.macs_ratio is None) == (self.rate is None):
+            raise ValueError(f"{self.method}: give either macs_ratio or rate")
+        if self.weights is None and self.baseline is None:
+            raise ValueError(f"{self.method}: give weights, or the recipe that trains the baseline")
+
+    @property
+    def prunes(self) -> bool:
+        return self.method not in (UNPRUNED, BASELINE)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs that this run trains, 0 for none."""
+        recipe = self.baseline if self.method == BASELINE else self.recipe
+        return recipe.epochs if recipe else 0
+
+    @property
+    def label(self) -> str:
+        """How tables call it: the method, with what differs from its defaults."""
+        name = "unpruned + fine-tune" if self.method == UNPRUNED and self.recipe else self.method
+        return f"{name} ({self.variant})" if self.variant and self.method != UNPRUNED else name
+
+    @property
+    def variant(self) -> str:
+        """What differs from the method's defaults, short enough for a file name; "" for nothing."""
+        parts = [f"{key}-{value}" for key, value in self.options]
+        if self.rate not in (None, RATE):
+            parts.append(f"rate-{self.rate:g}")
+        if self.macs_ratio not in (None, MACS_RATIO):
+            parts.append(f"macs-{self.macs_ratio:g}")
+        if self.method == UNPRUNED and self.recipe:
+            parts.append("finetuned")
+        if self.prunes and self.recipe is None:
+            parts.append("untuned")
+        return "-".join(parts)
+
+    @property
+    def hash(self) -> str:
+        """First 16 hex digits of the SHA-256 of the canonical JSON."""
+        text = json.dumps({"version": VERSION, **config(self)}, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def stem(self) -> str:
+        """File name without ending: method, variant, seed and the first 8 digits of the hash."""
+        name = "-".join(part for part in (self.method, self.variant) if part)
+        slug = "".join(c if c.isalnum() or c in "-." else "-" for c in name)
+        return f"{slug}-s{self.seed}-{self.hash[:8]}"
+
+    def start(self) -> Run | None:
+        """The run that trains this one's baseline, None when it starts from public weights."""
+        if self.baseline is None or self.method == BASELINE:
+            return None
+        return replace(
+            Run(self.dataset, self.network, BASELINE, baseline=self.baseline), evaluation=self.evaluation
+        )
+
+
+def config(value: Any) -> Any:
+    """A dataclass as JSON-able data, without unhashed fields and fields at their default.
+
+    Leaving defaults out means that a new field with a default keeps every earlier hash.
+    """
+    if dataclasses.is_dataclass(value):
+        kept = {}
+        for item in dataclasses.fields(value):
+            own = getattr(value, item.name)
+            default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
+            if item.metadata.get("hashed", True) and own != default:
+                kept[item.name] = config(own)
+        return kept
+    if isinstance(value, (tuple, list)):
+        return [config(item) for item in value]
+    return value
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A named set of runs. `needs` says in words what must be there; `facts` names computed checks."""
+
+    name: str
+    title: str
+    needs: str
+    runs: tuple[Run, ...]
+    facts: tuple[str, ...] = ()
+
+    def ordered(self) -> list[Run]:
+        """Runs by value: baselines, then seed 0 of every method in the suite's order, then seed 1, ..."""
+        baselines = list(dict.fromkeys(start for run in self.runs if (start := run.start())))
+        return baselines + sorted(self.runs, key=lambda run: run.seed)
+
+
+# ---- evaluations ---------------------------------------------------------------------------------
+
+
+def released_protocol() -> tuple[Entry, ...]:
+    """What the released notebook prints: clean, and FGSM in normalised units with predicted labels."""
+    fgsm = (Attack("fgsm", eps=eps, space="normalized", labels="predicted") for eps in (0.01, 0.1))
+    return (Entry(Attack("none")), *(Entry(attack) for attack in fgsm))
+
+
+def paper_protocol() -> tuple[Entry, ...]:
+    """The paper's three attacks: the released two and PGD 8/255, step 2/255, 3 steps, no random start."""
+    pgd = Attack("pgd", eps=8 / 255, step=2 / 255, iterations=3, space="normalized")
+    return (*released_protocol(), Entry(pgd))
+
+
+def sound_protocol(n_fgsm: int | None, n_pgd: int | None, eps: Iterable[float]) -> tuple[Entry, ...]:
+    """Pixels and true labels: an FGSM curve over eps (in 1/255) and PGD-10 at 0.5 and 1/255."""
+    relabelled = (Attack("fgsm", eps=e, space="normalized", labels="true") for e in (0.01, 0.1))
+    curve = (Attack("fgsm", eps=e / 255) for e in eps)
+    strong = (Attack("pgd", eps=e / 255, step=e / 4 / 255, iterations=10) for e in (0.5, 1.0))
+    return (
+        *(Entry(attack, n_fgsm) for attack in (*relabelled, *curve)),
+        *(Entry(attack, n_pgd) for attack in strong),
+    )
+
+
+def cifar_evaluation() -> tuple[Entry, ...]:
+    """About four minutes for a ResNet-20 on 2 cores: all images where it is cheap, else the first n."""
+    return paper_protocol() + sound_protocol(2000, 1000, (0.5, 1.0, 2.0, 4.0, 8.0))
+
+
+def digits_evaluation() -> tuple[Entry, ...]:
+    """The same protocol in small; digits tolerate larger eps than CIFAR-10 does."""
+    fgsm = (Attack("fgsm", eps=e / 255) for e in (2.0, 8.0, 16.0))
+    pgd = Attack("pgd", eps=8 / 255, step=2 / 255, iterations=10)
+    attacks = [entry.attack for entry in paper_protocol()[1:]] + [*fgsm, pgd]
+    return (Entry(Attack("none")), *(Entry(attack, 300) for attack in attacks))
+
+
+# ---- suites --------------------------------------------------------------------------------------
+
+
+def grid(common: Run, seeds: Iterable[int], names: Iterable[str] | None = None) -> tuple[Run, ...]:
+    """Controls first, then every method at the same MACs: `common` says everything but method and seed."""
+    untouched = replace(common, recipe=None, validation=0, rules=("last",), macs_ratio=None)
+    runs = [replace(untouched, method=UNPRUNED)]
+    for seed in seeds:
+        runs.append(replace(common, method=UNPRUNED, seed=seed, macs_ratio=None))
+        runs += [replace(common, method=name, seed=seed) for name in names or methods()]
+    return tuple(runs)
+
+
+def digits() -> Suite:
+    common = Run(
+        dataset="digits",
+        network="resnet8",
+        method=UNPRUNED,
+        baseline=DIGITS_BASELINE,
+        macs_ratio=MACS_RATIO,
+        recipe=DIGITS_RECIPE,
+        evaluation=digits_evaluation(),
+    )
+    return Suite(
+        "digits",
+        "Handwritten digits, ResNet-8: the whole pipeline live",
+        "nothing: the images are embedded in scikit-learn",
+        grid(common, seeds=(0,)),
+    )
+
+
+def cifar10(network: str, weights: str | None, *, short: bool = False) -> Suite:
+    """One CIFAR-10 grid: the paper's 300 epochs with 3 seeds, or a short recipe with one."""
+    common = Run(
+        dataset="cifar10",
+        network=network,
+        method=UNPRUNED,
+        weights=weights,
+        baseline=None if weights else SCRATCH_RECIPE,
+        macs_ratio=MACS_RATIO,
+        recipe=SHORT_RECIPE if short else PAPER_RECIPE,
+        validation=2000,
+        rules=("last",) if short else ("last", "best-validation", "best-test"),
+        evaluation=cifar_evaluation(),
+    )
+    title = network.replace("resnet", "ResNet-").replace("vgg", "VGG-")
+    recipe = f"{SHORT_RECIPE.epochs} epochs, one-cycle" if short else "the paper's 300 epochs, 3 seeds"
+    return Suite(
+        f"cifar10-{network}" + ("-short" if short else ""),
+        f"CIFAR-10, {title}: {recipe}",
+        "CIFAR-10" + ("" if short else " and a GPU"),
+        grid(common, seeds=(0,) if short else (0, 1, 2)),
+    )
+
+
+def method() -> Suite:
+    """SR-GKP itself: equality with the released search, costs, and the released notebook's numbers."""
+    golden = paper_protocol() + sound_protocol(None, None, (0.5, 1.0, 2.0, 8.0))
+    start = Run("cifar10", "resnet20", UNPRUNED, weights="authors", evaluation=golden)
+    pruned = replace(start, method="sr-gkp", rate=RATE, evaluation=released_protocol())
+    one_epoch = replace(PAPER_RECIPE, epochs=1)
+    return Suite(
+        "method",
+        "SR-GKP on the authors' ResNet-20, before and after one epoch of fine-tuning",
+        "CIFAR-10",
+        (start, pruned, replace(pruned, recipe=one_epoch)),
+        facts=("search-equality", "cost-table"),
+    )
+
+
+SUITES: dict[str, Callable[[], Suite]] = {
+    "digits": digits,
+    "method": method,
+    "cifar10-resnet20-short": lambda: cifar10("resnet20", "authors", short=True),
+    "cifar10-resnet20": lambda: cifar10("resnet20", "authors"),
+    "cifar10-resnet56": lambda: cifar10("resnet56", "akamaster"),
+    "cifar10-resnet32": lambda: cifar10("resnet32", "akamaster"),
+    "cifar10-resnet110": lambda: cifar10("resnet110", "akamaster"),
+    "cifar10-vgg16": lambda: cifar10("vgg16", None),
+}
+
+
+def get(name: str) -> Suite:
+    """The suite of that name; ValueError lists the known ones."""
+    if name not in SUITES:
+        raise ValueError(f"unknown suite {name!r}; known: {', '.join(SUITES)}")
+    return SUITES[name]()
+
+
+# ---- estimates -----------------------------------------------------------------------------------
+
+# images per second, forward and backward at 32x32 in float32 on 2 CPU cores
+SPEED = {"resnet8": 1280, "resnet20": 500, "resnet32": 300, "resnet56": 165, "resnet110": 80, "vgg16": 110}
+GPU_SPEEDUP = 30
+TRAIN_IMAGES = {"digits": 1300, "cifar10": 50000, "cifar100": 50000}
+TEST_IMAGES = {"digits": 497, "cifar10": 10000, "cifar100": 10000}
+
+
+def minutes(run: Run, device: str = "cpu") -> float:
+    """Estimated minutes of training and evaluation on 2 CPU cores or one GPU; a guide, not a promise."""
+    passes = float(run.epochs * (TRAIN_IMAGES[run.dataset] - run.validation))
+    for entry in run.evaluation:
+        steps = {"none": 0, "fgsm": 1}.get(entry.attack.kind, entry.attack.iterations)
+        passes += (steps + 1 / 3) * (entry.n or TEST_IMAGES[run.dataset]) * len(run.rules)
+    return passes / SPEED.get(run.network, 100) / 60 / (GPU_SPEEDUP if device == "cuda" else 1)

@@ -1,0 +1,121 @@
+"""Claims: a miss is shown as a miss, and a number that is not there is no success."""
+
+from pathlib import Path
+
+import pytest
+from record_factory import make_record
+
+from gkp import claims
+from gkp.claims import Claim
+from gkp.suites import Run
+
+BENIGN = {"suite": "small", "attack": "benign"}
+
+
+def make_claim(**fields: object) -> Claim:
+    known = {"id": "T1", "statement": "accuracy", "unit": "%", "why": "a test", "ours": BENIGN}
+    return Claim(**known | fields)
+
+
+def verdict_of(claim: Claim, *corrects: int) -> claims.Verdict:
+    runs = [Run("digits", "resnet8", "l1", weights="x", rate=0.4, seed=seed) for seed in range(len(corrects))]
+    records = [make_record(run, correct=correct) for run, correct in zip(runs, corrects, strict=True)]
+    return claims.judge([claim], records)[0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        ({"expect": 90.0}, "OK"),
+        ({"expect": 89.5, "tolerance": 0.5}, "OK"),
+        ({"expect": 89.4, "tolerance": 0.5}, "MISS"),
+        ({"at_least": 90}, "OK"),
+        ({"at_least": 90.1}, "MISS"),
+        ({"at_most": 90}, "OK"),
+        ({"at_most": 89.9}, "MISS"),
+    ],
+)
+def test_status(fields: dict, status: str) -> None:
+    assert verdict_of(make_claim(**fields), 90).status == status
+
+
+def test_only_an_explained_miss_is_as_expected_and_it_stays_a_miss() -> None:
+    explained = make_claim(expect=80.0, verdict="miss", explanation="another seed")
+    verdict = verdict_of(explained, 90)
+    assert verdict.as_expected
+    assert verdict.line.startswith("[MISS] T1")
+    assert verdict.line.endswith("another seed")
+    assert not verdict_of(make_claim(expect=80.0), 90).as_expected
+    # An explanation that is no longer needed is wrong too.
+    assert not verdict_of(explained, 80).as_expected
+
+
+def test_a_missing_record_and_a_nan_are_failures() -> None:
+    claim = make_claim(expect=90.0, tolerance=100.0)
+    assert claims.judge([claim], [])[0].status == "MISSING"
+    record = make_record()
+    record["checkpoints"]["last"]["metrics"]["benign"]["accuracy"] = float("nan")
+    verdict = claims.judge([claim], [record])[0]
+    assert (verdict.status, verdict.as_expected) == ("MISSING", False)
+    assert "no record" in verdict.line
+
+
+def test_seeds_give_mean_and_spread() -> None:
+    verdict = verdict_of(make_claim(expect=91.0), 90, 92)
+    assert (verdict.status, verdict.ours_text) == ("OK", "91.00 ± 1.41 (n=2)")
+
+
+def test_each_is_judged_by_the_worst() -> None:
+    claim = make_claim(expect=91.0, tolerance=2.0, each=True)
+    assert verdict_of(claim, 90, 92).status == "OK"
+    assert verdict_of(claim, 90, 92, 88).ours_text == "88.00 (worst of 3)"
+    assert verdict_of(claim, 90, 92, 88).status == "MISS"
+
+
+def test_ours_is_found_by_conditions_and_by_path() -> None:
+    record = make_record()
+    macs = make_claim(expect=1.0, ours={"suite": "small", "label": "l1 (untuned)", "path": ["cost", "macs_ratio"]})
+    assert claims.judge([macs], [record])[0].values == (1.0,)
+    for wrong in ({"label": "l2"}, {"seed": 3}, {"suite": "other"}, {"rule": "best-test"}):
+        assert claims.judge([make_claim(expect=1.0, ours=BENIGN | wrong)], [record])[0].status == "MISSING"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "exactly one"),
+        ({"expect": 1.0, "at_least": 1.0}, "exactly one"),
+        ({"expect": 1.0, "verdict": "miss"}, "explanation"),
+        ({"expect": 1.0, "explanation": "why not"}, "explanation"),
+        ({"expect": 1.0, "ours": {"suite": "small"}}, "attack or a path"),
+    ],
+)
+def test_a_claim_that_could_be_read_in_two_ways_is_refused(fields: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_claim(**fields)
+
+
+def test_a_file_that_is_not_well_formed_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "claims.toml"
+    for text in ("[[claim]\n", '[[claim]]\nid = "X"\ntypo = 1\n'):
+        path.write_text(text)
+        with pytest.raises(ValueError, match="claims.toml"):
+            claims.load(path)
+
+
+def test_the_committed_claims_are_well_formed_and_about_known_suites() -> None:
+    from gkp import suites
+
+    chosen = claims.load()
+    assert len(chosen) > 10
+    assert {claim.ours["suite"] for claim in chosen} <= set(suites.SUITES)
+    # Every claim is about something that its suite produces.
+    for claim in chosen:
+        suite = suites.get(claim.ours["suite"])
+        labels = {run.label for run in suite.ordered()} | set(suite.facts)
+        assert claim.ours.get("label", suite.runs[0].label) in labels, claim.id
+        if "attack" in claim.ours:
+            attacks = {
+                e.attack.name for r in suite.runs if r.label == claim.ours["label"] for e in r.evaluation
+            }
+            assert claim.ours["attack"] in attacks, claim.id
