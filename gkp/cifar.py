@@ -169,11 +169,13 @@ def _read_shard(source: Source, path: Path) -> tuple[np.ndarray, np.ndarray]:
     encoded = [image["bytes"] if isinstance(image, dict) else None for image in table["img"].to_pylist()]
     labels = _checked_labels(source, path, table[source.label_column].to_pylist(), len(encoded))
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes without holding Python's lock
-        images = list(pool.map(_decode, encoded))
-    for index, image in enumerate(images):
+        decoded = list(pool.map(_decode, encoded))
+    images = np.empty((len(decoded), 32, 32, 3), np.uint8)
+    for index, image in enumerate(decoded):
         if image is None or image.shape != (32, 32, 3):
             raise ValueError(f"{path}: image {index} is not a readable 32x32 image")
-    return np.stack(images) if images else np.zeros((0, 32, 32, 3), np.uint8), labels
+        images[index] = image
+    return images, labels
 
 
 def _decode(data: bytes | None) -> np.ndarray | None:
@@ -189,8 +191,8 @@ def _decode(data: bytes | None) -> np.ndarray | None:
 
 def digest(images: np.ndarray, labels: np.ndarray) -> str:
     """SHA-256 of the images' bytes in C order, then the int64 labels'."""
-    sha = hashlib.sha256(np.ascontiguousarray(images))
-    sha.update(np.ascontiguousarray(labels))
+    sha = hashlib.sha256(np.ascontiguousarray(images).data)
+    sha.update(np.ascontiguousarray(labels).data)
     return sha.hexdigest()
 
 

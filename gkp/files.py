@@ -95,9 +95,8 @@ def download(
     try:
         path = Path(pooch.retrieve(url, known, fname=name, path=folder, downloader=stream))
     except requests.RequestException as error:
-        reason = type(error).__name__
-        if getattr(error, "response", None) is not None:
-            reason = f"HTTP {error.response.status_code}"
+        response = error.response
+        reason = type(error).__name__ if response is None else f"HTTP {response.status_code}"
         raise DownloadError(f"cannot download {url} to {target} ({reason}): {hint}") from error
     except ValueError as error:
         raise ValueError(f"the download of {url} is damaged: {error}") from error

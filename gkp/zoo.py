@@ -77,7 +77,7 @@ def load_model(name: str, *, dataset: str = "cifar10", weights: str | Path | Non
 
 def tensors_into(model: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:
     """Load `tensors`, which lack those of `model.normalize`, and nothing more or less; eval mode."""
-    own = {f"normalize.{key}": value for key, value in model.normalize.state_dict().items()}
+    own = {key: value for key, value in model.state_dict().items() if key.startswith("normalize.")}
     model.load_state_dict(tensors | own)
     return model.eval()
 
@@ -141,12 +141,13 @@ def _torchvision(name: str, dataset: str, weights: str | Path | None) -> nn.Modu
     """Torchvision's default weights, which know ImageNet's classes whatever `dataset` says."""
     import torchvision
 
-    mean_std = {"mean": models.IMAGENET_MEAN, "std": models.IMAGENET_STD}
+    classes = CLASSES[dataset if weights == "random" else "imagenet"]
+    mean, std = models.IMAGENET_MEAN, models.IMAGENET_STD
+    model = checkpoint.base_network(name, num_classes=classes, mean=mean, std=std)
     if weights == "random":
-        return checkpoint.base_network(name, num_classes=CLASSES[dataset], **mean_std).eval()
+        return model.eval()
     if weights is not None:
         raise ValueError(f'{name} has weights None (those of ImageNet) and "random", not {str(weights)!r}')
-    model = checkpoint.base_network(name, num_classes=CLASSES["imagenet"], **mean_std)
     url = torchvision.models.get_model_weights(name.removeprefix(checkpoint.TORCHVISION)).DEFAULT.url
     path = _fetch(url, "torchvision", Path(url).stem.rpartition("-")[2])
     state = torch.load(path, map_location="cpu", weights_only=True)

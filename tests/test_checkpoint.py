@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+import gkp
 from gkp import checkpoint, models
 from gkp.grouped import GroupedKernelConv2d
 from gkp.search import Selection
@@ -102,6 +103,13 @@ def test_grouped_kernels_keep_their_execution_and_stay_trainable(tmp_path):
     assert_same(loaded, model)
     loaded(torch.rand(1, 3, 32, 32)).sum().backward()
     assert loaded.layer2[0].conv1.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("method", ["sr-gkp", "l1"])
+def test_what_prune_returns(tmp_path, method):
+    model = gkp.prune(network(), method)
+    assert_same(round_trip(model, tmp_path / "m.safetensors"), model)
+    assert checkpoint.read_header(tmp_path / "m.safetensors")["modules"]
 
 
 def test_vgg_with_bias_and_a_layer_cut_out(tmp_path):
