@@ -86,7 +86,7 @@ class BarTask(Task):
     def __init__(self, bar: RichProgress, title: str, total: float, *, done: float = 0) -> None:
         super().__init__(title, total, done=done)
         self._bar = bar
-        self._id = bar.add_task(title, total=total, completed=done)
+        self._id = bar.add_task(title, total=total, completed=int(done))
 
     def advance(self, amount: float = 1) -> None:
         self.done += amount

@@ -1,10 +1,12 @@
-"""The state file of a training run: written whole or not at all, read only when sound and of the same run."""
+"""The state file of a training run: written whole or not at all, read only when sound and of the same run.
+
+The file is what torch.save writes, followed by the SHA-256 of it (32 bytes).
+"""
 
 from __future__ import annotations
 
+import hashlib
 import io
-import pickle
-import zipfile
 from pathlib import Path
 
 import torch
@@ -12,6 +14,7 @@ import torch
 from gkp.files import atomic_write_bytes
 
 FORMAT = 1
+DIGEST_BYTES = 32
 
 
 class StateError(ValueError):
@@ -25,8 +28,9 @@ def save_state(path: str | Path, identity: dict[str, str], content: dict) -> Non
     """
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, "identity": identity, "content": content}, buffer)
+    data = buffer.getvalue()
     try:
-        atomic_write_bytes(path, buffer.getbuffer())
+        atomic_write_bytes(path, data + hashlib.sha256(data).digest())
     except OSError as error:
         reason = f"cannot save the training state ({error.strerror}): free space or choose another state_path"
         raise OSError(error.errno, reason, str(path)) from error
@@ -34,17 +38,13 @@ def save_state(path: str | Path, identity: dict[str, str], content: dict) -> Non
 
 def load_state(path: str | Path, identity: dict[str, str]) -> dict:
     """The content saved at `path`, on the CPU. Raises StateError when damaged or of another run."""
-    damaged = f"{path} is damaged or not a training state: delete it to start the run again"
-    try:
-        # torch.load does not look at the checksums that its zip format carries.
-        with zipfile.ZipFile(path) as archive:
-            if archive.testzip() is not None:
-                raise StateError(damaged)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError) as error:
-        raise StateError(damaged) from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise StateError(damaged)
+    data = Path(path).read_bytes()
+    data, digest = data[:-DIGEST_BYTES], data[-DIGEST_BYTES:]
+    if hashlib.sha256(data).digest() != digest:
+        raise StateError(f"{path} is damaged or not a training state: delete it to start the run again")
+    state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    if state["format"] != FORMAT:
+        raise StateError(f"{path} was written by another version of gkp: delete it to start the run again")
     different = [name for name, value in identity.items() if state["identity"].get(name) != value]
     if different:
         raise StateError(

@@ -24,7 +24,7 @@ RATE = 0.4375  # the paper's pruning rate on CIFAR-10 (derived from its tables)
 MACS_RATIO = 1 - RATE
 
 PAPER_RECIPE = PAPER
-SHORT_RECIPE = replace(PAPER, epochs=4, batch_size=128, lr=0.05, schedule="onecycle", precision="bfloat16")
+SHORT_RECIPE = replace(PAPER, epochs=4, batch_size=128, lr=0.02, schedule="onecycle", precision="bfloat16")
 # He et al. 2016, section 4.2, for networks without a public checkpoint; cosine instead of two drops.
 SCRATCH_RECIPE = replace(PAPER, epochs=200, batch_size=128, lr=0.1, schedule="cosine", nesterov=True)
 # No flips: a mirrored digit is another digit or none.

@@ -1,0 +1,272 @@
+"""FGSM and PGD in the maximum norm: pixels in, adversarial pixels out.
+
+Goodfellow et al. 2015 (FGSM) and Madry et al. 2018 (PGD). A model maps pixels in [0, 1], shape
+(N, C, H, W), to logits (N, classes). Every attack is a box-constrained ascent on the cross-entropy;
+`space` says in which units the box is measured:
+
+* `"pixel"`: |x' - x| <= eps and x' in [0, 1].
+* `"normalized"`: eps counts after `model.normalize`, and the result is clipped to one scalar range for
+  all channels, [min over channels of (0 - mean)/std, max over channels of (1 - mean)/std]. This is what
+  the released code does. In pixels the radius is eps * std of the channel, and a channel whose own range
+  is narrower than the scalar one may leave [0, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+SPACES = ("pixel", "normalized")
+LABELS = ("true", "predicted")
+KINDS = ("none", "fgsm", "pgd", "autoattack")
+
+
+def fgsm(
+    model: nn.Module, x: Tensor, y: Tensor, *, eps: float, space: str = "pixel", labels: str = "true"
+) -> Tensor:
+    """One signed-gradient step of length eps: clip(x + eps * sign(grad of the loss at x)).
+
+    x: float32 (N, C, H, W) in [0, 1]; y: integer (N,). `labels="predicted"` replaces y by the model's
+    own clean predictions, as the released evaluation does. Returns float32 of x's shape.
+    Raises ValueError for arguments out of range.
+    """
+    _check_inputs(x, y, eps, labels)
+    box = _box(model, x, eps, space)
+    with frozen(model):
+        y = _targets(model, x, y, labels)
+        return _ascend(model, x, y, box, step=eps, iterations=1)
+
+
+def pgd(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float,
+    step: float,
+    iterations: int,
+    restarts: int = 0,
+    space: str = "pixel",
+    labels: str = "true",
+    generator: Generator | None = None,
+) -> Tensor:
+    """`iterations` signed-gradient steps of length `step`, each projected back onto the box.
+
+    `restarts=0` starts at x. `restarts=R` runs the start at x and R uniformly random starts and keeps
+    for every image the most damaging result: misclassified first, then highest loss, both with respect
+    to the labels attacked. More restarts therefore never help the defender. `generator` draws the
+    random starts (default: torch's global one). Arguments, result and errors otherwise as in `fgsm`;
+    `step` is in the units of `space`.
+    """
+    _check_inputs(x, y, eps, labels)
+    _check_steps(step, iterations, restarts)
+    box = _box(model, x, eps, space)
+    with frozen(model):
+        y = _targets(model, x, y, labels)
+        best = _ascend(model, x, y, box, step, iterations)
+        for _ in range(restarts):
+            start = box.project(x + box.radius * _uniform(x, generator))
+            found = _ascend(model, start, y, box, step, iterations)
+            worse = _more_damaging(model, found, best, y)
+            best = torch.where(worse.view(-1, 1, 1, 1), found, best)
+    return best
+
+
+@dataclass(frozen=True)
+class Attack:
+    """One attack with all its parameters; `dataclasses.asdict` is JSON-able, `Attack(**d)` restores it.
+
+    kind: "none", "fgsm" or "pgd" ("autoattack" only describes a run of `gkp.autoattack`). eps and step
+    are in the units of `space`; step, iterations and restarts matter for PGD only; seed feeds the
+    random starts.
+    """
+
+    kind: str
+    eps: float = 0.0
+    step: float = 0.0
+    iterations: int = 1
+    restarts: int = 0
+    space: str = "pixel"
+    labels: str = "true"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _choose("kind", self.kind, KINDS)
+        _choose("space", self.space, SPACES)
+        _choose("labels", self.labels, LABELS)
+        _check_eps(self.eps)
+        if self.kind == "pgd":
+            _check_steps(self.step, self.iterations, self.restarts)
+
+    @property
+    def name(self) -> str:
+        """Stable and readable: `fgsm_norm_0.01_predicted`, `pgd50r1_pixel_0.5/255_step0.125/255_true`."""
+        if self.kind == "none":
+            return "benign"
+        space = {"pixel": "pixel", "normalized": "norm"}[self.space]
+        words = [self.kind, space, _length(self.eps, self.space), self.labels]
+        if self.kind == "pgd":
+            words[0] += f"{self.iterations}" + (f"r{self.restarts}" if self.restarts else "")
+            words.insert(3, f"step{_length(self.step, self.space)}")
+            if self.restarts and self.seed:
+                words.append(f"seed{self.seed}")
+        return "_".join(words)
+
+    def generator(self) -> Generator:
+        """A fresh CPU generator for the random starts, so that CPU and GPU start at the same points."""
+        return torch.Generator().manual_seed(self.seed)
+
+    def perturb(
+        self, model: nn.Module, x: Tensor, y: Tensor, *, generator: Generator | None = None
+    ) -> Tensor:
+        """Adversarial images for x, as `fgsm` and `pgd`; `generator` defaults to a fresh one from `seed`."""
+        if self.kind == "none":
+            return x
+        if self.kind == "autoattack":
+            raise ValueError("Attack.perturb cannot run AutoAttack: call gkp.autoattack.autoattack")
+        if self.kind == "fgsm":
+            return fgsm(model, x, y, eps=self.eps, space=self.space, labels=self.labels)
+        return pgd(
+            model,
+            x,
+            y,
+            eps=self.eps,
+            step=self.step,
+            iterations=self.iterations,
+            restarts=self.restarts,
+            space=self.space,
+            labels=self.labels,
+            generator=generator or self.generator(),
+        )
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Eval mode and parameters without gradients inside; every flag restored outside, also on error."""
+    training = [(module, module.training) for module in model.modules()]
+    gradients = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        model.eval()
+        for parameter, _ in gradients:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for module, flag in training:
+            module.training = flag
+        for parameter, flag in gradients:
+            parameter.requires_grad_(flag)
+
+
+@dataclass(frozen=True)
+class _Box:
+    """The allowed set in pixels. `scale` turns the user's units into pixels, per channel or as 1."""
+
+    scale: Tensor | float
+    radius: Tensor | float
+    lowest: Tensor
+    highest: Tensor
+
+    def project(self, x: Tensor) -> Tensor:
+        return torch.minimum(torch.maximum(x, self.lowest), self.highest)
+
+
+def _box(model: nn.Module, x: Tensor, eps: float, space: str) -> _Box:
+    _choose("space", space, SPACES)
+    if space == "pixel":
+        return _Box(1.0, eps, (x - eps).clamp(min=0.0), (x + eps).clamp(max=1.0))
+    normalize = getattr(model, "normalize", None)
+    if normalize is None or not hasattr(normalize, "mean") or not hasattr(normalize, "std"):
+        raise ValueError(
+            'space="normalized" needs model.normalize with the buffers mean and std: '
+            'wrap the network so that normalisation is its first layer, or use space="pixel"'
+        )
+    mean, std = (t.to(x.device, x.dtype).view(1, -1, 1, 1) for t in (normalize.mean, normalize.std))
+    # The scalar range, brought back to pixels channel by channel; rounding must not cut [0, 1] itself.
+    low = ((0 - mean) / std).min() * std + mean
+    high = ((1 - mean) / std).max() * std + mean
+    radius = eps * std
+    lowest = torch.maximum(x - radius, low.clamp(max=0.0))
+    return _Box(std, radius, lowest, torch.minimum(x + radius, high.clamp(min=1.0)))
+
+
+def _ascend(model: nn.Module, start: Tensor, y: Tensor, box: _Box, step: float, iterations: int) -> Tensor:
+    # The sign of the gradient is the same in pixels and in normalised units (std > 0),
+    # so that one loop serves both spaces.
+    adversarial = start.detach()
+    for _ in range(iterations):
+        adversarial = adversarial.requires_grad_()
+        with torch.enable_grad():
+            # The sum keeps every image's gradient independent of the batch it happens to be in.
+            loss = F.cross_entropy(model(adversarial), y, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, adversarial)
+        adversarial = box.project(adversarial.detach() + step * box.scale * gradient.sign())
+    return adversarial
+
+
+def _more_damaging(model: nn.Module, new: Tensor, old: Tensor, y: Tensor) -> Tensor:
+    """(N,) bool: whether `new` hurts more than `old`; misclassification outranks any loss."""
+    with torch.no_grad():
+        logits = [model(x) for x in (new, old)]
+    new_wrong, old_wrong = (z.argmax(1) != y for z in logits)
+    new_loss, old_loss = (F.cross_entropy(z, y, reduction="none") for z in logits)
+    return (new_wrong & ~old_wrong) | ((new_wrong == old_wrong) & (new_loss > old_loss))
+
+
+def _targets(model: nn.Module, x: Tensor, y: Tensor, labels: str) -> Tensor:
+    if labels == "true":
+        return y
+    with torch.no_grad():
+        return model(x).argmax(1)
+
+
+def _uniform(x: Tensor, generator: Generator | None) -> Tensor:
+    """Uniform in [-1, 1], drawn on the generator's device."""
+    device = x.device if generator is None else generator.device
+    return (torch.rand(x.shape, generator=generator, device=device, dtype=x.dtype) * 2 - 1).to(x.device)
+
+
+def _length(value: float, space: str) -> str:
+    """`value` in a name: as k/255 where k has at most three decimals (normalised units: none)."""
+    steps, digits = value * 255, 3 if space == "pixel" else 0
+    if value > 0 and abs(steps - round(steps, digits)) < 1e-9 and round(steps, digits) > 0:
+        return f"{round(steps, digits):g}/255"
+    return f"{value:.10g}"
+
+
+def _check_inputs(x: Tensor, y: Tensor, eps: float, labels: str) -> None:
+    _check_eps(eps)
+    _choose("labels", labels, LABELS)
+    if x.ndim != 4 or x.dtype != torch.float32:
+        raise ValueError(
+            f"x has shape {tuple(x.shape)} and type {x.dtype}: give float32 pixels of shape (N, C, H, W)"
+        )
+    if y.shape != x.shape[:1] or y.is_floating_point():
+        raise ValueError(
+            f"y has shape {tuple(y.shape)} and type {y.dtype}: give one integer label per image, ({len(x)},)"
+        )
+    if x.numel() and not bool(((x >= 0) & (x <= 1)).all()):
+        raise ValueError("x leaves [0, 1]: give pixels, not normalised images (the model normalises)")
+
+
+def _check_eps(eps: float) -> None:
+    if not 0 <= eps < float("inf"):
+        raise ValueError(f"eps={eps}: give a finite radius >= 0, e.g. 0.5/255 in pixels")
+
+
+def _check_steps(step: float, iterations: int, restarts: int) -> None:
+    if not 0 < step < float("inf"):
+        raise ValueError(f"step={step}: give a step length > 0, e.g. eps/4")
+    if iterations < 1:
+        raise ValueError(f"iterations={iterations}: give at least 1")
+    if restarts < 0:
+        raise ValueError(f"restarts={restarts}: give 0 (start at x) or more random starts")
+
+
+def _choose(what: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{what}={value!r}: choose one of {', '.join(map(repr, allowed))}")

@@ -1,0 +1,263 @@
+"""Accuracy without and under attack, its uncertainty, and checks that an evaluation makes on itself."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import permutations
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gkp.attacks import Attack, frozen
+
+STRENGTH = {"fgsm": 0, "pgd": 1, "autoattack": 2}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One attack on one model. `correct`: bool (N,), on the CPU, in the order of the images."""
+
+    name: str
+    correct: Tensor
+    seconds: float
+    attack: Attack | None = None
+
+    @property
+    def n(self) -> int:
+        return len(self.correct)
+
+    @property
+    def accuracy(self) -> float:
+        """Fraction in [0, 1]."""
+        return int(self.correct.sum()) / self.n
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's 95 % interval of the accuracy (Wilson 1927), as fractions."""
+        return wilson(int(self.correct.sum()), self.n)
+
+
+def accuracy(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 500) -> float:
+    """Fraction of images classified right, in eval mode; x float32 (N, C, H, W) in [0, 1], y integer (N,)."""
+    return outcome(model, x, y, Attack("none"), batch_size=batch_size).accuracy
+
+
+def outcome(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    attack: Attack,
+    *,
+    batch_size: int = 500,
+    progress: Callable[[int, int], None] | None = None,
+) -> Outcome:
+    """Attack x batch by batch on the model's device and say which images are still classified right.
+
+    `progress(done, total)` is called after every batch with numbers of images. One random generator
+    serves all batches, so that a result depends on the seed and, for random starts, on the batch size.
+    Raises ValueError for no images, unequal lengths or a batch size below 1.
+    """
+    if batch_size < 1 or not len(x) or len(x) != len(y):
+        raise ValueError(
+            f"{len(x)} images, {len(y)} labels, batch_size={batch_size}: give as many labels as images, "
+            "at least one, and a batch size of at least 1"
+        )
+    device = device_of(model, x)
+    generator = attack.generator()
+    correct = torch.empty(len(x), dtype=torch.bool)
+    start = time.perf_counter()
+    with frozen(model):
+        for first in range(0, len(x), batch_size):
+            part = slice(first, first + batch_size)
+            images, labels = x[part].to(device), y[part].to(device)
+            images = attack.perturb(model, images, labels, generator=generator)
+            with torch.no_grad():
+                correct[part] = (model(images).argmax(1) == labels).cpu()
+            if progress:
+                progress(min(first + batch_size, len(x)), len(x))
+    return Outcome(attack.name, correct, time.perf_counter() - start, attack)
+
+
+def epsilon_curve(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    epsilons: Iterable[float],
+    *,
+    attack: Attack,
+    batch_size: int = 500,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Outcome]:
+    """`attack` at every eps, with its step scaled alike (step / eps stays that of `attack`)."""
+    ratio = attack.step / attack.eps if attack.eps else 0.0
+    outcomes = []
+    for eps in epsilons:
+        scaled = replace(attack, eps=eps, step=ratio * eps or attack.step)
+        outcomes.append(outcome(model, x, y, scaled, batch_size=batch_size, progress=progress))
+    return outcomes
+
+
+def device_of(model: nn.Module, x: Tensor) -> torch.device:
+    """Where the model's parameters are; where x is for a model without any."""
+    return next((parameter.device for parameter in model.parameters()), x.device)
+
+
+# ---- uncertainty ---------------------------------------------------------------------------------
+
+
+def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval for a proportion (Wilson 1927), as fractions in [0, 1].
+
+    Written out because importing statsmodels for it takes seconds; a test compares the two.
+    """
+    if not 0 <= successes <= n or n < 1:
+        raise ValueError(f"{successes} of {n}: give 0 <= successes <= n and n >= 1")
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    share, weight = successes / n, z * z / n
+    centre = (share + weight / 2) / (1 + weight)
+    half = z * math.sqrt(share * (1 - share) / n + weight / (4 * n)) / (1 + weight)
+    # At 0 and n successes the bound is exact; rounding must not leave it a hair off.
+    return (0.0 if successes == 0 else centre - half, 1.0 if successes == n else centre + half)
+
+
+def mcnemar(a: Tensor, b: Tensor) -> float:
+    """Exact two-sided p-value of McNemar's test (1947) that two models are equally often right.
+
+    a, b: bool (N,), right or wrong on the same images in the same order. ValueError for unequal shapes.
+    """
+    from statsmodels.stats.contingency_tables import mcnemar as test  # slow to import
+
+    if a.shape != b.shape or a.dtype != torch.bool or b.dtype != torch.bool:
+        raise ValueError("give two bool tensors (N,) about the same images in the same order")
+    table = [[int((a & b).sum()), int((a & ~b).sum())], [int((~a & b).sum()), int((~a & ~b).sum())]]
+    return float(test(table, exact=True).pvalue)
+
+
+def pack_bits(correct: Tensor) -> str:
+    """Base64 of the bits of a bool tensor (N,), first image in the highest bit of the first byte."""
+    return base64.b64encode(np.packbits(correct.cpu().numpy().astype(bool)).tobytes()).decode("ascii")
+
+
+def unpack_bits(text: str, n: int) -> Tensor:
+    """Bool tensor (n,) from `pack_bits`. ValueError when `text` cannot hold exactly n bits."""
+    try:
+        data = base64.b64decode(text, validate=True)
+    except binascii.Error as error:
+        raise ValueError(f"not base64 ({error}): give a string made by pack_bits") from error
+    bits = np.unpackbits(np.frombuffer(data, dtype=np.uint8))
+    if len(bits) != -(-n // 8) * 8 or bits[n:].any():
+        raise ValueError(f"{len(data)} bytes do not hold the bits of {n} images: the record is damaged")
+    return torch.from_numpy(bits[:n].astype(bool))
+
+
+# ---- checks --------------------------------------------------------------------------------------
+
+
+def self_check(outcomes: Sequence[Outcome | Mapping[str, Any]]) -> list[str]:
+    """What is wrong with these evaluations of one model, one sentence each; [] when nothing is.
+
+    Each is an `Outcome` or a metric of a record (keys attack, bits, n, seconds) on the first n images of
+    one list. The rules: eps = 0 changes no prediction; no attack beats none, and accuracy does not rise
+    with eps; more iterations or restarts, PGD instead of FGSM and AutoAttack instead of PGD never help
+    the defender; step times iterations reaches eps; no attack repairs wrong predictions, which those on
+    predicted labels do.
+    """
+    known = [_as_outcome(o) for o in outcomes]
+    return [
+        sentence
+        for rule in (_unreached, _changed_at_zero, _out_of_order, _repaired)
+        for sentence in rule([(o, o.attack) for o in known if o.attack is not None])
+    ]
+
+
+_Known = list[tuple[Outcome, Attack]]
+
+
+def _as_outcome(o: Outcome | Mapping[str, Any]) -> Outcome:
+    if isinstance(o, Outcome):
+        return o
+    attack = Attack(**o["attack"])
+    return Outcome(attack.name, unpack_bits(o["bits"], o["n"]), o["seconds"], attack)
+
+
+def _unreached(known: _Known) -> Iterable[str]:
+    for o, attack in known:
+        if attack.kind == "pgd" and not _reaches(attack):
+            share = attack.step * attack.iterations / attack.eps
+            yield f"{o.name}: step times iterations is {share:.2f} eps, so that it cannot reach its own eps"
+
+
+def _changed_at_zero(known: _Known) -> Iterable[str]:
+    for benign, b in known:
+        for o, attack in known:
+            if b.kind == "none" and attack.kind != "none" and attack.eps == 0:
+                n, (before, after) = _common(benign, o)
+                if changed := int((before != after).sum()):
+                    yield f"{o.name}: {changed} of {n} images change from right to wrong or back at eps = 0"
+
+
+def _out_of_order(known: _Known) -> Iterable[str]:
+    worst: dict[tuple[str, str], tuple[int, str]] = {}
+    for (strong, s), (weak, w) in permutations(known, 2):
+        n, (left, more) = _common(weak, strong)
+        gain = int(more.sum()) - int(left.sum())
+        if gain > 0 and (reason := _why_stronger(s, w)):
+            sentence = f"{strong.name} leaves {gain} of {n} images more right than {weak.name}, {reason}"
+            worst[strong.name, reason] = max((gain, sentence), worst.get((strong.name, reason), (0, "")))
+    return [sentence for _, sentence in worst.values()]
+
+
+def _repaired(known: _Known) -> Iterable[str]:
+    for benign, b in known:
+        for o, attack in known:
+            if b.kind == "none" and attack.labels == "predicted":
+                n, (before, after) = _common(benign, o)
+                if repaired := int((after & ~before).sum()):
+                    yield f"{o.name}: {repaired} of {n} images are wrong when clean and right when attacked"
+
+
+def _why_stronger(strong: Attack, weak: Attack) -> str | None:
+    """Why `strong` may not leave more images right than `weak`; None where nothing says so."""
+    if strong.kind == "none":
+        return None
+    if weak.kind == "none":
+        return "which is no attack"
+    if strong.space != weak.space or strong.labels not in ("true", weak.labels):
+        return None
+    if _equal(strong.eps, weak.eps):
+        if STRENGTH[strong.kind] > STRENGTH[weak.kind]:
+            return "a weaker attack at the same eps"
+        return "which takes fewer iterations or restarts" if _works_harder(strong, weak) else None
+    alike = replace(strong, eps=weak.eps, step=weak.step, seed=weak.seed) == weak
+    same_step = _equal(strong.step, weak.step) or _equal(strong.step * weak.eps, weak.step * strong.eps)
+    return "although its eps is larger" if alike and same_step and strong.eps > weak.eps else None
+
+
+def _works_harder(strong: Attack, weak: Attack) -> bool:
+    efforts = [(a.iterations, a.restarts) for a in (strong, weak)]
+    no_less = all(s >= w for s, w in zip(*efforts, strict=True))
+    comparable = _equal(strong.step, weak.step) or (_reaches(strong) and _reaches(weak))
+    return strong.kind == weak.kind == "pgd" and no_less and efforts[0] != efforts[1] and comparable
+
+
+def _reaches(attack: Attack) -> bool:
+    reach = attack.step * attack.iterations
+    return reach > attack.eps or _equal(reach, attack.eps)
+
+
+def _equal(a: float, b: float) -> bool:
+    return math.isclose(a, b, rel_tol=1e-9)
+
+
+def _common(a: Outcome, b: Outcome) -> tuple[int, tuple[Tensor, Tensor]]:
+    """The images that both saw: each saw the first n of the same list."""
+    n = min(a.n, b.n)
+    return n, (a.correct[:n], b.correct[:n])
