@@ -15,7 +15,7 @@ usage: bash reproduce.sh [smoke|replay|evaluate|train|test] [--suite NAME]
   (no job)   smoke, then replay
   smoke      the whole pipeline live on the embedded digits     <= 8 min on 2 cores
   replay     tables, figures and notebooks from results/        <= 2 min
-  evaluate   attack the shipped checkpoints again               <= 60 min; needs CIFAR-10
+  evaluate   attack the shipped checkpoints again               <= 60 min
   train      prune and fine-tune again                          hours; a GPU for the big suites
   test       pytest (with any further arguments), then nbval    <= 15 min
 
@@ -23,7 +23,7 @@ usage: bash reproduce.sh [smoke|replay|evaluate|train|test] [--suite NAME]
 
   GKP_PYTHON       the Python 3.11-3.13 to build the environment with
   GKP_VENV         the folder of the environment, .venv without it
-  GKP_DATA         an offline copy of the data sets
+  GKP_DATA         an offline copy of CIFAR-10; without it, evaluate and train download it
   GKP_CHECKPOINTS  an offline copy of the public checkpoints
 
 The exit code is the job's, 0 when every claim holds. 2: wrong arguments; 3: no environment; 130: Ctrl-C.
@@ -134,13 +134,15 @@ trap 'printf "\nStopped; the same command goes on from here.\n" >&2; exit 130' I
 set_up
 export PYTHONPATH=$PWD PYTHONNOUSERSITE=1 JUPYTER_PREFER_ENV_PATH=1
 case $job in
-    '') smoke; replay ;; # and not `smoke && replay`, in which `set -e` would not hold
     smoke | replay) "$job" ;;
-    evaluate) gkp evaluate --suite "${suite:-cifar10-resnet20}" ;;
+    '') smoke; replay ;; # and not `smoke && replay`, in which `set -e` would not hold
+    evaluate) gkp evaluate --suite "${suite:-cifar10-resnet20}" --download ;;
     train)
-        echo "Prunes, fine-tunes and attacks every row of ${suite:=cifar10-resnet20} that results/ does not hold yet."
-        echo "Ctrl-C loses at most one epoch; the same command goes on from there."
-        gkp run --suite "$suite"
+        suite=${suite:-cifar10-resnet20}
+        echo "The whole suite, from nothing (what results/ holds is skipped; Ctrl-C loses at most one epoch):"
+        gkp list | awk -v suite="$suite" 'NR <= 2 || $2 == suite'
+        gkp run --suite "$suite" --download
+        keep gkp report --suite "$suite"
         ;;
     test)
         keep "$python" -m pytest "$@"
