@@ -509,6 +509,25 @@ def test_a_killed_process_loses_at_most_an_epoch(tmp_path):
     assert same_weights(resumed, train()[0])
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no GPU")
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
+def test_a_gpu_resumes_to_the_same_weights(tmp_path, precision):
+    recipe, path = replace(QUICK, precision=precision), tmp_path / "s.pt"
+    start = small_net(0.3)
+    expected, _ = train(recipe, model=copy.deepcopy(start), device="cuda")
+    with pytest.raises(Interrupted):
+        train(
+            recipe,
+            model=copy.deepcopy(start),
+            device="cuda",
+            state_path=path,
+            hooks=interrupt_in(3, "before_step"),
+        )
+    resumed, _ = train(recipe, model=start, device="cuda", state_path=path)
+    assert next(resumed.parameters()).is_cuda
+    assert same_weights(expected, resumed)
+
+
 # ---- state files that must not be used, and places that cannot be written
 
 
