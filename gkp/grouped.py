@@ -44,7 +44,9 @@ class GroupedKernelConv2d(nn.Module):
     ) -> None:
         super().__init__()
         if filter_order is None or kept is None:
-            raise ValueError("filter_order (O,) and kept (groups, keep) are needed: take a gkp.search.Selection's")
+            raise ValueError(
+                "filter_order (O,) and kept (groups, keep) are needed: take a gkp.search.Selection's"
+            )
         _check_indices(filter_order, kept, in_channels, out_channels)
         size = (kernel_size, kernel_size) if isinstance(kernel_size, int) else tuple(kernel_size)
         self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, size
@@ -86,7 +88,9 @@ class GroupedKernelConv2d(nn.Module):
         self._execution = value
 
     @classmethod
-    def from_conv(cls, conv: nn.Conv2d, selection: Selection, execution: str = "dense") -> GroupedKernelConv2d:
+    def from_conv(
+        cls, conv: nn.Conv2d, selection: Selection, execution: str = "dense"
+    ) -> GroupedKernelConv2d:
         """The convolution `conv` with only the selected kernels, same values, device and dtype."""
         reason = unsupported(conv)
         if reason:
@@ -114,7 +118,9 @@ class GroupedKernelConv2d(nn.Module):
         """The weight of the equal dense convolution, (O, I, kh, kw), zero where a kernel was pruned."""
         kernels = self.weight.flatten(0, 1)
         dense = kernels.new_zeros(self.out_channels * self.in_channels, *self.kernel_size)
-        return dense.index_copy(0, self.positions, kernels).unflatten(0, (self.out_channels, self.in_channels))
+        return dense.index_copy(0, self.positions, kernels).unflatten(
+            0, (self.out_channels, self.in_channels)
+        )
 
     def to_conv(self) -> nn.Conv2d:
         """An nn.Conv2d that computes the same, its pruned kernels stored as zeros."""
@@ -243,7 +249,9 @@ def _check_indices(filter_order: Tensor, kept: Tensor, in_channels: int, out_cha
     if not torch.equal(filter_order.cpu().sort().values, torch.arange(out_channels)):
         raise ValueError(f"filter_order must hold each of the {out_channels} filters once")
     if kept.dim() != 2 or out_channels % len(kept):
-        raise ValueError(f"kept must be (groups, keep) with groups dividing {out_channels}, got {tuple(kept.shape)}")
+        raise ValueError(
+            f"kept must be (groups, keep) with groups dividing {out_channels}, got {tuple(kept.shape)}"
+        )
     inside = kept.numel() and int(kept.min()) >= 0 and int(kept.max()) < in_channels
     if not inside or any(len(row.unique()) != len(row) for row in kept):
         raise ValueError(f"each group must keep distinct input channels in 0..{in_channels - 1}")

@@ -107,7 +107,9 @@ class CifarResNet(nn.Module):
     @staticmethod
     def _stage(in_channels: int, out_channels: int, blocks: int, stride: int, zeros: str) -> nn.Sequential:
         first = BasicBlock(in_channels, out_channels, stride, zeros)
-        return nn.Sequential(first, *(BasicBlock(out_channels, out_channels, 1, zeros) for _ in range(blocks - 1)))
+        return nn.Sequential(
+            first, *(BasicBlock(out_channels, out_channels, 1, zeros) for _ in range(blocks - 1))
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn1(self.conv1(self.normalize(x))))

@@ -316,9 +316,7 @@ def _enumerate(problem: Problem, decision: str) -> tuple[Tensor, Tensor]:
     candidates = flat.view(-1, problem.keep)
     kept, cost = [], []
     for group in range(len(problem.distance)):
-        alone = replace(
-            problem, distance=problem.distance[group][None], smooth=problem.smooth[group][None]
-        )
+        alone = replace(problem, distance=problem.distance[group][None], smooth=problem.smooth[group][None])
         costs = torch.cat([_costs_of_sets(alone, chunk) for chunk in candidates.split(1 << 14)])
         smooth = problem.smooth[group][candidates].sum(1)
         best = (costs if decision == "cost" else smooth).argmin()
@@ -369,7 +367,9 @@ def _check(
     if weight.dim() != 4:
         raise ValueError(f"weight must have shape (O, I, kh, kw), got {tuple(weight.shape)}")
     if not torch.isfinite(weight).all():
-        raise ValueError("weight holds NaN or infinite values: the checkpoint is damaged or training diverged")
+        raise ValueError(
+            "weight holds NaN or infinite values: the checkpoint is damaged or training diverged"
+        )
     check_rate(rate)
     if beam_width < 1 or check_step < 1 or neighbours < 0:
         raise ValueError(
@@ -391,4 +391,6 @@ def _check(
 def check_rate(rate: float) -> None:
     """ValueError unless 0 < rate < 1."""
     if not 0 < rate < 1:
-        raise ValueError(f"rate={rate}: the fraction to remove lies strictly between 0 and 1, for example 0.4375")
+        raise ValueError(
+            f"rate={rate}: the fraction to remove lies strictly between 0 and 1, for example 0.4375"
+        )

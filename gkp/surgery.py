@@ -116,7 +116,9 @@ def remove_filters(model: nn.Module, drop: Mapping[str, Tensor], example_input: 
         conv = pruned.get_submodule(name)
         indices = sorted(set(torch.as_tensor(indices).tolist()))
         if len(indices) >= conv.out_channels:
-            raise ValueError(f"layer {name} would lose all of its {conv.out_channels} filters: lower the rate")
+            raise ValueError(
+                f"layer {name} would lose all of its {conv.out_channels} filters: lower the rate"
+            )
         if indices:
             graph.get_pruning_group(conv, torch_pruning.prune_conv_out_channels, indices).prune()
     for name, parameter in pruned.named_parameters():

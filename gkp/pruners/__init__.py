@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from torch import Tensor, nn
 
 from gkp import cost
 from gkp.pruners import grouped_kernels, norms  # noqa: F401  (importing a family registers its methods)
-from gkp.pruners.registry import Cut, Method, get, methods, register
+from gkp.pruners.registry import Cut, Method, Session, get, methods, register
+from gkp.recipe import SHORT, Recipe
 from gkp.search import check_rate
 from gkp.surgery import default_input
+from gkp.train import fine_tune
 
-__all__ = ["Cut", "Method", "get", "match_macs", "methods", "prepare", "prune", "register"]
+__all__ = [
+    "Cut",
+    "Method",
+    "Session",
+    "get",
+    "match_macs",
+    "methods",
+    "prepare",
+    "prune",
+    "register",
+    "start",
+]
 
 
 def prune(
@@ -23,6 +37,7 @@ def prune(
     groups: int = 8,
     example_input: Tensor | None = None,
     data: Any = None,
+    recipe: Recipe = SHORT,
     **options: Any,
 ) -> nn.Module:
     """A pruned copy of `model`; the model itself is untouched.
@@ -30,14 +45,20 @@ def prune(
     method: one of `gkp.methods()`. rate: fraction to remove from each prunable layer, in (0, 1):
     kernels for grouped kernel pruning, filters for filter pruning. groups: groups of filters, for
     grouped kernel pruning. example_input: (1, C, H, W), needed to trace a network that is not one of
-    `gkp.models`. data: a `gkp.data.Split` for methods that score with images. options: the method's
-    own, see `python -m gkp list`.
+    `gkp.models`. data: a `gkp.data.Split` for methods that score with images, or that prune in
+    training: those train a copy on it first, by `recipe`. options: the method's own, see
+    `python -m gkp list`.
 
-    ValueError for an unknown method or option, or values out of range.
+    ValueError for an unknown method or option, missing data, or values out of range.
     """
-    cut = prepare(model, method, groups=groups, example_input=example_input, data=data, **options)
+    common = {"groups": groups, "example_input": example_input, "data": data, **options}
     check_rate(rate)
-    return cut(rate)
+    if get(method).start is None:
+        return prepare(model, method, **common)(rate)
+    model = copy.deepcopy(model)
+    session = start(model, method, rate=rate, epochs=recipe.epochs, **common)
+    fine_tune(model, data, recipe, hooks=session.hooks, device=next(model.parameters()).device)
+    return session.finish(model)(rate)
 
 
 def prepare(
@@ -49,15 +70,44 @@ def prepare(
     data: Any = None,
     **options: Any,
 ) -> Cut:
-    """Everything of `prune` that does not depend on the rate, done once; the result maps rates to copies."""
+    """Everything of `prune` that does not depend on the rate, done once; the result maps rates to copies.
+
+    For a method that prunes in training this is its criterion applied without training, which tells
+    what a rate costs.
+    """
     entry = get(method)
-    unknown = sorted(set(options) - set(entry.options))
-    if unknown:
-        known = ", ".join(entry.options) or "none"
-        raise ValueError(f"{method} has no option {', '.join(unknown)}; its options: {known}")
+    _check_options(entry, options)
     if entry.needs.startswith("images") and data is None:
         raise ValueError(f"{method} scores with {entry.needs}: give data=gkp.data.load(...)")
     return entry.prepare(model, groups=groups, example_input=example_input, data=data, **options)
+
+
+def start(
+    model: nn.Module,
+    method: str,
+    *,
+    rate: float,
+    epochs: int,
+    groups: int = 8,
+    example_input: Tensor | None = None,
+    data: Any = None,
+    **options: Any,
+) -> Session:
+    """The session of a method that prunes in training. `model` is the one that will be trained in place."""
+    entry = get(method)
+    _check_options(entry, options)
+    if data is None:
+        raise ValueError(f"{method} prunes in training: give data=gkp.data.load(...), and a recipe")
+    return entry.start(
+        model, rate=rate, epochs=epochs, groups=groups, example_input=example_input, data=data, **options
+    )
+
+
+def _check_options(entry: Method, options: dict[str, Any]) -> None:
+    unknown = sorted(set(options) - set(entry.options))
+    if unknown:
+        known = ", ".join(entry.options) or "none"
+        raise ValueError(f"{entry.name} has no option {', '.join(unknown)}; its options: {known}")
 
 
 def match_macs(

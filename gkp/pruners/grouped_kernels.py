@@ -28,7 +28,9 @@ def layers_to_prune(model: nn.Module, groups: int, indivisible: str) -> dict[str
     layers, skipped = kernel_layers(model, groups)
     reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
     if not layers:
-        raise ValueError(f"no convolution can be pruned with groups={groups} ({reasons or 'none is larger than 1x1'})")
+        raise ValueError(
+            f"no convolution can be pruned with groups={groups} ({reasons or 'none is larger than 1x1'})"
+        )
     if skipped and indivisible == "refuse":
         raise ValueError(f"cannot group every layer ({reasons}): choose other groups or indivisible='skip'")
     if skipped:

@@ -15,7 +15,9 @@ from gkp.pruners.registry import Cut, register
     citation="control",
     summary="filters chosen uniformly at random, the same share in every layer",
 )
-def random(model: nn.Module, *, groups: int, example_input: Tensor | None, data: object, seed: int = 0) -> Cut:
+def random(
+    model: nn.Module, *, groups: int, example_input: Tensor | None, data: object, seed: int = 0
+) -> Cut:
     generator = torch.Generator().manual_seed(seed)
     return weight_cut(model, example_input, lambda weight, _: torch.rand(len(weight), generator=generator))
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import nn
 
+from gkp.train import Hooks
+
 Cut = Callable[[float], nn.Module]  # rate in (0, 1) -> a pruned copy
 
 STRUCTURES = ("filter", "channel", "grouped kernel")
@@ -18,12 +20,29 @@ COMMON = ("model", "groups", "example_input", "data")
 
 
 @dataclass(frozen=True)
+class Session:
+    """How a method prunes during training.
+
+    hooks: what it does to the training loop. share: the part of the epochs that runs with the hooks;
+    then `finish` turns the trained model into a `Cut`, and the rest of the epochs is plain fine-tuning.
+    """
+
+    hooks: Hooks
+    finish: Callable[[nn.Module], Cut]
+    share: float = 1.0
+
+
+@dataclass(frozen=True)
 class Method:
     """A pruning method.
 
     prepare(model, *, groups, example_input, data, **options) does everything that does not depend on
     the rate (scoring, mostly) once and returns a `Cut`; so a search for the rate that meets a target
     of multiply-adds scores only once.
+
+    A method that prunes in training also has start(model, *, rate, epochs, groups, example_input, data,
+    **options), which is given the copy that will be trained in place and returns a `Session`. Its
+    `prepare` applies the same criterion without training, to find the rate that meets a target.
     """
 
     name: str
@@ -33,6 +52,7 @@ class Method:
     citation: str
     summary: str
     prepare: Callable[..., Cut]
+    start: Callable[..., Session] | None = None
 
     @property
     def options(self) -> Mapping[str, Any]:
@@ -45,20 +65,29 @@ _METHODS: dict[str, Method] = {}
 
 
 def register(
-    name: str, *, structure: str, schedule: str = "one-shot", needs: str = "nothing", citation: str, summary: str
+    name: str,
+    *,
+    structure: str,
+    schedule: str = "one-shot",
+    needs: str = "nothing",
+    citation: str,
+    summary: str,
+    start: Callable[..., Session] | None = None,
 ) -> Callable[[Callable[..., Cut]], Callable[..., Cut]]:
     """Decorator that enters a `prepare` function (see `Method`) under `name`.
 
-    ValueError when the name is taken or a property is none of those the tables know.
+    start: for a method that prunes in training, with the same options as `prepare`. ValueError when the name is taken or a property is none of those the tables know.
     """
     for value, choices in ((structure, STRUCTURES), (schedule, SCHEDULES), (needs, NEEDS)):
         if value not in choices:
             raise ValueError(f"{value!r}: choose one of {', '.join(choices)}")
+    if (schedule == "in training") != (start is not None):
+        raise ValueError(f'{name}: schedule="in training" and start= go together')
 
     def enter(prepare: Callable[..., Cut]) -> Callable[..., Cut]:
         if name in _METHODS and _METHODS[name].prepare.__qualname__ != prepare.__qualname__:
             raise ValueError(f"a pruning method called {name!r} is already registered")
-        _METHODS[name] = Method(name, structure, schedule, needs, citation, summary, prepare)
+        _METHODS[name] = Method(name, structure, schedule, needs, citation, summary, prepare, start)
         return prepare
 
     return enter
