@@ -31,7 +31,7 @@ def default_input(model: nn.Module, example_input: Tensor | None) -> Tensor:
     if isinstance(model, (CifarResNet, CifarVGG16)):
         return torch.full((1, 3, 32, 32), 0.5, device=device)
     raise ValueError(
-        "give example_input, a tensor (1, C, H, W) that the model accepts, for example torch.rand(1, 3, 224, 224)"
+        "give example_input, a tensor (1, C, H, W) that the model accepts, such as torch.rand(1, 3, 224, 224)"
     )
 
 

@@ -131,7 +131,7 @@ def match_macs(
     error, pruned, rate = best
     if error > tolerance * macs:
         raise ValueError(
-            f"no rate comes within {tolerance:.0%} of {macs / 1e6:.3f} M multiply-adds: the nearest misses by "
-            f"{error / macs:.1%} (rate {rate:.4f}); raise the tolerance or choose another target"
+            f"no rate comes within {tolerance:.0%} of {macs / 1e6:.3f} M multiply-adds: the nearest misses "
+            f"by {error / macs:.1%} (rate {rate:.4f}); raise the tolerance or choose another target"
         )
     return pruned, rate

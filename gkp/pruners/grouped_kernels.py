@@ -26,16 +26,28 @@ def layers_to_prune(model: nn.Module, groups: int, indivisible: str) -> dict[str
     if not isinstance(groups, int) or groups < 1:
         raise ValueError(f"groups={groups!r}: give a positive whole number, for example 8")
     layers, skipped = kernel_layers(model, groups)
-    reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
+    reasons = _summary(skipped)
     if not layers:
         raise ValueError(
-            f"no convolution can be pruned with groups={groups} ({reasons or 'none is larger than 1x1'})"
+            f"no convolution can be pruned with groups={groups} ({reasons or 'none is larger than 1x1'}): "
+            "choose a divisor of the layers' filters"
         )
     if skipped and indivisible == "refuse":
         raise ValueError(f"cannot group every layer ({reasons}): choose other groups or indivisible='skip'")
     if skipped:
         warnings.warn(f"left unpruned: {reasons}", SkippedLayers, stacklevel=4)
     return layers
+
+
+def _summary(skipped: dict[str, str]) -> str:
+    """Reasons with the layers they concern, each reason once."""
+    layers: dict[str, list[str]] = {}
+    for name, reason in skipped.items():
+        layers.setdefault(reason, []).append(name)
+    return "; ".join(
+        f"{names[0] if len(names) == 1 else f'{names[0]} and {len(names) - 1} more'}: {reason}"
+        for reason, names in layers.items()
+    )
 
 
 @register(

@@ -76,7 +76,8 @@ def register(
 ) -> Callable[[Callable[..., Cut]], Callable[..., Cut]]:
     """Decorator that enters a `prepare` function (see `Method`) under `name`.
 
-    start: for a method that prunes in training, with the same options as `prepare`. ValueError when the name is taken or a property is none of those the tables know.
+    start: for a method that prunes in training, with the same options as `prepare`. ValueError when
+    the name is taken or a property is none of those the tables know.
     """
     for value, choices in ((structure, STRUCTURES), (schedule, SCHEDULES), (needs, NEEDS)):
         if value not in choices:
