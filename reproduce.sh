@@ -19,7 +19,7 @@ usage: bash reproduce.sh [smoke|replay|evaluate|train|test] [--suite NAME]
   train      prune and fine-tune again                          hours; a GPU for the big suites
   test       pytest (with any further arguments), then nbval    <= 15 min
 
-  --suite NAME     for replay, evaluate and train (the last two: cifar10-resnet20 without it)
+  --suite NAME     for replay, evaluate and train (the last two: cifar10-resnet20-short without it)
 
   GKP_PYTHON       the Python 3.11-3.13 to build the environment with
   GKP_VENV         the folder of the environment, .venv without it
@@ -136,9 +136,9 @@ export PYTHONPATH=$PWD PYTHONNOUSERSITE=1 JUPYTER_PREFER_ENV_PATH=1
 case $job in
     smoke | replay) "$job" ;;
     '') smoke; replay ;; # and not `smoke && replay`, in which `set -e` would not hold
-    evaluate) gkp evaluate --suite "${suite:-cifar10-resnet20}" --download ;;
+    evaluate) gkp evaluate --suite "${suite:-cifar10-resnet20-short}" --download ;;
     train)
-        suite=${suite:-cifar10-resnet20}
+        suite=${suite:-cifar10-resnet20-short}
         echo "The whole suite, from nothing (what results/ holds is skipped; Ctrl-C loses at most one epoch):"
         gkp list | awk -v suite="$suite" 'NR <= 2 || $2 == suite'
         gkp run --suite "$suite" --download

@@ -10,14 +10,17 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-import torch_pruning
 from torch import Tensor, nn
 
 from gkp.grouped import GroupedKernelConv2d, unsupported
 from gkp.models import CifarResNet, CifarVGG16
 from gkp.search import Selection
+
+if TYPE_CHECKING:
+    from torch_pruning import DependencyGraph
 
 
 def default_input(model: nn.Module, example_input: Tensor | None) -> Tensor:
@@ -109,6 +112,8 @@ def remove_filters(model: nn.Module, drop: Mapping[str, Tensor], example_input: 
 
     ValueError when a layer would lose all its filters.
     """
+    from torch_pruning import prune_conv_out_channels
+
     pruned = copy.deepcopy(model)
     trainable = {name: p.requires_grad for name, p in pruned.named_parameters()}
     graph = _dependency_graph(pruned, example_input)
@@ -120,21 +125,23 @@ def remove_filters(model: nn.Module, drop: Mapping[str, Tensor], example_input: 
                 f"layer {name} would lose all of its {conv.out_channels} filters: lower the rate"
             )
         if indices:
-            graph.get_pruning_group(conv, torch_pruning.prune_conv_out_channels, indices).prune()
+            graph.get_pruning_group(conv, prune_conv_out_channels, indices).prune()
     for name, parameter in pruned.named_parameters():
         parameter.requires_grad_(trainable[name])
         parameter.grad = None
     return pruned
 
 
-def _dependency_graph(model: nn.Module, example_input: Tensor) -> torch_pruning.DependencyGraph:
+def _dependency_graph(model: nn.Module, example_input: Tensor) -> DependencyGraph:
     """torch-pruning's graph. It traces with gradients, so the training flags are put back afterwards."""
+    from torch_pruning import DependencyGraph  # takes seconds to import, and most uses of gkp need none
+
     flags = [(p, p.requires_grad) for p in model.parameters()]
     training = [(module, module.training) for module in model.modules()]
     for parameter, _ in flags:
         parameter.requires_grad_(True)
     try:
-        return torch_pruning.DependencyGraph().build_dependency(model.eval(), example_input, verbose=False)
+        return DependencyGraph().build_dependency(model.eval(), example_input, verbose=False)
     finally:
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
