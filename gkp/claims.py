@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import statistics
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,9 +120,13 @@ def load(path: str | Path = CLAIMS) -> list[Claim]:
     return claims
 
 
-def judge(claims: Sequence[Claim], records: Sequence[Record]) -> list[Verdict]:
-    """One verdict per claim. A claim without a matching record, or with a NaN, is "MISSING"."""
-    return [_judge(claim, _values(claim, records)) for claim in claims]
+def judge(claims: Sequence[Claim], records_of: Callable[[str], Sequence[Record]]) -> list[Verdict]:
+    """One verdict per claim; `records_of(suite)` gives the records of a suite.
+
+    A claim without a matching record, or with a NaN, is "MISSING".
+    """
+    known = {suite: records_of(suite) for suite in {claim.ours["suite"] for claim in claims}}
+    return [_judge(claim, _values(claim, known[claim.ours["suite"]])) for claim in claims]
 
 
 def _judge(claim: Claim, values: tuple[float, ...]) -> Verdict:
@@ -135,7 +139,7 @@ def _judge(claim: Claim, values: tuple[float, ...]) -> Verdict:
 
 
 def _values(claim: Claim, records: Sequence[Record]) -> tuple[float, ...]:
-    places = ("attack", "path", "rule")
+    places = ("suite", "attack", "path", "rule")
     conditions = {key: value for key, value in claim.ours.items() if key not in places}
     rule = claim.ours.get("rule", "last")
     values = []

@@ -107,7 +107,7 @@ def execute(run: Run, suite: str, context: Context) -> Record:
             **attack_all(model, run.dataset, run.evaluation, context, progress),
         }
     record["provenance"] = {
-        **provenance(context.store.root, context.device),
+        **provenance(context.device),
         "data": data_facts(context.split(run.dataset, "test")),
         "training_data": data_facts(context.split(run.dataset, "train")) if history else None,
         "seconds": round(time.monotonic() - started, 1),
@@ -143,7 +143,7 @@ def complete(record: Record, run: Run, context: Context, progress: Progress) -> 
         kept["metrics"] |= fresh
         kept["self_check"] = evaluate.self_check(list(kept["metrics"].values()))
     names = sorted({entry.attack.name for entries in missing.values() for entry in entries})
-    record["evaluations"].append({**provenance(context.store.root, context.device), "attacks": names})
+    record["evaluations"].append({**provenance(context.device), "attacks": names})
     context.store.write(record)
     return record
 

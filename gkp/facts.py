@@ -16,16 +16,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gkp import cost, models, zoo
-from gkp.records import Record, Store, provenance
+from gkp.records import CODE, Record, Store, provenance
 from gkp.search import Problem, Selection, grouped_kernel_distance, kept_count, resolve_beta, select, set_cost
 from gkp.smoothness import smoothness
 from gkp.suites import RATE, VERSION
+from gkp.surgery import kernel_layers, replace_convolutions
 
-GOLDEN = Path("tests") / "golden"
-PAPER_TABLES = Path("expected") / "paper_cifar10.csv"
+GOLDEN = CODE / "tests" / "golden"
+GROUPS = 8
+KINDS = ("macs", "params")
+PAPER_TABLES = CODE / "expected" / "paper_cifar10.csv"
 OPTIONS = (
     "groups",
     "rate",
@@ -39,9 +42,9 @@ OPTIONS = (
 )
 
 
-def search_equality(root: Path) -> dict[str, Any]:
+def search_equality() -> dict[str, Any]:
     """How many layers keep the kernels of the released search: 24 random layers, 18 of the ResNet-20."""
-    cases = json.loads((root / GOLDEN / "kept_kernels_random.json").read_text())
+    cases = json.loads((GOLDEN / "kept_kernels_random.json").read_text())
     random_equal = 0
     for case in cases:
         options = {name: case[name] for name in OPTIONS}
@@ -49,9 +52,9 @@ def search_equality(root: Path) -> dict[str, Any]:
         state = np.random.RandomState(case["weight_seed"])  # noqa: NPY002 - the golden file's generator
         weight = torch.from_numpy((state.standard_normal(shape) * 0.1).astype(np.float32))
         random_equal += equal(weight, select(weight, **options), case, options)
-    layers = json.loads((root / GOLDEN / "kept_kernels_resnet20_ba.json").read_text())
+    layers = json.loads((GOLDEN / "kept_kernels_resnet20_ba.json").read_text())
     state = zoo.load_model("resnet20", weights="authors").state_dict()
-    options = {"groups": 8, "rate": RATE}
+    options = {"groups": GROUPS, "rate": RATE}
     layer_equal, seconds = 0, 0.0
     for name, golden in layers.items():
         weight = state[_our_name(name)]
@@ -92,16 +95,25 @@ def _our_name(name: str) -> str:
     return f"layer{stage[-1]}.{block}.conv{'ab'.index(conv[-1]) + 1}.weight"
 
 
-def cost_table(root: Path) -> dict[str, Any]:
+def cost_table() -> dict[str, Any]:
     """Every MACs and parameter count that the paper prints for SR-GKP and the unpruned CIFAR-10 networks."""
-    rows, kinds = {}, ("macs", "params")
-    for network, rate, printed in printed_costs(root / PAPER_TABLES):
-        counted = paper_cost(network, rate)
-        row = {f"{kind}_paper": float(printed[kind]) for kind in kinds}
-        row |= {kind: f"{getattr(counted, kind) / 1e6:.{_decimals(printed[kind])}f}" for kind in kinds}
-        rows[f"{network}@{rate:g}"] = row | {f"{kind}_equal": row[kind] == printed[kind] for kind in kinds}
-    totals = {f"{kind}_equal": sum(row[f"{kind}_equal"] for row in rows.values()) for kind in kinds}
-    return {"rows": rows, "numbers": len(rows), **totals}
+    rows = [_cost_row(*printed) for printed in printed_costs(PAPER_TABLES)]
+    totals: dict[str, Any] = {}
+    for method in ("Unpruned", "SR-GKP"):
+        own = [row for row in rows if row["method"] == method]
+        equal = {f"{kind}_equal": sum(row[f"{kind}_equal"] for row in own) for kind in KINDS}
+        totals[method] = {"networks": len(own), **equal}
+    return {"rows": rows, **totals}
+
+
+def _cost_row(network: str, rate: float, printed: dict[str, str]) -> dict[str, Any]:
+    """The printed numbers beside ours, rounded to as many decimals."""
+    counted = paper_cost(network, rate)
+    row: dict[str, Any] = {"network": network, "method": "SR-GKP" if rate else "Unpruned", "rate": rate}
+    for kind in KINDS:
+        ours = f"{getattr(counted, kind) / 1e6:.{_decimals(printed[kind])}f}"
+        row |= {f"{kind}_paper": printed[kind], kind: ours, f"{kind}_equal": ours == printed[kind]}
+    return row
 
 
 def printed_costs(path: Path) -> list[tuple[str, float, dict[str, str]]]:
@@ -117,21 +129,33 @@ def printed_costs(path: Path) -> list[tuple[str, float, dict[str, str]]]:
 
 
 def paper_cost(network: str, rate: float) -> cost.Cost:
-    """Cost of a CIFAR network after SR-GKP, in the paper's convention."""
-    import gkp
+    """Cost of a CIFAR network after grouped kernel pruning, in the paper's convention.
 
-    model = models.create(network).eval()
-    example = torch.zeros(1, 3, 32, 32)
+    Only how many kernels stay matters here, so the first ones do; and no weight may be zero, because
+    the paper's convention counts those that are not.
+    """
+    model = models.create(network)
     if rate:
-        model = gkp.prune(model, "sr-gkp", rate=rate, example_input=example)
-    return cost.count(model, example, convention="paper")
+        layers, _ = kernel_layers(model, GROUPS)
+        model = replace_convolutions(
+            model, {name: _first_kernels(conv, rate) for name, conv in layers.items()}
+        )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(1)
+    return cost.count(model, torch.zeros(1, 3, 32, 32), convention="paper")
+
+
+def _first_kernels(conv: nn.Conv2d, rate: float) -> Selection:
+    kept = torch.arange(kept_count(conv.in_channels, rate)).repeat(GROUPS, 1)
+    return Selection(torch.arange(conv.out_channels), kept, torch.zeros(GROUPS))
 
 
 def _decimals(number: str) -> int:
     return len(number.partition(".")[2])
 
 
-FACTS: dict[str, Callable[[Path], dict[str, Any]]] = {
+FACTS: dict[str, Callable[[], dict[str, Any]]] = {
     "search-equality": search_equality,
     "cost-table": cost_table,
 }
@@ -153,9 +177,9 @@ def record_facts(name: str, suite: str, store: Store) -> Record:
         "stem": stem,
         "label": name,
         "config": config,
-        "facts": FACTS[name](store.root),
+        "facts": FACTS[name](),
         "provenance": {
-            **provenance(store.root, "cpu"),
+            **provenance("cpu"),
             "seconds": round(time.monotonic() - started, 1),
         },
     }

@@ -36,12 +36,14 @@ from typing import Any
 import pandas as pd
 import torch
 
+from gkp import suites
 from gkp.checkpoint import tensors_sha256
 from gkp.files import atomic_write_text, sha256_file
 from gkp.suites import VERSION, Run
 
 Record = dict[str, Any]
 REQUIRED = ("version", "hash", "suite", "stem", "config", "provenance")
+CODE = Path(__file__).resolve().parents[1]  # the repository that this code is in
 LIBRARIES = ("torch", "torchvision", "numpy")
 
 
@@ -92,6 +94,11 @@ class Store:
     def all(self, suite: str | None = None) -> list[Record]:
         """Every record (of one suite), sorted by path. A damaged one is named and refused."""
         return [self.read(path) for path in sorted(self.results.glob(f"{suite or '*'}/*.json"))]
+
+    def of_suite(self, name: str) -> list[Record]:
+        """The records below results/<name> and those of the suite's runs that another suite made."""
+        wanted = {run.hash for run in suites.get(name).ordered()} if name in suites.SUITES else set()
+        return [record for record in self.all() if record["suite"] == name or record["hash"] in wanted]
 
     def find(self, run: Run) -> Record | None:
         """The record of that configuration, whatever suite it was made for; None when there is none."""
@@ -187,12 +194,15 @@ def wide(records: Iterable[Record], rule: str = "last") -> pd.DataFrame:
 # ---- provenance ----------------------------------------------------------------------------------
 
 
-def provenance(root: Path, device: torch.device | str) -> dict[str, Any]:
-    """Code, lock file, versions and machine; no host name and no path."""
-    lock = root / "requirements.lock"
-    changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+def provenance(device: torch.device | str, code: Path = CODE) -> dict[str, Any]:
+    """Code, lock file, versions and machine; no host name and no path.
+
+    "dirty" says whether tracked files of the code differ from the commit, None outside a repository.
+    """
+    lock = code / "requirements.lock"
+    changed = _git(code, "status", "--porcelain", "--untracked-files=no")
     return {
-        "commit": _git(root, "rev-parse", "HEAD"),
+        "commit": _git(code, "rev-parse", "HEAD"),
         "dirty": None if changed is None else bool(changed),
         "lock_sha256": sha256_file(lock) if lock.exists() else None,
         "python": platform.python_version(),

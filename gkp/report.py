@@ -30,7 +30,7 @@ def generate(root: str | Path, suite: str | None = None) -> dict[Path, str]:
     names = [suite] if suite else sorted({record["suite"] for record in store.all()} - {LIVE})
     texts: dict[Path, str] = {}
     for name in names:
-        texts |= suite_tables(name, store.all(name))
+        texts |= suite_tables(name, store.of_suite(name))
     readme = store.root / "README.md"
     if suite is None and readme.exists():
         texts[Path("README.md")] = fill_blocks(readme.read_text("utf-8"), store)
@@ -47,7 +47,7 @@ def write(root: str | Path, suite: str | None = None, *, figures: bool = True) -
         from gkp import plots
 
         for folder in sorted({path.parent for path in written} - {Path(".")}):
-            plots.save_all(folder.name, Store(root).all(folder.name), root / folder)
+            plots.save_all(folder.name, Store(root).of_suite(folder.name), root / folder)
     return written
 
 
@@ -76,7 +76,7 @@ def verdicts(root: str | Path, suite: str | None = None) -> list[claims.Verdict]
         chosen = [claim for claim in chosen if claim.ours["suite"] == suite]
     elif not store.all(LIVE):
         chosen = [claim for claim in chosen if claim.ours["suite"] != LIVE]
-    return claims.judge(chosen, store.all())
+    return claims.judge(chosen, store.of_suite)
 
 
 # ---- tables --------------------------------------------------------------------------------------
@@ -91,7 +91,7 @@ def suite_tables(suite: str, records: Sequence[Record]) -> dict[Path, str]:
     csv = io.StringIO()
     table(records).drop(columns="bits").to_csv(csv, index=False, float_format="%.6g", lineterminator="\n")
     return {
-        folder / "results.md": f"{to_markdown(frame)}\n{note}\n",
+        folder / "results.md": f"{to_markdown(frame)}\n{note}\n{self_checks(records)}",
         folder / "results.csv": csv.getvalue(),
         folder / "results.tex": frame.to_latex(index=False, escape=True),
     }
@@ -116,7 +116,7 @@ def summary(records: Sequence[Record]) -> pd.DataFrame:
         row["params (M)"] = f"{group.params.mean() / 1e6:.3f}"
         for attack, title in titles.items():
             row[title] = _cell(group[group.attack == attack])
-        rows.append(row | {"checks": "; ".join(sorted(set(group.self_check) - {""})) or "ok"})
+        rows.append(row)
     frame = pd.DataFrame(rows)
     return frame.drop(columns="checkpoint") if set(frame["checkpoint"]) == {"last"} else frame
 
@@ -190,6 +190,17 @@ def footnote(records: Sequence[Record]) -> str:
     )
 
 
+def self_checks(records: Sequence[Record]) -> str:
+    """What the evaluations found wrong with themselves, as a list; "" when nothing."""
+    found = [
+        f"- {record['label']}, seed {record['config']['seed']}, {rule}: {sentence}\n"
+        for record in records
+        for rule, kept in record.get("checkpoints", {}).items()
+        for sentence in kept["self_check"]
+    ]
+    return f"\nThe evaluations about themselves:\n\n{''.join(found)}" if found else ""
+
+
 def to_markdown(frame: pd.DataFrame) -> str:
     """A pipe table; text stays text."""
     return frame.to_markdown(index=False, disable_numparse=True, stralign="left") + "\n"
@@ -214,7 +225,7 @@ def block(name: str, store: Store) -> str:
     if kind == "methods":
         return to_markdown(methods_table())
     if kind == "table":
-        records = store.all(suite)
+        records = store.of_suite(suite)
         return f"{to_markdown(summary(records))}\n{footnote(records)}\n"
     raise ValueError(f"README.md: no generated block {name!r}; use claims, suites, methods or table:SUITE")
 

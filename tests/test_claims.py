@@ -20,7 +20,7 @@ def make_claim(**fields: object) -> Claim:
 def verdict_of(claim: Claim, *corrects: int) -> claims.Verdict:
     runs = [Run("digits", "resnet8", "l1", weights="x", rate=0.4, seed=seed) for seed in range(len(corrects))]
     records = [make_record(run, correct=correct) for run, correct in zip(runs, corrects, strict=True)]
-    return claims.judge([claim], records)[0]
+    return claims.judge([claim], lambda suite: records)[0]
 
 
 @pytest.mark.parametrize(
@@ -52,10 +52,10 @@ def test_only_an_explained_miss_is_as_expected_and_it_stays_a_miss() -> None:
 
 def test_a_missing_record_and_a_nan_are_failures() -> None:
     claim = make_claim(expect=90.0, tolerance=100.0)
-    assert claims.judge([claim], [])[0].status == "MISSING"
+    assert claims.judge([claim], lambda suite: [])[0].status == "MISSING"
     record = make_record()
     record["checkpoints"]["last"]["metrics"]["benign"]["accuracy"] = float("nan")
-    verdict = claims.judge([claim], [record])[0]
+    verdict = claims.judge([claim], lambda suite: [record])[0]
     assert (verdict.status, verdict.as_expected) == ("MISSING", False)
     assert "no record" in verdict.line
 
@@ -73,11 +73,18 @@ def test_each_is_judged_by_the_worst() -> None:
 
 
 def test_ours_is_found_by_conditions_and_by_path() -> None:
-    record = make_record()
-    macs = make_claim(expect=1.0, ours={"suite": "small", "label": "l1 (untuned)", "path": ["cost", "macs_ratio"]})
-    assert claims.judge([macs], [record])[0].values == (1.0,)
-    for wrong in ({"label": "l2"}, {"seed": 3}, {"suite": "other"}, {"rule": "best-test"}):
-        assert claims.judge([make_claim(expect=1.0, ours=BENIGN | wrong)], [record])[0].status == "MISSING"
+    record, asked = make_record(), []
+
+    def records_of(suite: str) -> list:
+        asked.append(suite)
+        return [record]
+
+    ours = {"suite": "small", "label": "l1 (untuned)", "path": ["cost", "macs_ratio"]}
+    assert claims.judge([make_claim(expect=1.0, ours=ours)], records_of)[0].values == (1.0,)
+    assert asked == ["small"]
+    for wrong in ({"label": "l2"}, {"seed": 3}, {"rule": "best-test"}):
+        claim = make_claim(expect=1.0, ours=BENIGN | wrong)
+        assert claims.judge([claim], records_of)[0].status == "MISSING"
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,7 @@ def test_manifest_lists_saved_weights_of_committed_suites_only(store: Store) -> 
 
 def test_provenance_says_what_computed_the_numbers_and_not_where(tmp_path: Path) -> None:
     (tmp_path / "requirements.lock").write_text("")
-    facts = provenance(tmp_path, "cpu")
+    facts = provenance("cpu", tmp_path)
     assert facts["commit"] is None
     assert facts["dirty"] is None
     assert facts["torch"] == torch.__version__.split("+")[0] or facts["torch"] == torch.__version__
