@@ -129,9 +129,8 @@ def run(
         print(f"interrupted: {places}; {again}", file=sys.stderr)
         raise typer.Exit(130) from None
     print(f"{suite}: {len(summary.done)} done, {len(summary.skipped)} had a record, {len(summary.left)} left")
-    for stem, reason in summary.failed.items():
-        print(f"failed: {stem}: {reason}", file=sys.stderr)
     if summary.failed:
+        print(f"failed: {', '.join(summary.failed)}; the reasons stand above", file=sys.stderr)
         raise typer.Exit(1)
     if summary.left:
         print(f"the time is up; {again}")

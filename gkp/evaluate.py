@@ -236,6 +236,8 @@ def _why_stronger(strong: Attack, weak: Attack) -> str | None:
         if STRENGTH[strong.kind] > STRENGTH[weak.kind]:
             return "a weaker attack at the same eps"
         return "which takes fewer iterations or restarts" if _works_harder(strong, weak) else None
+    if strong.kind != weak.kind:
+        return None
     alike = replace(strong, eps=weak.eps, step=weak.step, seed=weak.seed) == weak
     same_step = _equal(strong.step, weak.step) or _equal(strong.step * weak.eps, weak.step * strong.eps)
     return "although its eps is larger" if alike and same_step and strong.eps > weak.eps else None

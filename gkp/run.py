@@ -103,8 +103,9 @@ def work(suite: Suite, context: Context) -> dict[str, str]:
                 except OutOfTime:
                     break
                 except (RuntimeError, ValueError) as error:
-                    # One network that diverges or refuses must not cost the others; the caller reports it.
+                    # One network that diverges or refuses must not cost the others.
                     failed[run.stem] = f"{type(error).__name__}: {error}"
+                    print(f"failed: {run.stem}: {failed[run.stem]}", file=sys.stderr, flush=True)
         if run is None:
             if not any(is_claimed(other, context.store.root) for other in unfinished):
                 break
