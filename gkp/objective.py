@@ -1,0 +1,78 @@
+"""What a good choice of kernels is: the cost of a kept set (Eq. 3 of the paper).
+
+In a group of filters, "kernel" j is the grouped kernel GK_j: the slice (O/groups, kh, kw) of input
+channel j. With Euclidean distances d between grouped kernels and similarity 1 - d, a kept set V
+has the cost
+
+    cost(V) = sum_{u<v in V} sim(u, v) - beta * sum_{p not in V} sum_{m nearest u in V} sim(p, u)
+
+The smallest is wanted: kept kernels far from one another, every pruned kernel close to a kept one.
+That is Eq. 3 with its sign turned, and the released code's arithmetic.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One layer's groups as the search sees them: distances (G, n, n), smoothness (G, n), the knobs."""
+
+    distance: Tensor
+    smooth: Tensor
+    keep: int
+    beta: float
+    neighbours: int
+
+    @property
+    def channels(self) -> int:
+        return self.distance.shape[-1]
+
+
+def kept_count(channels: int, rate: float) -> int:
+    """How many input channels a group keeps: int((1 - rate) * (channels + 1)), at most all of them."""
+    keep = min(int((1 - rate) * (channels + 1)), channels)
+    if keep < 1:
+        raise ValueError(f"rate={rate} keeps no kernel of {channels} input channels: choose a smaller rate")
+    return keep
+
+
+def resolve_beta(beta: str | float, channels: int, keep: int, first_use: int, neighbours: int) -> float:
+    """The weight of the pruned-kernel term: the number of pairs in the first sum over that in the second.
+
+    "exact" counts them for the final set, C(keep, 2) / pruned with one neighbour (Eq. 3). "reference"
+    counts them for the first sets that the released code evaluates (`first_use` kernels kept), and
+    stays frozen from then on.
+    """
+    if isinstance(beta, (int, float)):
+        return float(beta)
+    size = keep if beta == "exact" else first_use
+    pairs = (channels - size) * min(neighbours, size)
+    return math.comb(size, 2) / pairs if pairs else 0.0
+
+
+def grouped_kernel_distance(weight: Tensor, order: Tensor) -> Tensor:
+    """Euclidean distances between the grouped kernels: weight (O, I, kh, kw), order (G, O/G) -> (G, I, I)."""
+    vectors = weight[order].transpose(1, 2).flatten(2)
+    # Differences, not the matrix-multiplication shortcut: two equal kernels are at distance 0 exactly.
+    return torch.cdist(vectors, vectors, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def set_cost(problem: Problem, kept: Tensor) -> Tensor:
+    """Cost of one kept set per group, kept (G, keep) -> (G,). Written directly from the definition."""
+    rows = torch.arange(len(kept))[:, None]
+    chosen = torch.zeros_like(problem.smooth, dtype=torch.bool)
+    chosen[rows, kept] = True
+    similarity = 1 - problem.distance
+    among = similarity[rows[..., None], kept[:, :, None], kept[:, None, :]]
+    inner = torch.triu(among, 1).sum((1, 2))
+    if problem.neighbours == 0 or problem.beta == 0:
+        return inner
+    to_kept = similarity.masked_fill(~chosen[:, None, :], -math.inf)
+    nearest = to_kept.topk(min(problem.neighbours, kept.shape[1]), dim=2).values.sum(2)
+    return inner - problem.beta * nearest.masked_fill(chosen, 0).sum(1)
