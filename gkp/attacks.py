@@ -35,7 +35,7 @@ def fgsm(
     own clean predictions, as the released evaluation does. Returns float32 of x's shape.
     Raises ValueError for arguments out of range.
     """
-    _check_inputs(x, y, eps, labels)
+    check_inputs(x, y, eps, labels)
     box = _box(model, x, eps, space)
     with frozen(model):
         y = _targets(model, x, y, labels)
@@ -63,7 +63,7 @@ def pgd(
     random starts (default: torch's global one). Arguments, result and errors otherwise as in `fgsm`;
     `step` is in the units of `space`.
     """
-    _check_inputs(x, y, eps, labels)
+    check_inputs(x, y, eps, labels)
     _check_steps(step, iterations, restarts)
     box = _box(model, x, eps, space)
     with frozen(model):
@@ -109,10 +109,10 @@ class Attack:
         if self.kind == "none":
             return "benign"
         space = {"pixel": "pixel", "normalized": "norm"}[self.space]
-        words = [self.kind, space, _length(self.eps, self.space), self.labels]
+        words = [self.kind, space, length_text(self.eps, self.space), self.labels]
         if self.kind == "pgd":
             words[0] += f"{self.iterations}" + (f"r{self.restarts}" if self.restarts else "")
-            words.insert(3, f"step{_length(self.step, self.space)}")
+            words.insert(3, f"step{length_text(self.step, self.space)}")
             if self.restarts and self.seed:
                 words.append(f"seed{self.seed}")
         return "_".join(words)
@@ -230,7 +230,7 @@ def _uniform(x: Tensor, generator: Generator | None) -> Tensor:
     return (torch.rand(x.shape, generator=generator, device=device, dtype=x.dtype) * 2 - 1).to(x.device)
 
 
-def _length(value: float, space: str) -> str:
+def length_text(value: float, space: str = "pixel") -> str:
     """`value` in a name: as k/255 where k has at most three decimals (normalised units: none)."""
     steps, digits = value * 255, 3 if space == "pixel" else 0
     if value > 0 and abs(steps - round(steps, digits)) < 1e-9 and round(steps, digits) > 0:
@@ -238,7 +238,8 @@ def _length(value: float, space: str) -> str:
     return f"{value:.10g}"
 
 
-def _check_inputs(x: Tensor, y: Tensor, eps: float, labels: str) -> None:
+def check_inputs(x: Tensor, y: Tensor, eps: float, labels: str = "true") -> None:
+    """ValueError unless x is float32 (N, C, H, W) in [0, 1], y integer (N,), eps finite and >= 0."""
     _check_eps(eps)
     _choose("labels", labels, LABELS)
     if x.ndim != 4 or x.dtype != torch.float32:
