@@ -8,7 +8,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from gkp import cost
-from gkp.pruners import grouped_kernels, norms  # noqa: F401  (importing a family registers its methods)
+from gkp.pruners import (  # noqa: F401  (importing a family registers its methods)
+    activations,
+    gradients,
+    grouped_kernels,
+    norms,
+    reconstruction,
+)
 from gkp.pruners.registry import Cut, Method, Session, get, methods, register
 from gkp.recipe import SHORT, Recipe
 from gkp.search import check_rate

@@ -1,0 +1,59 @@
+"""Images through a network: what methods that score with data have in common."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gkp.data import Split
+from gkp.pruners.ranking import own_norm
+from gkp.surgery import FilterLayer
+
+
+def sample(data: Split, images: int, seed: int) -> Split:
+    """`images` random images of `data`, all of them where it has fewer. ValueError for less than one."""
+    if isinstance(images, bool) or not isinstance(images, int) or images < 1:
+        raise ValueError(f"images={images!r}: give the number of images to score with, 1 or more")
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
+    return data.take(order[:images].to(data.labels.device))
+
+
+def batches(data: Split, size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """(pixels (b, 3, H, W), labels (b,)) on `device`, in order; the last batch may be smaller."""
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise ValueError(f"batch_size={size!r}: give a number of images, 1 or more")
+    for start in range(0, len(data), size):
+        part = slice(start, start + size)
+        yield data.pixels(part).to(device), data.labels[part].to(device)
+
+
+def visit_feature_maps(
+    model: nn.Module,
+    layers: Mapping[str, FilterLayer],
+    data: Split,
+    batch_size: int,
+    visit: Callable[[str, Tensor], None],
+) -> None:
+    """Call visit(layer's name, feature maps (b, O, H, W)) for every batch and layer, in eval mode.
+
+    A feature map is what the layer's batch norm gives, after ReLU; of a layer without a batch norm of
+    its own, the plain output.
+    """
+    model = copy.deepcopy(model).eval()
+    for name, layer in layers.items():
+        norm = own_norm(model, layer)
+        _report(norm or model.get_submodule(name), name, norm is not None, visit)
+    with torch.no_grad():
+        for pixels, _ in batches(data, batch_size, next(model.parameters()).device):
+            model(pixels)
+
+
+def _report(module: nn.Module, name: str, relu: bool, visit: Callable[[str, Tensor], None]) -> None:
+    def hook(_: nn.Module, __: object, output: Tensor) -> None:
+        visit(name, F.relu(output) if relu else output)
+
+    module.register_forward_hook(hook)

@@ -1,0 +1,107 @@
+"""One ranking of all filters of a network, cut at a share of the multiply-adds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from gkp.pruners.registry import Cut
+from gkp.surgery import FilterLayer, filter_layers, remove_filters
+
+MINIMUM = 0.1  # share of a layer's filters that stays, as in LeGR: a ranking may empty a whole layer
+
+
+def own_norm(model: nn.Module, layer: FilterLayer) -> nn.BatchNorm2d | None:
+    """The batch norm with one channel per filter of the layer; None where it has none of its own.
+
+    DenseNet's, which comes after a concatenation, normalises the channels of many layers.
+    """
+    norm = model.get_submodule(layer.norm) if layer.norm else None
+    return norm if isinstance(norm, nn.BatchNorm2d) and norm.num_features == layer.filters else None
+
+
+def filter_macs(
+    model: nn.Module, layers: Mapping[str, FilterLayer], example_input: Tensor
+) -> dict[str, float]:
+    """Multiply-adds that one filter of each layer is worth: {convolution's name: per image}.
+
+    Its own, and those of the convolutions that read its feature map, all in the network as it is now;
+    linear and depthwise layers are left out.
+    """
+    names = {*layers, *(name for layer in layers.values() for name in layer.consumers)}
+    convolutions = {name: model.get_submodule(name) for name in names}
+    convolutions = {name: conv for name, conv in convolutions.items() if isinstance(conv, nn.Conv2d)}
+    positions = dict.fromkeys(convolutions, 0)
+
+    def count(name: str) -> None:
+        def hook(_: nn.Module, __: object, output: Tensor) -> None:
+            positions[name] += output[0, 0].numel()
+
+        handles.append(convolutions[name].register_forward_hook(hook))
+
+    handles: list = []
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        for name in convolutions:
+            count(name)
+        with torch.no_grad():
+            model.eval()(example_input[:1])
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, training in modes:
+            module.training = training
+    worth = {}
+    for name, layer in layers.items():
+        own = convolutions[name].weight[0].numel() * positions[name]
+        readers = [reader for reader in layer.consumers if reader in convolutions]
+        worth[name] = own + sum(convolutions[r].weight[:, 0].numel() * positions[r] for r in readers)
+    return worth
+
+
+def lowest(
+    scores: Mapping[str, Tensor], worth: Mapping[str, float], rate: float, minimum: float = MINIMUM
+) -> dict[str, Tensor]:
+    """Filters to drop per layer: up the common ranking until a share `rate` of the worth is gone.
+
+    scores: {layer: (O,)}, higher is more important and comparable between layers; equal scores go in
+    the order of the network. A filter that is worth more than what is left of the budget is passed
+    over, so that small ones fill the budget and a search for a target finds a fine knob; within a
+    layer no kept filter scores below a dropped one. A layer keeps at least a share `minimum`, and at
+    least one filter, so a rate near 1 is not reached. Where layers lose equal shares, `rate` is it.
+    """
+    if not 0 <= minimum < 1:
+        raise ValueError(f"minimum={minimum!r}: the share of filters that a layer keeps, from 0 to below 1")
+    names = list(scores)
+    sizes = torch.tensor([len(scores[name]) for name in names])
+    owner = torch.arange(len(names)).repeat_interleave(sizes).tolist()
+    within = torch.cat([torch.arange(size) for size in sizes.tolist()]).tolist()
+    ranking = torch.cat([scores[name].cpu() for name in names]).sort(stable=True).indices.tolist()
+
+    spare = [size - max(1, math.ceil(minimum * size)) for size in sizes.tolist()]
+    budget = rate * sum(worth[name] * len(scores[name]) for name in names) * (1 + 1e-9)
+    drop: dict[str, list[int]] = {name: [] for name in names}
+    for position in ranking:
+        layer = owner[position]
+        name = names[layer]
+        if spare[layer] and worth[name] <= budget:
+            drop[name].append(within[position])
+            spare[layer] -= 1
+            budget -= worth[name]
+    return {name: torch.tensor(sorted(indices), dtype=torch.long) for name, indices in drop.items()}
+
+
+def global_cut(
+    model: nn.Module, scores: Mapping[str, Tensor], example_input: Tensor, minimum: float = MINIMUM
+) -> Cut:
+    """Cut the whole network by one ranking, see `lowest`; rate 0 drops nothing."""
+    layers = filter_layers(model, example_input)
+    worth = filter_macs(model, {name: layers[name] for name in scores}, example_input)
+
+    def cut(rate: float) -> nn.Module:
+        return remove_filters(model, lowest(scores, worth, rate, minimum), example_input)
+
+    return cut

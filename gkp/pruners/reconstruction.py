@@ -1,0 +1,169 @@
+"""Filter pruning by how well the next layer's output can be rebuilt: ThiNet."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from gkp.data import Split
+from gkp.pruners.filters import filters_to_drop
+from gkp.pruners.images import batches, sample
+from gkp.pruners.registry import Cut, register
+from gkp.surgery import FilterLayer, default_input, filter_layers, remove_filters
+
+
+@register(
+    "thinet",
+    structure="filter",
+    needs="images",
+    citation="Luo et al. 2017 (ICCV), arXiv:1707.06342",
+    summary="filters without which the next layer's output is rebuilt best; the kept ones are rescaled",
+)
+def thinet(
+    model: nn.Module,
+    *,
+    groups: int,
+    example_input: Tensor | None,
+    data: Split,
+    images: int = 1000,
+    locations: int = 10,
+    batch_size: int = 100,
+    seed: int = 0,
+    rescale: bool = True,
+) -> Cut:
+    """ThiNet: greedy selection on sampled outputs of the next layer, then least-squares channel scales.
+
+    A scalar of the next layer's output, without its bias, is y = sum_c x_c over input channels c. With m
+    samples of x (m, C), channels join the removed set T one by one, each time the one with the least
+    sum_m (sum_{c in T} x_c)^2. The scales w = argmin sum_m (y - sum_{c kept} w_c x_c)^2 are folded into
+    the next layer's weight (rescale=False leaves them out). Both need only G = x^T x, so that images are
+    seen once, whatever the rate. Per image, `locations` outputs are drawn at random: filter and position.
+
+    Left out: the original goes through the network layer by layer, fine-tunes 1 to 2 epochs after each one
+    and samples the next one from the network pruned so far; here all layers are sampled from the unpruned
+    network and there is no fine-tuning in between. Its 10 images per class and 10 locations per image are
+    quoted from memory (not verified); 1000 images here, so that samples outnumber 512 channels amply.
+
+    Layers whose channels several layers read (DenseNet) are left unpruned. ValueError if that leaves none.
+    """
+    example_input = default_input(model, example_input)
+    readers = {name: _reader(model, layer) for name, layer in filter_layers(model, example_input).items()}
+    readers = {name: reader for name, reader in readers.items() if reader is not None}
+    if not readers:
+        raise ValueError("thinet needs a convolution whose channels are read by exactly one other layer")
+    grams = sampled_grams(model, readers, sample(data, images, seed), locations, batch_size, seed)
+    order = {name: removal_order(gram) for name, gram in grams.items()}
+
+    def cut(rate: float) -> nn.Module:
+        drop = {name: filters_to_drop(scores, rate) for name, scores in order.items()}
+        if not rescale:
+            return remove_filters(model, drop, example_input)
+        rescaled = copy.deepcopy(model)
+        for name, reader in readers.items():
+            scales = least_squares_scales(grams[name], drop[name])
+            _scale_inputs(rescaled.get_submodule(reader), scales)
+        return remove_filters(rescaled, drop, example_input)
+
+    return cut
+
+
+def removal_order(gram: Tensor) -> Tensor:
+    """Greedy order of removal as scores: G (C, C) -> (C,), 0 for the channel that goes first.
+
+    With T removed, adding c makes the error e_T + 2 (G 1_T)_c + G_cc. Ties: the earlier channel goes.
+    """
+    position = torch.empty(len(gram), dtype=torch.long)
+    cost = gram.diagonal().clone()
+    for turn in range(len(gram)):
+        chosen = int(cost.argmin())
+        position[chosen] = turn
+        cost += 2 * gram[chosen]
+        cost[chosen] = torch.inf
+    return position
+
+
+def least_squares_scales(gram: Tensor, dropped: Tensor) -> Tensor:
+    """(C,): argmin_w sum (y - sum_{kept} w_c x_c)^2 with y = sum_c x_c; 1 for dropped channels.
+
+    From the normal equations G_kk w = G_k 1; the solution of least norm where they are singular.
+    """
+    scales = torch.ones(len(gram), dtype=gram.dtype)
+    if len(dropped):
+        kept = torch.ones(len(gram), dtype=torch.bool)
+        kept[dropped] = False
+        right = gram[kept].sum(1, keepdim=True)
+        scales[kept] = torch.linalg.lstsq(gram[kept][:, kept], right, driver="gelsd").solution[:, 0]
+    return scales
+
+
+def sampled_grams(
+    model: nn.Module, readers: dict[str, str], data: Split, locations: int, batch_size: int, seed: int
+) -> dict[str, Tensor]:
+    """{layer: G = x^T x (C, C), float64 on the CPU} of samples of what each layer's reader sums up."""
+    if isinstance(locations, bool) or not isinstance(locations, int) or locations < 1:
+        raise ValueError(f"locations={locations!r}: give the number of sampled outputs per image, 1 or more")
+    channels = {name: model.get_submodule(name).out_channels for name in readers}
+    grams = {name: torch.zeros(size, size, dtype=torch.float64) for name, size in channels.items()}
+    generator = torch.Generator().manual_seed(seed)
+    model = copy.deepcopy(model).eval()
+
+    def watch(name: str, reader: nn.Module) -> None:
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            x = contributions(reader, inputs[0], output, channels[name], locations, generator).double()
+            grams[name] += (x.mT @ x).cpu()
+
+        reader.register_forward_hook(hook)
+
+    for name, reader in readers.items():
+        watch(name, model.get_submodule(reader))
+    with torch.no_grad():
+        for pixels, _ in batches(data, batch_size, next(model.parameters()).device):
+            model(pixels)
+    return grams
+
+
+def contributions(
+    reader: nn.Module, x: Tensor, output: Tensor, channels: int, locations: int, generator: torch.Generator
+) -> Tensor:
+    """(B * locations, C): what each input channel adds to randomly drawn scalars of the reader's output.
+
+    x: its input, (B, C, H, W), or (B, C * n) for a linear layer after flattening. A row sums to the
+    scalar, less the bias.
+    """
+    image = torch.arange(len(x)).repeat_interleave(locations)
+
+    def draw(high: int) -> Tensor:
+        return torch.randint(high, (len(image),), generator=generator)
+
+    unit = draw(output.shape[1])
+    if isinstance(reader, nn.Linear):
+        return (x[image] * reader.weight[unit]).view(len(image), channels, -1).sum(2)
+    kernel = reader.weight[unit]  # (samples, C, kh, kw)
+    (kh, kw), (sh, sw), (dh, dw) = reader.kernel_size, reader.stride, reader.dilation
+    ph, pw = reader.padding
+    padded = nn.functional.pad(x, (pw, pw, ph, ph))
+    rows = draw(output.shape[2])[:, None] * sh + torch.arange(kh) * dh
+    columns = draw(output.shape[3])[:, None] * sw + torch.arange(kw) * dw
+    patches = padded[image[:, None, None], :, rows[:, :, None], columns[:, None, :]]  # (samples, kh, kw, C)
+    return (patches.permute(0, 3, 1, 2) * kernel).sum((2, 3))
+
+
+def _reader(model: nn.Module, layer: FilterLayer) -> str | None:
+    """The one layer that reads the filters' feature maps and nothing else; None where there is none such."""
+    if len(layer.consumers) != 1:
+        return None
+    reader = model.get_submodule(layer.consumers[0])
+    if isinstance(reader, nn.Linear):
+        return layer.consumers[0] if reader.in_features % layer.filters == 0 else None
+    plain = isinstance(reader, nn.Conv2d) and reader.groups == 1 and not isinstance(reader.padding, str)
+    return layer.consumers[0] if plain and reader.in_channels == layer.filters else None
+
+
+def _scale_inputs(reader: nn.Module, scales: Tensor) -> None:
+    """Multiply the weights of each input channel by its scale; scales (C,)."""
+    weight = reader.weight
+    shape = (len(weight), len(scales), -1)
+    with torch.no_grad():
+        weight.copy_((weight.view(shape) * scales.to(weight).view(1, -1, 1)).view_as(weight))
