@@ -1,0 +1,278 @@
+"""Accuracy, intervals, paired tests, packed bits, and the checks that an evaluation makes on itself."""
+
+import copy
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from gkp.attacks import Attack, fgsm
+from gkp.evaluate import (
+    Outcome,
+    accuracy,
+    epsilon_curve,
+    mcnemar,
+    outcome,
+    pack_bits,
+    self_check,
+    unpack_bits,
+    wilson,
+)
+from gkp.models import Normalize
+
+PGD = Attack("pgd", eps=8 / 255, step=2 / 255, iterations=10)
+BENIGN = Attack("none")
+few = settings(max_examples=30)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    layers = (nn.Flatten(), nn.Linear(48, 16), nn.Tanh(), nn.Linear(16, 4))
+    return nn.Sequential(Normalize((0.5,) * 3, (0.25,) * 3), *layers).eval()
+
+
+@pytest.fixture(scope="module")
+def images(model):
+    x = torch.rand(50, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        y = model(x).argmax(1)
+    y[:5] = (y[:5] + 1) % 4  # five clean errors
+    return x, y
+
+
+def seen(attack, right, n=100):
+    """An outcome with the first `right` of n images right."""
+    return Outcome(attack.name, torch.arange(n) < right, 1.0, attack)
+
+
+# ---- accuracy ------------------------------------------------------------------------------------
+
+
+def test_accuracy(model, images):
+    x, y = images
+    assert accuracy(model, x, y) == 0.9
+    assert accuracy(model, x, y, batch_size=7) == 0.9
+    assert accuracy(model, x[:5], y[:5]) == 0.0
+
+
+def test_accuracy_uses_eval_mode_and_restores_training():
+    class Mode(nn.Module):
+        def forward(self, x):
+            right = torch.tensor([0.0, 1.0])
+            return (right if not self.training else 1 - right).expand(len(x), 2)
+
+    model = Mode().train()
+    assert accuracy(model, torch.rand(3, 1, 2, 2), torch.ones(3, dtype=torch.int64)) == 1.0
+    assert model.training
+
+
+def test_outcome_says_which_images(model, images):
+    x, y = images
+    calls = []
+    attack = Attack("fgsm", eps=0.05)
+    found = outcome(model, x, y, attack, batch_size=20, progress=lambda *numbers: calls.append(numbers))
+    with torch.no_grad():
+        expected = model(fgsm(model, x, y, eps=0.05)).argmax(1) == y
+    assert torch.equal(found.correct, expected)
+    assert 0 < expected.sum() < 45
+    assert calls == [(20, 50), (40, 50), (50, 50)]
+    assert (found.name, found.n, found.attack) == (attack.name, 50, attack)
+    assert found.accuracy == int(expected.sum()) / 50
+    assert found.interval == wilson(int(expected.sum()), 50)
+    assert found.seconds > 0
+
+
+def test_batches_get_different_random_starts():
+    """One image twice, in two batches: the starts differ."""
+    images = []
+
+    class Flat(nn.Module):
+        def forward(self, x):
+            if not x.requires_grad:
+                images.append(x.clone())
+            return torch.stack([0 * x.flatten(1).sum(1), x.flatten(1).sum(1)], 1)
+
+    attack = replace(PGD, restarts=1, step=1e-6, iterations=1)
+    outcome(Flat(), torch.full((2, 1, 4, 4), 0.5), torch.tensor([0, 0]), attack, batch_size=1)
+    starts = {tuple(x.flatten().tolist()) for x in images if (x - 0.5).abs().max() > 1e-3}
+    assert len(starts) == 2
+
+
+@pytest.mark.parametrize(("images", "labels", "batch_size"), [(0, 0, 5), (3, 2, 5), (3, 3, 0)])
+def test_outcome_refuses(model, images, labels, batch_size):
+    with pytest.raises(ValueError, match="give as many labels as images"):
+        accuracy(
+            model, torch.rand(images, 3, 4, 4), torch.zeros(labels, dtype=torch.int64), batch_size=batch_size
+        )
+
+
+def test_epsilon_curve_scales_the_step(model, images):
+    template = Attack("pgd", eps=0.02, step=0.005, iterations=5)
+    curve = epsilon_curve(model, *images, (0.0, 0.02, 0.08), attack=template)
+    assert [o.attack.eps for o in curve] == [0.0, 0.02, 0.08]
+    assert [o.attack.step for o in curve] == [0.005, 0.005, 0.02]
+    assert curve[0].accuracy == 0.9
+    assert curve[0].accuracy > curve[1].accuracy > curve[2].accuracy
+    assert self_check([outcome(model, *images, BENIGN), *curve]) == []
+    assert len(epsilon_curve(model, *images, (0.0, 0.1), attack=Attack("fgsm", eps=0.1))) == 2
+
+
+# ---- statistics ----------------------------------------------------------------------------------
+
+
+@few
+@given(st.integers(1, 10_000), st.data())
+def test_wilson_equals_statsmodels(n, data):
+    from statsmodels.stats.proportion import proportion_confint
+
+    successes = data.draw(st.integers(0, n))
+    low, high = wilson(successes, n)
+    np.testing.assert_allclose((low, high), proportion_confint(successes, n, method="wilson"), atol=1e-9)
+    assert 0 <= low <= successes / n <= high <= 1
+
+
+def test_wilson_of_a_published_example():
+    """Newcombe 1998, table I: 81 of 263 gives 0.2553 to 0.3662, 0 of 20 gives 0 to 0.1611."""
+    np.testing.assert_allclose(wilson(81, 263), (0.2553, 0.3662), atol=5e-5)
+    np.testing.assert_allclose(wilson(0, 20), (0.0, 0.1611), atol=5e-5)
+    with pytest.raises(ValueError, match="successes"):
+        wilson(3, 2)
+
+
+@few
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))
+def test_mcnemar_equals_the_binomial_test(pairs):
+    from scipy.stats import binomtest
+
+    a, b = (torch.tensor(column) for column in zip(*pairs, strict=True))
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    expected = binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
+    assert mcnemar(a, b) == pytest.approx(expected)
+    assert mcnemar(a, b) == pytest.approx(mcnemar(b, a))
+
+
+def test_mcnemar_refuses():
+    with pytest.raises(ValueError, match="same images"):
+        mcnemar(torch.ones(3, dtype=torch.bool), torch.ones(4, dtype=torch.bool))
+
+
+@given(st.lists(st.booleans(), max_size=70))
+def test_bits_survive_packing(bits):
+    correct = torch.tensor(bits, dtype=torch.bool)
+    assert torch.equal(unpack_bits(pack_bits(correct), len(bits)), correct)
+
+
+def test_bits_golden_and_damage():
+    assert pack_bits(torch.tensor([True] + [False] * 7 + [True])) == "gIA="
+    for text, n in (("gIA=", 8), ("gIA=", 17), ("gIA", 9), ("g*A=", 9), ("gP8=", 9)):
+        with pytest.raises(ValueError, match="damaged|pack_bits"):
+            unpack_bits(text, n)
+
+
+# ---- self-check ----------------------------------------------------------------------------------
+
+
+def test_sound_evaluation_passes():
+    fgsm_4, fgsm_8 = Attack("fgsm", eps=4 / 255), Attack("fgsm", eps=8 / 255)
+    assert self_check([]) == []
+    assert (
+        self_check(
+            [
+                seen(BENIGN, 90),
+                seen(replace(fgsm_4, eps=0.0), 90),
+                seen(fgsm_4, 50),
+                seen(fgsm_8, 40),
+                seen(PGD, 35),
+                seen(replace(PGD, iterations=20), 34),
+                seen(replace(PGD, iterations=50, step=1 / 255, restarts=1), 34),
+                seen(Attack("autoattack", eps=8 / 255), 30),
+                # A different space or weaker labels at the same number compare with nothing above.
+                seen(replace(fgsm_8, space="normalized"), 80),
+                seen(replace(fgsm_8, labels="predicted"), 60),
+            ]
+        )
+        == []
+    )
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "words"),
+    [
+        # step times iterations
+        ([seen(replace(PGD, iterations=3), 50)], ["pgd3", "0.75 eps", "cannot reach"]),
+        # eps = 0
+        ([seen(BENIGN, 90), seen(Attack("fgsm", eps=0.0), 88)], ["fgsm_pixel_0_true", "2 of 100", "eps = 0"]),
+        # no attack beats none
+        ([seen(BENIGN, 90), seen(PGD, 93)], ["pgd10", "3 of 100", "benign"]),
+        # a larger eps, also where the step grows alike
+        (
+            [seen(Attack("fgsm", eps=4 / 255), 20), seen(Attack("fgsm", eps=8 / 255), 25)],
+            ["fgsm_pixel_8/255", "5 of 100", "fgsm_pixel_4/255", "eps is larger"],
+        ),
+        (
+            [seen(PGD, 20), seen(replace(PGD, eps=16 / 255, step=4 / 255), 21)],
+            ["pgd10_pixel_16/255", "1 of 100", "eps is larger"],
+        ),
+        # more iterations, more restarts
+        ([seen(PGD, 20), seen(replace(PGD, iterations=11), 21)], ["pgd11", "fewer iterations"]),
+        ([seen(PGD, 20), seen(replace(PGD, restarts=2), 21)], ["pgd10r2", "fewer iterations or restarts"]),
+        # PGD against FGSM, with the labels that make FGSM weaker too; AutoAttack against PGD
+        ([seen(Attack("fgsm", eps=8 / 255), 20), seen(PGD, 22)], ["pgd10", "2 of 100", "weaker attack"]),
+        (
+            [seen(Attack("fgsm", eps=8 / 255, labels="predicted"), 20), seen(PGD, 22)],
+            ["pgd10", "fgsm_pixel_8/255_predicted"],
+        ),
+        ([seen(PGD, 20), seen(Attack("autoattack", eps=8 / 255), 22)], ["autoattack", "weaker attack"]),
+    ],
+)
+def test_each_violation_is_one_sentence(outcomes, words):
+    for order in (outcomes, outcomes[::-1]):
+        (sentence,) = self_check(order)
+        for word in words:
+            assert word in sentence
+
+
+def test_predicted_labels_repair_errors():
+    attack = Attack("fgsm", eps=0.01, labels="predicted")
+    repaired = Outcome(attack.name, torch.tensor([False, False, True, True]), 1.0, attack)
+    benign = Outcome("benign", torch.tensor([True, True, True, False]), 1.0, BENIGN)
+    (sentence,) = self_check([benign, repaired])
+    assert "1 of 4 images are wrong when clean and right when attacked" in sentence
+
+
+def test_different_numbers_of_images_compare_on_the_common_ones():
+    fgsm_8 = Attack("fgsm", eps=8 / 255)
+    assert self_check([seen(fgsm_8, 60, n=100), seen(PGD, 50, n=50)]) == []  # 50 and 50 of the first 50
+    (sentence,) = self_check([seen(fgsm_8, 40, n=100), seen(PGD, 50, n=50)])
+    assert "10 of 50" in sentence
+
+
+def test_only_the_worst_pair_of_a_curve_is_told():
+    curve = [seen(Attack("fgsm", eps=e / 255), right) for e, right in ((1, 30), (2, 20), (8, 25))]
+    (sentence,) = self_check(curve)
+    assert "5 of 100" in sentence
+    assert "fgsm_pixel_2/255" in sentence
+
+
+def test_records_are_checked_like_outcomes():
+    outcomes = [seen(BENIGN, 90), seen(PGD, 93), seen(replace(PGD, iterations=3), 95)]
+    metrics = [
+        {"attack": asdict(o.attack), "bits": pack_bits(o.correct), "n": o.n, "seconds": o.seconds}
+        for o in outcomes
+    ]
+    assert self_check(metrics) == self_check(outcomes)
+    assert len(self_check(metrics)) == 3
+
+
+def test_live_evaluation_of_a_real_model_is_clean(model, images):
+    before = copy.deepcopy(model.state_dict())
+    attacks = [BENIGN, *(Attack("fgsm", eps=e) for e in (0.0, 0.02, 0.05)), replace(PGD, eps=0.05, step=0.02)]
+    outcomes = [outcome(model, *images, attack) for attack in attacks]
+    assert self_check(outcomes) == []
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
