@@ -21,7 +21,7 @@ def kept_by_plain_search(
     outer_in_beam: bool = True,
     decision: str = "cost",
 ) -> list[int]:
-    """Sorted kernels that one group keeps; vectors (n, d), smooth (n,). beta None: frozen at its first use."""
+    """Sorted kernels one group keeps; vectors (n, d), smooth (n,). beta None: frozen at its first use."""
     n = len(vectors)
     distance = [[math.dist(a, b) for b in vectors] for a in vectors]
     frozen = {"beta": beta}
