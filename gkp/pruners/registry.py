@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from gkp.recipe import Recipe
 from gkp.train import Hooks
 
 Cut = Callable[[float], nn.Module]  # rate in (0, 1) -> a pruned copy
@@ -31,6 +32,18 @@ class Session:
     finish: Callable[[nn.Module], Cut]
     share: float = 1.0
 
+    @staticmethod
+    def hooked_epochs(epochs: int, share: float) -> int:
+        """How many of `epochs` run with the hooks, at least one of them. ValueError: share not in (0, 1]."""
+        if not 0 < share <= 1:
+            raise ValueError(f"share={share!r}: the part of the epochs that prunes, above 0 and up to 1")
+        return min(epochs, max(1, round(share * epochs)))
+
+    def recipes(self, recipe: Recipe) -> tuple[Recipe, Recipe]:
+        """The two parts of a run: with the hooks, and after the cut. Each runs through the whole schedule."""
+        hooked = self.hooked_epochs(recipe.epochs, self.share)
+        return recipe.scaled(hooked), recipe.scaled(recipe.epochs - hooked)
+
 
 @dataclass(frozen=True)
 class Method:
@@ -41,8 +54,9 @@ class Method:
     of multiply-adds scores only once.
 
     A method that prunes in training also has start(model, *, rate, epochs, groups, example_input, data,
-    **options), which is given the copy that will be trained in place and returns a `Session`. Its
-    `prepare` applies the same criterion without training, to find the rate that meets a target.
+    **options), which is given the copy that will be trained in place and the epochs of the whole run,
+    and returns a `Session`. Its `prepare` applies the same criterion without training, to find the rate
+    that meets a target.
     """
 
     name: str
@@ -95,12 +109,12 @@ def register(
 
 
 def methods() -> tuple[str, ...]:
-    """Names of the registered pruning methods."""
-    return tuple(_METHODS)
+    """Names of the registered pruning methods, in alphabetical order."""
+    return tuple(sorted(_METHODS))
 
 
 def get(name: str) -> Method:
     """The method called `name`; ValueError lists the known ones."""
     if name not in _METHODS:
-        raise ValueError(f"unknown pruning method {name!r}: choose one of {', '.join(_METHODS)}")
+        raise ValueError(f"unknown pruning method {name!r}: choose one of {', '.join(methods())}")
     return _METHODS[name]

@@ -1,0 +1,62 @@
+"""Speed of the search: the 18 layers of a ResNet-20, and its ratio to the same search in plain Python.
+
+    python -m pytest benchmarks --benchmark-only
+
+The released code takes 381 s for these 18 layers on a machine of this kind. The weights here are
+random ones of the same shapes, because the time depends on the shapes.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from gkp import models
+from gkp.search import select
+from gkp.smoothness import smoothness
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from plain_search import kept_by_plain_search  # noqa: E402
+
+RELEASED_SECONDS = 381.0
+
+
+def layers(network: str) -> list[torch.Tensor]:
+    torch.manual_seed(0)
+    convolutions = [m for m in models.create(network).modules() if isinstance(m, nn.Conv2d)]
+    return [conv.weight.detach() for conv in convolutions[1:]]
+
+
+def test_resnet20(benchmark) -> None:
+    weights = layers("resnet20")
+    benchmark.pedantic(lambda: [select(weight) for weight in weights], rounds=5, warmup_rounds=1)
+    seconds = benchmark.stats.stats.median
+    benchmark.extra_info["times_faster_than_released"] = round(RELEASED_SECONDS / seconds)
+    print(
+        f"\n18 layers in {seconds:.2f} s: {RELEASED_SECONDS / seconds:.0f} times the released search's speed"
+    )
+
+
+@pytest.mark.parametrize("strategy", ["greedy", "exact"])
+def test_other_strategies_on_a_16_channel_layer(benchmark, strategy: str) -> None:
+    weight = layers("resnet8")[0]
+    benchmark(lambda: select(weight, strategy=strategy))
+
+
+def test_ratio_to_plain_python(benchmark) -> None:
+    """One 16-channel layer, both searches in the same run."""
+    weight = layers("resnet8")[0]
+    selection = benchmark(lambda: select(weight))
+    started = time.perf_counter()
+    for group, kept in zip(selection.filter_order.view(8, -1), selection.kept, strict=True):
+        block = weight.double()[group]
+        vectors, smooth = block.transpose(0, 1).flatten(1).numpy(), smoothness(block).sum(0).numpy()
+        assert kept_by_plain_search(vectors, smooth, len(kept)) == kept.tolist()
+    ratio = (time.perf_counter() - started) / benchmark.stats.stats.median
+    benchmark.extra_info["times_faster_than_plain_python"] = round(ratio)
+    print(f"\none 16-channel layer: {ratio:.0f} times the speed of the same search in plain Python")
