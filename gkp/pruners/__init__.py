@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from gkp import cost
 from gkp.pruners import (  # noqa: F401  (importing a family registers its methods)
     activations,
+    geometry,
     gradients,
     grouped_kernels,
+    in_training,
     norms,
     reconstruction,
 )
@@ -52,7 +54,7 @@ def prune(
     kernels for grouped kernel pruning, filters for filter pruning. groups: groups of filters, for
     grouped kernel pruning. example_input: (1, C, H, W), needed to trace a network that is not one of
     `gkp.models`. data: a `gkp.data.Split` for methods that score with images, or that prune in
-    training: those train a copy on it first, by `recipe`. options: the method's own, see
+    training: those train on it by `recipe`, before and after the cut. options: the method's own, see
     `python -m gkp list`.
 
     ValueError for an unknown method or option, missing data, or values out of range.
@@ -62,9 +64,13 @@ def prune(
     if get(method).start is None:
         return prepare(model, method, **common)(rate)
     model = copy.deepcopy(model)
+    device = next(model.parameters()).device
     session = start(model, method, rate=rate, epochs=recipe.epochs, **common)
-    fine_tune(model, data, recipe, hooks=session.hooks, device=next(model.parameters()).device)
-    return session.finish(model)(rate)
+    pruning, tuning = session.recipes(recipe)
+    fine_tune(model, data, pruning, hooks=session.hooks, device=device)
+    pruned = session.finish(model)(rate)
+    fine_tune(pruned, data, tuning, device=device)
+    return pruned
 
 
 def prepare(

@@ -166,4 +166,4 @@ def _scale_inputs(reader: nn.Module, scales: Tensor) -> None:
     weight = reader.weight
     shape = (len(weight), len(scales), -1)
     with torch.no_grad():
-        weight.copy_((weight.view(shape) * scales.to(weight).view(1, -1, 1)).view_as(weight))
+        weight.copy_((weight.reshape(shape) * scales.to(weight).view(1, -1, 1)).view(weight.shape))

@@ -135,6 +135,12 @@ def test_dead_filters_go_first_and_the_logits_stay(resnet8, images) -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+def test_the_layout_of_the_weights_does_not_matter(resnet8, images) -> None:
+    trained = copy.deepcopy(resnet8).to(memory_format=torch.channels_last)  # as training leaves it
+    one, other = (prepare(m, "thinet", data=images)(0.4375) for m in (resnet8, trained))
+    torch.testing.assert_close(one(images.pixels()), other(images.pixels()), rtol=1e-3, atol=1e-3)
+
+
 def test_vgg_is_cut_down_to_the_layer_that_feeds_the_classifier(vgg16, images) -> None:
     pruned = prepare(vgg16, "thinet", data=images, images=16)(0.25)
     assert pruned.linear.in_features == 384

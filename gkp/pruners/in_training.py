@@ -1,0 +1,250 @@
+"""Filter pruning while the network trains: Network Slimming, soft filter pruning, FPGM as published."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from gkp.data import Split
+from gkp.pruners.filters import filters_to_drop, uniform_cut
+from gkp.pruners.geometry import distance_to_others, fpgm
+from gkp.pruners.norms import bn_gamma, l2
+from gkp.pruners.ranking import MINIMUM, own_norm
+from gkp.pruners.registry import Cut, Session, register
+from gkp.surgery import FilterLayer, default_input, filter_layers
+from gkp.train import Hooks
+
+# ---- Network Slimming ----------------------------------------------------------------------------
+
+
+def start_slimming(
+    model: nn.Module,
+    *,
+    rate: float,
+    epochs: int,
+    groups: int,
+    example_input: Tensor | None,
+    data: Split,
+    sparsity: float = 1e-4,
+    share: float = 0.5,
+    minimum: float = MINIMUM,
+) -> Session:
+    """Sparse training: gradient of gamma += sparsity * sign(gamma). `rate` is not used before the cut."""
+    example_input = default_input(model, example_input)
+    if sparsity < 0:
+        raise ValueError(f"sparsity={sparsity!r}: give the weight of the L1 penalty, 0 or more")
+    layers = filter_layers(model, example_input)
+    slimmed = [name for name, layer in layers.items() if own_norm(model, layer) is not None]
+
+    def before_step(model: nn.Module, epoch: int, step: int) -> None:
+        for name in slimmed:
+            scale = own_norm(model, layers[name]).weight
+            scale.grad.add_(scale.detach().sign(), alpha=sparsity)
+
+    def finish(model: nn.Module) -> Cut:
+        return bn_gamma(model, groups=groups, example_input=example_input, data=data, minimum=minimum)
+
+    return Session(Hooks(before_step=before_step), finish, share)
+
+
+@register(
+    "slimming",
+    structure="filter",
+    schedule="in training",
+    citation="Liu et al. 2017 (ICCV), arXiv:1708.06519",
+    summary="L1 penalty on batch norm scales while training, then the smallest of all layers go",
+    start=start_slimming,
+)
+def slimming(
+    model: nn.Module,
+    *,
+    groups: int,
+    example_input: Tensor | None,
+    data: Split | None,
+    sparsity: float = 1e-4,
+    share: float = 0.5,
+    minimum: float = MINIMUM,
+) -> Cut:
+    """Network Slimming: train with loss + sparsity * sum |gamma|, cut by one ranking of |gamma|, fine-tune.
+
+    sparsity: 1e-4 as for the original's VGG (1e-5 for its ResNet-164 and DenseNet), on the batch norms of
+    filters that can go; the original's networks let it penalise all. share: of the epochs, with the
+    penalty; the original trains 160 epochs with it and fine-tunes 160. The ranking is that of "bn-gamma",
+    with the same `minimum`: the original's threshold is a quantile of |gamma| (0.7 for VGG, 0.4 for
+    ResNet-164) and can empty a layer. Without training this is "bn-gamma".
+    """
+    return bn_gamma(model, groups=groups, example_input=example_input, data=data, minimum=minimum)
+
+
+# ---- methods that mask -----------------------------------------------------------------------------
+
+Criterion = Callable[[Tensor], Tensor]  # weight (O, I, kh, kw) -> scores (O,), the lowest go
+
+
+@dataclass
+class Masks:
+    """Filters that are held at zero, or were set to zero, and how they are chosen.
+
+    dropped: {convolution's name: indices}, empty before the first epoch ends; it is the only state.
+    """
+
+    layers: Mapping[str, FilterLayer]
+    criterion: Criterion
+    rate: float
+    last_epoch: int
+    dropped: dict[str, Tensor] = field(default_factory=dict)
+
+    @torch.no_grad()
+    def select(self, model: nn.Module, epoch: int) -> None:
+        """Choose anew and set the chosen filters to zero; after the last epoch their batch norms, too.
+
+        A batch norm turns a filter of zeros into its shift, which ReLU lets through: only without it
+        is the masked network the one that is left when the filters are gone.
+        """
+        for name, layer in self.layers.items():
+            conv, norm = model.get_submodule(name), own_norm(model, layer)
+            self.dropped[name] = filters_to_drop(self.criterion(conv.weight), self.rate)
+            masked = [conv] if epoch < self.last_epoch or norm is None else [conv, norm]
+            for parameter in (p for module in masked for p in (module.weight, module.bias)):
+                if parameter is not None:
+                    parameter[self.dropped[name]] = 0
+
+    def freeze(self, model: nn.Module, epoch: int, step: int) -> None:
+        """Zero the gradients of the masked filters."""
+        for name, indices in self.dropped.items():
+            model.get_submodule(name).weight.grad[indices] = 0
+
+    def cut(self, model: nn.Module, example_input: Tensor | None) -> Cut:
+        """By the criterion, the masked filters before all others."""
+        scores = {}
+        for name in self.layers:
+            scores[name] = self.criterion(model.get_submodule(name).weight.detach()).clone()
+            if name in self.dropped:
+                scores[name][self.dropped[name]] = -torch.inf
+        return uniform_cut(model, scores, default_input(model, example_input))
+
+    def state_dict(self) -> dict:
+        return {"dropped": dict(self.dropped)}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.dropped = dict(state["dropped"])
+
+
+def _masking_session(
+    model: nn.Module,
+    method: str,
+    criterion: Criterion,
+    *,
+    rate: float,
+    epochs: int,
+    example_input: Tensor | None,
+    share: float,
+    frozen: bool,
+) -> Session:
+    """Masks chosen anew after every epoch; frozen: their gradients are zeroed in between."""
+    layers = filter_layers(model, default_input(model, example_input))
+    grouped = [name for name, m in model.named_modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
+    shared = [layer.norm for layer in layers.values() if layer.norm and own_norm(model, layer) is None]
+    if grouped or shared:
+        raise ValueError(
+            f"{method} sets filters to zero, and a batch norm at {(grouped + shared)[0]}, which is not the "
+            "filters' own, would turn the zeros into other values: use a one-shot method for this network"
+        )
+    masks = Masks(layers, criterion, rate, Session.hooked_epochs(epochs, share))
+    hooks = Hooks(
+        before_step=masks.freeze if frozen else None,
+        after_epoch=masks.select,
+        state_dict=masks.state_dict,
+        load_state_dict=masks.load_state_dict,
+    )
+    return Session(hooks, lambda trained: masks.cut(trained, example_input), share)
+
+
+def _l2_norm(weight: Tensor) -> Tensor:
+    return weight.flatten(1).norm(dim=1)
+
+
+def start_sfp(
+    model: nn.Module,
+    *,
+    rate: float,
+    epochs: int,
+    groups: int,
+    example_input: Tensor | None,
+    data: Split,
+    share: float = 1.0,
+) -> Session:
+    """Zero the filters of smallest L2 norm after every epoch, and let them grow again in the next."""
+    common = {"rate": rate, "epochs": epochs, "example_input": example_input, "share": share}
+    return _masking_session(model, "sfp", _l2_norm, frozen=False, **common)
+
+
+@register(
+    "sfp",
+    structure="filter",
+    schedule="in training",
+    citation="He et al. 2018 (IJCAI), arXiv:1808.06866",
+    summary="filters of smallest L2 norm set to zero after every epoch, free to grow again; cut at the end",
+    start=start_sfp,
+)
+def sfp(
+    model: nn.Module,
+    *,
+    groups: int,
+    example_input: Tensor | None,
+    data: Split | None,
+    share: float = 1.0,
+) -> Cut:
+    """Soft filter pruning: after each epoch, W_i = 0 for the round(rate * N) filters of least ||W_i||_2.
+
+    share: of the epochs that are trained so, all of them in the original (from scratch 300 epochs at
+    learning rate 0.1, a tenth of it for a trained network). Only filters that can be removed on their
+    own are masked; the original also masks those tied by residual sums, and keeps the batch norms as
+    they are. Here the last masking zeroes the scale and shift of masked filters as well, without which
+    cutting them would change the network. Without training this is "l2".
+    """
+    return l2(model, groups=groups, example_input=example_input, data=data)
+
+
+def start_fpgm_training(
+    model: nn.Module,
+    *,
+    rate: float,
+    epochs: int,
+    groups: int,
+    example_input: Tensor | None,
+    data: Split,
+    share: float = 1.0,
+) -> Session:
+    """Zero the filters nearest to the geometric median after every epoch; no gradient reaches them."""
+    common = {"rate": rate, "epochs": epochs, "example_input": example_input, "share": share}
+    return _masking_session(model, "fpgm-training", distance_to_others, frozen=True, **common)
+
+
+@register(
+    "fpgm-training",
+    structure="filter",
+    schedule="in training",
+    citation="He et al. 2019 (CVPR), arXiv:1811.00250",
+    summary="filters nearest to the geometric median, chosen after every epoch and held at zero till the cut",
+    start=start_fpgm_training,
+)
+def fpgm_training(
+    model: nn.Module,
+    *,
+    groups: int,
+    example_input: Tensor | None,
+    data: Split | None,
+    share: float = 1.0,
+) -> Cut:
+    """FPGM as published: after each epoch, W_i = 0 for the round(rate * N) least sum_j ||W_i - W_j||_2.
+
+    Until the next choice the gradients of those filters are zeroed; what momentum they had still moves
+    them, as in the original. Its norm criterion is off (norm rate 1), as in its FPGM-only results; 200
+    epochs at learning rate 0.1 from scratch or 0.01. share, which filters, and the last masking: see
+    "sfp". Without training this is "fpgm".
+    """
+    return fpgm(model, groups=groups, example_input=example_input, data=data)
