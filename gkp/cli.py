@@ -1,6 +1,6 @@
 """`python -m gkp ...`: prune, evaluate, run, report, list, notebooks.
 
-Imports stand inside the commands, so that `--help` answers at once and does not load PyTorch.
+Imports stand inside the commands because these carry the names of the modules they call.
 """
 
 from __future__ import annotations

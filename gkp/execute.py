@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,13 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gkp import cost, data, evaluate, models, pruners, zoo
+from gkp import data, evaluate, models, pruners, zoo
 from gkp.checkpoint import load_file, save_model
 from gkp.data import Split
 from gkp.progress import Progress, Task
+from gkp.pruners import Cut
 from gkp.records import Record, Store, peak_memory_mb, provenance, run_config, weights_sha256
 from gkp.suites import BASELINE, VERSION, Entry, Run
-from gkp.train import History, fine_tune
+from gkp.target import costs, cut_to
+from gkp.train import History, Hooks, Recipe, fine_tune
 
 BATCH = {"cpu": 500, "cuda": 2500}  # images per step of an evaluation
 
@@ -75,8 +78,8 @@ class Context:
         """One image (1, 3, H, W), for tracing and counting."""
         return self.split(dataset, "test").pixels(slice(1))
 
-    def state_path(self, run: Run) -> Path:
-        return self.store.root / "work" / "state" / f"{run.hash}.pt"
+    def state_path(self, run: Run, part: str = "") -> Path:
+        return self.store.root / "work" / "state" / f"{run.hash}{part}.pt"
 
 
 def execute(run: Run, suite: str, context: Context) -> Record:
@@ -90,13 +93,13 @@ def execute(run: Run, suite: str, context: Context) -> Record:
         return complete(record, run, context, progress)
     started = time.monotonic()
     model = start_model(run, context)
+    example = context.example(run.dataset)
     record = describe(run, suite, model)
-    before = costs(model, context.example(run.dataset))
-    model, record["pruning"] = prune(model, run, context)
-    after = costs(model, context.example(run.dataset))
+    before = costs(model, example)
+    model, record["pruning"], history = prune_and_train(model, run, context, progress)
+    after = costs(model, example)
     ratio = after["prunable_macs"] / before["prunable_macs"]
     record["cost"] = {"before": before, "after": after, "macs_ratio": ratio}
-    history = train(model, run, context, progress)
     record["history"] = history.as_dict() if history else None
     record["checkpoints"] = {}
     for rule, (epoch, weights) in chosen_weights(run, model, history).items():
@@ -114,7 +117,8 @@ def execute(run: Run, suite: str, context: Context) -> Record:
         "peak_memory_mb": peak_memory_mb(context.device),
     }
     context.store.write(record)
-    context.state_path(run).unlink(missing_ok=True)
+    for part in ("", "-pruning"):
+        context.state_path(run, part).unlink(missing_ok=True)
     return record
 
 
@@ -185,45 +189,107 @@ def saved_model(run: Run, kept: dict[str, Any], context: Context) -> nn.Module:
     """The final network of a record: its file, or rebuilt where nothing was trained."""
     if kept["file"] is not None:
         return load_file(context.store.root / kept["file"])
-    return prune(start_model(run, context), run, context)[0]
+    model = start_model(run, context)
+    return prune(model, run, context)[0] if run.prunes else model
+
+
+def prune_and_train(
+    model: nn.Module, run: Run, context: Context, progress: TimedProgress
+) -> tuple[nn.Module, dict[str, Any], History | None]:
+    """The final network, what the pruning step itself took, and the course of the training."""
+    recipe = run.baseline if run.method == BASELINE else run.recipe
+    if not run.prunes:
+        return model, no_pruning(), train(model, run, recipe, context, progress)
+    if pruners.get(run.method).start is not None and recipe is not None:
+        return prune_in_training(model, run, recipe, context, progress)
+    pruned, pruning = prune(model, run, context)
+    return pruned, pruning, train(pruned, run, recipe, context, progress)
+
+
+def no_pruning() -> dict[str, Any]:
+    return {"rate": 0.0, "seconds": 0.0, "data_images": 0}
 
 
 def prune(model: nn.Module, run: Run, context: Context) -> tuple[nn.Module, dict[str, Any]]:
-    """The pruned network and what the pruning step itself took: scoring and one cut, no search for a rate."""
-    if not run.prunes:
-        return model, {"rate": 0.0, "seconds": 0.0, "data_images": 0}
+    """The network pruned in one shot, and what that took: scoring and one cut, no search for a rate."""
+    arguments = pruning_arguments(run, context)
+    started = time.perf_counter()
+    cut = pruners.prepare(model, run.method, **arguments)
+    prepared = time.perf_counter() - started
+    pruned, rate = at_target(model, cut, run, context)
+    started = time.perf_counter()
+    cut(rate)
+    seconds = prepared + time.perf_counter() - started
+    return pruned, {"rate": rate, "seconds": round(seconds, 4), "data_images": images_scored(run, arguments)}
+
+
+def images_scored(run: Run, arguments: dict[str, Any]) -> int:
+    """How many training images the method looks at before it cuts; one pass over each."""
+    if arguments["data"] is None:
+        return 0
+    asked = {**pruners.get(run.method).options, **arguments}.get("images")
+    return min(asked or len(arguments["data"]), len(arguments["data"]))
+
+
+def prune_in_training(
+    model: nn.Module, run: Run, recipe: Recipe, context: Context, progress: TimedProgress
+) -> tuple[nn.Module, dict[str, Any], History]:
+    """A method that prunes while it trains: training with its hooks, the cut, the rest of the epochs.
+
+    The rate comes from the untrained criterion; the cut meets the target again, with the weights it finds.
+    """
+    _, pruning = prune(model, run, context)
+    arguments = pruning_arguments(run, context)
+    if arguments["data"] is None:
+        arguments["data"] = training_parts(run, context)[0]
+    session = pruners.start(model, run.method, rate=pruning["rate"], epochs=recipe.epochs, **arguments)
+    first, second = session.recipes(recipe)
+    hooked = train(model, run, first, context, progress, hooks=session.hooks, part="-pruning")
+    pruned, pruning["rate"] = at_target(model, session.finish(model), run, context)
+    history = train(pruned, run, second, context, progress)
+    return pruned, pruning, joined(hooked, history)
+
+
+def pruning_arguments(run: Run, context: Context) -> dict[str, Any]:
+    """Arguments of `pruners.prepare`: the run's options, its seed and data where the method takes them."""
     method, options = pruners.get(run.method), dict(run.options)
     if "seed" in method.options:
         options.setdefault("seed", run.seed)
-    scoring = context.split(run.dataset, "train") if method.needs.startswith("images") else None
+    scoring = training_parts(run, context)[0] if method.needs.startswith("images") else None
     example = context.example(run.dataset)
-    started = time.perf_counter()
-    cut = pruners.prepare(
-        model, run.method, groups=run.groups, example_input=example, data=scoring, **options
-    )
-    prepared = time.perf_counter() - started
-    rate = run.rate
-    if rate is None:
-        whole, prunable = cost.count(model, example).macs, prunable_macs(model, example)
-        target = whole - (1 - run.macs_ratio) * prunable
-        _, rate = pruners.match_macs(model, cut, target, example_input=example)
-    started = time.perf_counter()
-    pruned = cut(rate)
-    seconds = prepared + time.perf_counter() - started
-    images = len(scoring) if scoring else 0
-    return pruned, {"rate": rate, "seconds": round(seconds, 4), "data_images": images}
+    return {"groups": run.groups, "example_input": example, "data": scoring, **options}
 
 
-def train(model: nn.Module, run: Run, context: Context, progress: Progress) -> History | None:
-    """Fine-tune in place with the run's recipe, continuing from a saved state; None without a recipe."""
-    recipe = run.baseline if run.method == BASELINE else run.recipe
+def at_target(model: nn.Module, cut: Cut, run: Run, context: Context) -> tuple[nn.Module, float]:
+    """The copy at the run's own rate or at its target of MACs, and the rate."""
+    if run.rate is not None:
+        return cut(run.rate), run.rate
+    return cut_to(model, cut, run.macs_ratio, context.example(run.dataset))
+
+
+def training_parts(run: Run, context: Context) -> tuple[Split, Split | None]:
+    """(what the run trains and scores with, what it validates on)."""
+    train = context.split(run.dataset, "train")
+    return data.hold_out(train, run.validation) if run.validation else (train, None)
+
+
+def train(
+    model: nn.Module,
+    run: Run,
+    recipe: Recipe | None,
+    context: Context,
+    progress: TimedProgress,
+    *,
+    hooks: Hooks | None = None,
+    part: str = "",
+) -> History | None:
+    """Train in place, continuing from a saved state; None without a recipe. OutOfTime after the deadline."""
+    model.to(context.device)
     if recipe is None:
-        model.to(context.device).eval()
+        model.eval()
         return None
-    train, validation = context.split(run.dataset, "train"), None
-    if run.validation:
-        train, validation = data.hold_out(train, run.validation)
-    state = context.state_path(run)
+    train, validation = training_parts(run, context)
+    state = context.state_path(run, part)
     state.parent.mkdir(parents=True, exist_ok=True)
     history = fine_tune(
         model,
@@ -234,21 +300,36 @@ def train(model: nn.Module, run: Run, context: Context, progress: Progress) -> H
         device=context.device,
         seed=run.seed,
         state_path=state,
+        hooks=hooks,
         progress=progress,
     )
-    if context.deadline is not None and time.monotonic() > context.deadline:
+    if progress.expired():
         raise OutOfTime
     return history
+
+
+def joined(first: History, second: History) -> History:
+    """One course of training; epochs of the second part count on. What it chose is from that part."""
+    offset = len(first.epochs)
+    rows = [dataclasses.replace(row, epoch=row.epoch + offset) for row in second.epochs]
+    best = {
+        f"best_{part}": dataclasses.replace(chosen, epoch=chosen.epoch + offset)
+        for part, chosen in second.chosen.items()
+    }
+    return History(first.epochs + rows, **best)
 
 
 def chosen_weights(
     run: Run, model: nn.Module, history: History | None
 ) -> dict[str, tuple[int, dict[str, Tensor]]]:
-    """Per checkpoint rule the epoch it chose and the weights of that epoch."""
+    """Per checkpoint rule the epoch it chose and the weights of that epoch.
+
+    A network that is whole only after its last epoch has that one to choose.
+    """
     chosen = history.chosen if history else {}
     best = {"best-validation": chosen.get("validation"), "best-test": chosen.get("test")}
     last = (len(history.epochs) if history else 0, copy.deepcopy(model.state_dict()))
-    return {rule: last if rule == "last" else (best[rule].epoch, best[rule].weights) for rule in run.rules}
+    return {rule: (best[rule].epoch, best[rule].weights) if best.get(rule) else last for rule in run.rules}
 
 
 def keep_weights(model: nn.Module, run: Run, suite: str, rule: str, context: Context) -> dict[str, Any]:
@@ -294,33 +375,6 @@ def metric(outcome: evaluate.Outcome, entry: Entry) -> dict[str, Any]:
         "attack": asdict(entry.attack),
         "bits": evaluate.pack_bits(outcome.correct),
     }
-
-
-# ---- facts about costs and data ------------------------------------------------------------------
-
-
-def costs(model: nn.Module, example: Tensor) -> dict[str, dict[str, float]]:
-    """MACs and parameters in both conventions for one image, and the MACs that pruning is about."""
-    counted = {name: asdict(cost.count(model, example, convention=name)) for name in cost.CONVENTIONS}
-    return counted | {"prunable_macs": prunable_macs(model, example)}
-
-
-def prunable_macs(model: nn.Module, example: Tensor) -> int:
-    """Multiply-adds of all convolutions but the first: everything but the first layer and the linear ones."""
-    first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
-    fixed: list[int] = []
-
-    def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        fixed.append(module.weight[0].numel() * output.numel() // len(output))
-
-    layers = [first, *(module for module in model.modules() if isinstance(module, nn.Linear))]
-    handles = [layer.register_forward_hook(add) for layer in layers]
-    try:
-        whole = cost.count(model, example).macs
-    finally:
-        for handle in handles:
-            handle.remove()
-    return whole - sum(fixed)
 
 
 def data_facts(split: Split) -> dict[str, Any]:

@@ -1,0 +1,51 @@
+"""The common measure of pruning: what a network costs, and the rate at which a method meets a target."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from torch import Tensor, nn
+
+from gkp import cost, pruners
+from gkp.pruners import Cut
+
+CLOSE = 0.001  # relative; the layers' widths are whole numbers, so that few targets are met exactly
+
+
+def costs(model: nn.Module, example: Tensor) -> dict[str, Any]:
+    """MACs and parameters in both conventions for one image, and the MACs that pruning is about."""
+    counted = {name: asdict(cost.count(model, example, convention=name)) for name in cost.CONVENTIONS}
+    return counted | {"prunable_macs": prunable_macs(model, example)}
+
+
+def prunable_macs(model: nn.Module, example: Tensor) -> int:
+    """Multiply-adds of all convolutions but the first: everything but the first layer and the linear ones."""
+    first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+    fixed: list[int] = []
+
+    def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        fixed.append(module.weight[0].numel() * output.numel() // len(output))
+
+    layers = [first, *(module for module in model.modules() if isinstance(module, nn.Linear))]
+    handles = [layer.register_forward_hook(add) for layer in layers]
+    try:
+        whole = cost.count(model, example).macs
+    finally:
+        for handle in handles:
+            handle.remove()
+    return whole - sum(fixed)
+
+
+def cut_to(model: nn.Module, cut: Cut, ratio: float, example: Tensor) -> tuple[nn.Module, float]:
+    """The copy of `model` that keeps `ratio` of its prunable MACs, and the rate of `cut` that gives it.
+
+    Most methods remove the same share everywhere, so 1 - ratio is tried before the search for a rate.
+    ValueError when no rate comes within 1 % of the whole network's target.
+    """
+    prunable = prunable_macs(model, example)
+    pruned = cut(1 - ratio)
+    if abs(prunable_macs(pruned, example) - ratio * prunable) <= CLOSE * ratio * prunable:
+        return pruned, 1 - ratio
+    target = cost.count(model, example).macs - (1 - ratio) * prunable
+    return pruners.match_macs(model, cut, target, example_input=example)

@@ -1,0 +1,213 @@
+"""Running suites: what a run leaves behind, and what nothing may destroy."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from gkp import data, evaluate, execute, suites
+from gkp.attacks import Attack
+from gkp.checkpoint import load_file
+from gkp.records import Store
+from gkp.run import claim_first, is_claimed, is_complete, run_suite
+from gkp.suites import MACS_RATIO, Entry, Run, Suite
+
+RECIPE = dataclasses.replace(suites.DIGITS_RECIPE, epochs=2)
+EVALUATION = (Entry(Attack("none")), Entry(Attack("fgsm", eps=8 / 255), 20))
+COMMON = Run(
+    "digits",
+    "resnet8",
+    "unpruned",
+    baseline=RECIPE,
+    macs_ratio=MACS_RATIO,
+    recipe=RECIPE,
+    validation=10,
+    rules=("last", "best-validation", "best-test"),
+    evaluation=EVALUATION,
+)
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> Suite:
+    """A suite of three methods on 80 digits."""
+    load = data.load
+    monkeypatch.setattr(execute.data, "load", lambda name, part, **_: load(name, part).take(80))
+    suite = Suite("tiny", "", "", suites.grid(COMMON, seeds=(0,), names=("random", "l1", "sr-gkp")))
+    monkeypatch.setitem(suites.SUITES, "tiny", lambda: suite)
+    return suite
+
+
+def context(root: Path, deadline: float | None = None) -> execute.Context:
+    return execute.Context(Store(root), torch.device("cpu"), deadline=deadline)
+
+
+def baseline_of(suite: Suite) -> Run:
+    return suite.ordered()[0]
+
+
+def test_a_suite_leaves_whole_records_and_is_not_done_twice(tiny: Suite, tmp_path: Path) -> None:
+    summary = run_suite("tiny", root=tmp_path, device="cpu")
+    stems = [run.stem for run in tiny.ordered()]
+    assert (summary.done, summary.skipped, summary.left, summary.failed) == (stems, [], [], {})
+    store = Store(tmp_path)
+    assert len(store.all("tiny")) == len(stems) == 6
+    assert not list((tmp_path / "work" / "state").iterdir())
+
+    for record in store.all("tiny"):
+        if record["pruned"]:
+            assert record["cost"]["macs_ratio"] == pytest.approx(MACS_RATIO, rel=0.01)
+            assert record["pruning"]["seconds"] > 0
+        for kept in record["checkpoints"].values():
+            assert [metric["n"] for metric in kept["metrics"].values()] in ([80, 20], [80])
+
+    written = {path: path.stat().st_mtime_ns for path in store.results.rglob("*.json")}
+    again = run_suite("tiny", root=tmp_path, device="cpu")
+    assert (again.done, again.skipped) == ([], stems)
+    assert {path: path.stat().st_mtime_ns for path in store.results.rglob("*.json")} == written
+
+
+def test_saved_weights_give_the_recorded_accuracy_again(tiny: Suite, tmp_path: Path) -> None:
+    run = baseline_of(tiny)
+    record = execute.execute(run, "tiny", context(tmp_path))
+    kept = record["checkpoints"]["last"]
+    digits = execute.data.load("digits", "test")
+    model = load_file(tmp_path / kept["file"])
+    assert evaluate.accuracy(model, digits.pixels(), digits.labels) == kept["metrics"]["benign"]["accuracy"]
+
+
+def test_time_up_stops_after_an_epoch_and_continues_to_the_same_weights(tiny: Suite, tmp_path: Path) -> None:
+    run = baseline_of(tiny)
+    whole = execute.execute(run, "tiny", context(tmp_path / "whole"))
+    with pytest.raises(execute.OutOfTime):
+        execute.execute(run, "tiny", context(tmp_path / "cut", deadline=time.monotonic()))
+    assert (tmp_path / "cut" / "work" / "state" / f"{run.hash}.pt").exists()
+    assert Store(tmp_path / "cut").find(run) is None
+    cut = execute.execute(run, "tiny", context(tmp_path / "cut"))
+    assert cut["checkpoints"]["last"]["sha256"] == whole["checkpoints"]["last"]["sha256"]
+    assert len(cut["history"]["epochs"]) == RECIPE.epochs
+
+
+def test_without_time_nothing_is_begun(tiny: Suite, tmp_path: Path) -> None:
+    summary = run_suite("tiny", root=tmp_path, device="cpu", budget_minutes=0)
+    assert summary.left == [run.stem for run in tiny.ordered()]
+    assert not Store(tmp_path).all()
+
+
+def test_an_added_attack_needs_no_training(
+    tiny: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = dataclasses.replace(tiny.runs[0], weights=None)
+    execute.execute(baseline_of(tiny), "tiny", context(tmp_path))
+    before = execute.execute(run, "tiny", context(tmp_path))
+    monkeypatch.setattr(execute, "fine_tune", None)
+    more = dataclasses.replace(run, evaluation=(*EVALUATION, Entry(Attack("fgsm", eps=2 / 255), 30)))
+    assert is_complete(run, Store(tmp_path))
+    assert not is_complete(more, Store(tmp_path))
+    after = execute.execute(more, "tiny", context(tmp_path))
+    assert is_complete(more, Store(tmp_path))
+    metrics = after["checkpoints"]["last"]["metrics"]
+    assert {name: metrics[name] for name in before["checkpoints"]["last"]["metrics"]} == before[
+        "checkpoints"
+    ]["last"]["metrics"]
+    assert metrics["fgsm_pixel_2/255_true"]["n"] == 30
+    assert after["evaluations"][0]["attacks"] == ["fgsm_pixel_2/255_true"]
+    assert after["provenance"] == before["provenance"]
+
+
+def test_a_run_that_fails_is_named_and_does_not_cost_the_others(
+    tiny: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = dataclasses.replace(tiny.runs[2], options=(("typo", 1),))
+    suite = dataclasses.replace(tiny, runs=(wrong, tiny.runs[0]))
+    monkeypatch.setitem(suites.SUITES, "tiny", lambda: suite)
+    summary = run_suite("tiny", root=tmp_path, device="cpu")
+    assert list(summary.failed) == summary.left == [wrong.stem]
+    assert len(summary.done) == 2
+    assert "typo" in summary.failed[wrong.stem]
+    assert f"failed: {wrong.stem}" in capsys.readouterr().err
+
+
+def test_a_full_disk_keeps_the_training_state(
+    tiny: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, where = baseline_of(tiny), context(tmp_path)
+
+    def full(record: dict) -> None:
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(where.store, "write", full)
+        with pytest.raises(OSError, match="No space"):
+            execute.execute(run, "tiny", where)
+    state = where.state_path(run)
+    assert state.exists()
+    epochs = execute.execute(run, "tiny", where)["history"]["epochs"]
+    assert len(epochs) == RECIPE.epochs
+    assert not state.exists()
+
+
+def test_one_run_is_claimed_once_and_free_again_after_a_kill(tiny: Suite, tmp_path: Path) -> None:
+    first, second = tiny.runs[:2]
+    with claim_first([first, second], tmp_path) as mine:
+        assert mine == first
+        assert is_claimed(first, tmp_path)
+        with claim_first([first, second], tmp_path) as other:
+            assert other == second
+        with claim_first([first], tmp_path) as none_left:
+            assert none_left is None
+    assert not is_claimed(first, tmp_path)
+
+    lock = tmp_path / "work" / "locks" / f"{first.hash}.lock"
+    hold = f"import fcntl, time; f = open({str(lock)!r}); fcntl.flock(f, fcntl.LOCK_EX)"
+    hold += "; print(flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE) as holder:
+        holder.stdout.readline()
+        assert is_claimed(first, tmp_path)
+        holder.kill()
+        holder.wait()
+    assert not is_claimed(first, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), [({"jobs": 0}, "jobs=0"), ({"device": "cuda"}, "no GPU here")]
+)
+def test_arguments_that_cannot_be(tiny: Suite, tmp_path: Path, arguments: dict, message: str) -> None:
+    if message == "no GPU here" and torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    with pytest.raises(ValueError, match=message):
+        run_suite("tiny", root=tmp_path, **arguments)
+
+
+def run_digits(root: Path, *arguments: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "gkp", "run", "--suite", "digits", "--root", str(root), *arguments]
+    environment = os.environ | {"GKP_PROGRESS": "lines", "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+
+
+def test_ctrl_c_says_what_is_saved_and_how_to_continue(tmp_path: Path) -> None:
+    with run_digits(tmp_path) as process:
+        assert "epoch 1/" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "python -m gkp run --suite digits" in errors
+    assert "Traceback" not in errors
+    assert list((tmp_path / "work" / "state").glob("*.pt"))
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_work(tmp_path: Path) -> None:
+    with run_digits(tmp_path, "--jobs", "2") as process:
+        output, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors
+    runs = suites.get("digits").ordered()
+    assert f"{len(runs)} done" in output
+    assert all(is_complete(run, Store(tmp_path)) for run in runs)

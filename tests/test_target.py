@@ -1,0 +1,48 @@
+"""What methods are compared at: the share of multiply-adds that is left."""
+
+import pytest
+import torch
+from torch import nn
+
+from gkp.models import create
+from gkp.target import costs, cut_to, prunable_macs
+
+EXAMPLE = torch.zeros(1, 3, 32, 32)
+
+
+def test_prunable_macs_of_resnet20_by_hand() -> None:
+    stages = 6 * 16 * 16 * 9 * 32**2
+    stages += (16 * 32 + 5 * 32 * 32) * 9 * 16**2
+    stages += (32 * 64 + 5 * 64 * 64) * 9 * 8**2
+    counted = costs(create("resnet20"), EXAMPLE)
+    assert counted["prunable_macs"] == stages
+    assert counted["usual"]["macs"] == stages + 3 * 16 * 9 * 32**2 + 640
+
+
+class Line(nn.Sequential):
+    """A network whose middle layer has `width` channels: MACs proportional to it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(nn.Conv2d(3, 4, 1), nn.Conv2d(4, width, 1), nn.Conv2d(width, 4, 1))
+
+
+@pytest.mark.parametrize("power", [1, 3])
+def test_the_target_is_met_whatever_a_rate_means_to_a_method(power: int) -> None:
+    asked = []
+
+    def cut(rate: float) -> nn.Module:
+        asked.append(rate)
+        return Line(max(1, round(1000 * (1 - rate**power))))
+
+    pruned, rate = cut_to(Line(1000), cut, 0.5625, EXAMPLE)
+    assert prunable_macs(pruned, EXAMPLE) == pytest.approx(
+        0.5625 * prunable_macs(Line(1000), EXAMPLE), rel=0.01
+    )
+    assert asked[0] == 0.4375
+    assert (len(asked) == 1) == (power == 1)
+    assert rate == pytest.approx(0.4375 ** (1 / power), rel=0.02)
+
+
+def test_a_target_that_cannot_be_met_is_refused() -> None:
+    with pytest.raises(ValueError, match="no rate comes within"):
+        cut_to(Line(1000), lambda rate: Line(900), 0.5, EXAMPLE)
