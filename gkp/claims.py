@@ -6,7 +6,8 @@
     expect           the number; or at_least / at_most for a bound
     unit             "%", "layers", ...; tolerance, in the same unit, and `why` it is that large
     ours             where our number is: `suite` and further conditions on the record (label, rule, or a
-                     field of its configuration), and either `attack` (accuracy in percent) or `path`
+                     field of its configuration), and either `attack` (accuracy in percent) or `path`;
+                     `against`, with `attack`: the difference to the record of that label, in points
     each             true: every matching record has to meet the claim, the worst one is shown
     verdict          "miss" where an honest miss is known; then `explanation` says why
 """
@@ -17,7 +18,7 @@ import math
 import statistics
 import tomllib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,8 @@ class Claim:
             raise ValueError(f'claim {self.id}: a verdict "miss" needs an explanation, "ok" has none')
         if ("attack" in self.ours) == ("path" in self.ours) or "suite" not in self.ours:
             raise ValueError(f"claim {self.id}: ours needs a suite, and either an attack or a path")
+        if "against" in self.ours and not {"attack", "label"} <= set(self.ours):
+            raise ValueError(f"claim {self.id}: against needs an attack and a label")
 
     @property
     def wanted(self) -> str:
@@ -139,7 +142,10 @@ def _judge(claim: Claim, values: tuple[float, ...]) -> Verdict:
 
 
 def _values(claim: Claim, records: Sequence[Record]) -> tuple[float, ...]:
-    places = ("suite", "attack", "path", "rule")
+    places = ("suite", "attack", "path", "rule", "against")
+    if other := claim.ours.get("against"):
+        own, theirs = (_values(_plain(claim, label), records) for label in (claim.ours["label"], other))
+        return tuple(value - statistics.fmean(theirs) for value in own) if theirs else ()
     conditions = {key: value for key, value in claim.ours.items() if key not in places}
     rule = claim.ours.get("rule", "last")
     values = []
@@ -153,6 +159,12 @@ def _values(claim: Claim, records: Sequence[Record]) -> tuple[float, ...]:
         elif (value := _follow(record, claim.ours["path"])) is not None:
             values.append(float(value))
     return tuple(values)
+
+
+def _plain(claim: Claim, label: str) -> Claim:
+    """The same claim about the accuracy of `label` itself."""
+    ours = {key: value for key, value in claim.ours.items() if key != "against"}
+    return replace(claim, ours=ours | {"label": label})
 
 
 def _field(record: Record, key: str) -> Any:

@@ -87,6 +87,19 @@ def test_ours_is_found_by_conditions_and_by_path() -> None:
         assert claims.judge([claim], records_of)[0].status == "MISSING"
 
 
+def test_a_difference_to_another_method_is_in_points() -> None:
+    runs = [Run("digits", "resnet8", name, weights="x", rate=0.4) for name in ("l1", "random")]
+    records = [make_record(run, correct=correct) for run, correct in zip(runs, (90, 87), strict=True)]
+    labels = [record["label"] for record in records]
+    ours = {"suite": "small", "attack": "benign", "label": labels[0], "against": labels[1]}
+    for bound, status in ((3.0, "OK"), (3.1, "MISS")):
+        assert claims.judge([make_claim(at_least=bound, ours=ours)], lambda _: records)[0].status == status
+    alone = claims.judge([make_claim(at_least=0, ours=ours)], lambda _: records[:1])[0]
+    assert alone.status == "MISSING"
+    with pytest.raises(ValueError, match="against needs an attack and a label"):
+        make_claim(at_least=0, ours={"suite": "small", "path": ["x"], "against": "random"})
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
