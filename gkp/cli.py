@@ -31,11 +31,18 @@ AnySuite = Annotated[str | None, typer.Option(help="Only this suite; `python -m 
 @app.callback()
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    plugin: Annotated[
+        list[Path] | None, typer.Option(help="A Python file that registers a method of yours; repeatable.")
+    ] = None,
 ) -> None:
     """Grouped kernel pruning and what it does to robustness: prune, attack, compare, report.
 
     Exit codes: 0 done; 1 a claim, a check or a run failed; 2 wrong input, in one sentence; 130 Ctrl-C.
     """
+    if plugin:
+        from gkp.pruners import plugins
+
+        plugins.load(plugin)
 
 
 @app.command()
