@@ -105,8 +105,8 @@ class Verdict:
     def line(self) -> str:
         """One line for the terminal."""
         claim = self.claim
-        text = f"[{self.status}] {claim.id} {claim.statement}: expected {claim.wanted} {claim.unit}"
-        text += f" | ours {self.ours_text} | tol {claim.tolerance:g} | {claim.why}"
+        text = f"{f'[{self.status}]':9} {claim.id:3} expected {claim.wanted} {claim.unit}"
+        text += f" | ours {self.ours_text} | tol {claim.tolerance:g} | {claim.statement} ({claim.why})"
         return text + (f" | {claim.explanation}" if claim.explanation else "")
 
 

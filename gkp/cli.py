@@ -76,15 +76,17 @@ def evaluate(
     suite: AnySuite = None,
     model: Annotated[str | None, typer.Option(help="One network instead: a zoo name or a file.")] = None,
     dataset: Dataset = "cifar10",
-    images: Annotated[int | None, typer.Option(help="With --model: only the first n test images.")] = None,
+    images: Annotated[
+        int | None, typer.Option(help="Only the first n test images, for a quick look.")
+    ] = None,
     root: Root = Path("."),
     device: Device = "auto",
     download: Download = False,
 ) -> None:
     """Attack the shipped checkpoints of a suite again and compare with their records; or attack one network.
 
-    A checkpoint differs when an accuracy is more than 0.05 points from its record, or its file's
-    SHA-256 is not the recorded one.
+    A checkpoint differs when an accuracy is more than 0.05 points from what its record says of the same
+    images, or when its file's SHA-256 is not the recorded one.
     """
     from gkp import reevaluate
     from gkp.progress import Progress
@@ -96,7 +98,7 @@ def evaluate(
         network, loaded = _load(model, dataset)
         print(reevaluate.one(loaded, network, dataset, images, context))
         return
-    text, agree = reevaluate.suite(suite, context)
+    text, agree = reevaluate.suite(suite, context, images)
     print(text)
     if not agree:
         raise typer.Exit(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from torch import nn
@@ -10,10 +11,11 @@ from torch import nn
 from gkp import suites
 from gkp.attacks import Attack
 from gkp.checkpoint import load_file
+from gkp.evaluate import unpack_bits
 from gkp.execute import Context, TimedProgress, attack_all
 from gkp.files import sha256_file
 from gkp.progress import Progress
-from gkp.records import Store
+from gkp.records import Record, Store
 from gkp.report import attack_title, to_markdown
 from gkp.run import pick_device
 from gkp.suites import Entry
@@ -25,17 +27,18 @@ def context(root: str | Path, device: str, progress: Progress, *, download: bool
     return Context(Store(root), pick_device(device), progress, download=download)
 
 
-def suite(name: str, context: Context) -> tuple[str, bool]:
+def suite(name: str, context: Context, images: int | None = None) -> tuple[str, bool]:
     """A table of every shipped checkpoint of the suite, recorded against measured, and whether all agree.
 
-    FileNotFoundError when the suite has no checkpoint to attack.
+    images: only the first so many; the records know every image. FileNotFoundError when the suite has no
+    checkpoint to attack.
     """
     suites.get(name)
     rows = []
-    for record in context.store.all(name):
+    for record in context.store.of_suite(name):
         for rule, kept in record.get("checkpoints", {}).items():
             if kept["file"] is not None:
-                rows += _compare(record, rule, kept, context)
+                rows += _compare(record, rule, kept, context, images)
     if not rows:
         raise FileNotFoundError(
             f"no checkpoint of suite {name!r} in {context.store.checkpoints}; run the suite first"
@@ -46,25 +49,30 @@ def suite(name: str, context: Context) -> tuple[str, bool]:
     return f"{to_markdown(frame)}\n{ending}", wrong == 0
 
 
-def _compare(record: dict, rule: str, kept: dict, context: Context) -> list[dict[str, str]]:
+def _compare(
+    record: Record, rule: str, kept: dict[str, Any], context: Context, images: int | None
+) -> list[dict[str, str]]:
     path = context.store.root / kept["file"]
     if not path.exists():
         raise FileNotFoundError(f"{path} is recorded but missing: restore it from git or run the suite again")
     damaged = sha256_file(path) != kept["sha256"]
-    entries = [Entry(Attack(**metric["attack"]), metric["asked_n"]) for metric in kept["metrics"].values()]
+    entries = [
+        Entry(Attack(**metric["attack"]), min(images or metric["n"], metric["n"]))
+        for metric in kept["metrics"].values()
+    ]
     progress = TimedProgress(context.progress, record["label"], None)
-    config = record["config"]
-    measured = attack_all(load_file(path), config["dataset"], entries, context, progress)["metrics"]
+    measured = attack_all(load_file(path), record["config"]["dataset"], entries, context, progress)["metrics"]
     rows = []
     for name, metric in kept["metrics"].items():
-        recorded, ours = 100 * metric["accuracy"], 100 * measured[name]["accuracy"]
-        close = abs(recorded - ours) <= TOLERANCE and metric["n"] == measured[name]["n"]
+        n, ours = measured[name]["n"], 100 * measured[name]["accuracy"]
+        recorded = 100 * float(unpack_bits(metric["bits"], metric["n"])[:n].double().mean())
+        close = abs(recorded - ours) <= TOLERANCE
         rows.append(
             {
                 "method": record["label"],
                 "checkpoint": rule,
                 "attack": attack_title(metric["attack"]),
-                "images": str(measured[name]["n"]),
+                "images": str(n),
                 "recorded": f"{recorded:.2f}",
                 "measured": f"{ours:.2f}",
                 "verdict": "SHA-256 differs" if damaged else "OK" if close else "DIFFERS",

@@ -10,7 +10,7 @@ import difflib
 import importlib.util
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,14 @@ from gkp import claims, suites
 from gkp.files import atomic_write_text
 from gkp.records import Record, Store, table
 
+# The columns of a table in the README; all of them stand in figures/<suite>/results.md.
+SHORT = (
+    "benign",
+    "fgsm_norm_0.01_predicted",
+    "pgd3_norm_8/255_step2/255_true",
+    "fgsm_pixel_1/255_true",
+    "pgd10_pixel_0.5/255_step0.125/255_true",
+)
 LIVE = "digits"  # this suite's records are made on the reader's machine and are not committed
 BLOCK = re.compile(r"(<!-- generated:([\w:-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -83,22 +91,28 @@ def verdicts(root: str | Path, suite: str | None = None) -> list[claims.Verdict]
 
 
 def suite_tables(suite: str, records: Sequence[Record]) -> dict[Path, str]:
-    """figures/<suite>/results.{md,csv,tex}; {} for a suite without trained or attacked networks."""
-    frame = summary(records)
-    if frame.empty:
+    """figures/<suite>/results.{md,csv,tex}; {} for a suite without attacked networks.
+
+    The first table has the paper's units, the second pixels.
+    """
+    titles = attack_titles(records)
+    if not titles:
         return {}
     folder, note = Path("figures") / suite, footnote(records)
+    pixel = [name for name in titles if "_pixel_" in name]
+    frames = [summary(records, titles.keys() - set(pixel))]
+    frames += [summary(records, ["benign", *pixel])] if pixel else []
     csv = io.StringIO()
     table(records).drop(columns="bits").to_csv(csv, index=False, float_format="%.6g", lineterminator="\n")
     return {
-        folder / "results.md": f"{to_markdown(frame)}\n{note}\n{self_checks(records)}",
+        folder / "results.md": "\n".join([*map(to_markdown, frames), f"{note}\n", self_checks(records)]),
         folder / "results.csv": csv.getvalue(),
-        folder / "results.tex": frame.to_latex(index=False, escape=True),
+        folder / "results.tex": "\n".join(frame.to_latex(index=False, escape=True) for frame in frames),
     }
 
 
-def summary(records: Sequence[Record]) -> pd.DataFrame:
-    """One row per method and checkpoint rule: costs, then accuracy in percent under every attack.
+def summary(records: Sequence[Record], attacks: Iterable[str] | None = None) -> pd.DataFrame:
+    """One row per method and checkpoint rule: costs, then accuracy in percent, by default under every attack.
 
     One seed: ± half the 95 % Wilson interval. Several seeds: mean ± standard deviation over seeds.
     """
@@ -106,6 +120,9 @@ def summary(records: Sequence[Record]) -> pd.DataFrame:
     if long.empty:
         return long
     titles = attack_titles(records)
+    if attacks is not None:
+        chosen = set(attacks)
+        titles = {name: title for name, title in titles.items() if name in chosen}
     order = {label: place for place, label in enumerate(_label_order(records))}
     rows = []
     for (label, rule), group in sorted(
@@ -138,20 +155,22 @@ def _label_order(records: Sequence[Record]) -> list[str]:
 
 
 def attack_titles(records: Sequence[Record]) -> dict[str, str]:
-    """Attack name -> column title, in the order in which the evaluations list them."""
-    titles: dict[str, str] = {}
-    for record in records:
-        for kept in record.get("checkpoints", {}).values():
-            for name, metric in kept["metrics"].items():
-                titles.setdefault(name, attack_title(metric["attack"]))
-    order = [entry.attack.name for suite in suites.SUITES for entry in _evaluation(suite)]
-    rank = {name: place for place, name in reversed(list(enumerate(order)))}
-    return dict(sorted(titles.items(), key=lambda item: rank.get(item[0], len(order))))
+    """Attack name -> column title: clean, the paper's attacks, the same with true labels, then pixels."""
+    attacks = {
+        name: metric["attack"]
+        for record in records
+        for kept in record.get("checkpoints", {}).values()
+        for name, metric in kept["metrics"].items()
+    }
+    ordered = sorted(attacks, key=lambda name: _place(attacks[name]))
+    return {name: attack_title(attacks[name]) for name in ordered}
 
 
-def _evaluation(suite: str) -> list[suites.Entry]:
-    runs = suites.get(suite).runs
-    return max((list(run.evaluation) for run in runs), key=len)
+def _place(attack: dict[str, Any]) -> tuple:
+    kinds = ("none", "fgsm", "pgd", "autoattack")
+    relabelled = attack["space"] == "normalized" and attack["kind"] == "fgsm" and attack["labels"] == "true"
+    order = (attack["kind"] != "none", attack["space"] == "pixel", relabelled, kinds.index(attack["kind"]))
+    return (*order, attack["iterations"], attack["eps"])
 
 
 def attack_title(attack: dict[str, Any]) -> str:
@@ -168,14 +187,20 @@ def attack_title(attack: dict[str, Any]) -> str:
     return f"{kind} {size}{marks}"
 
 
-def footnote(records: Sequence[Record]) -> str:
+def footnote(records: Sequence[Record], attacks: Iterable[str] | None = None) -> str:
     """What the table's numbers are counted on, and what its words mean."""
-    sizes: dict[int, list[str]] = {}
     titles = attack_titles(records)
-    for row in table(records).itertuples():
-        if titles[row.attack] not in sizes.setdefault(row.n, []):
-            sizes[row.n].append(titles[row.attack])
-    ordered = sorted(sizes.items(), reverse=True)
+    if not titles:
+        return "No records yet."
+    chosen = set(titles if attacks is None else attacks)
+    sizes: dict[int, set[str]] = {}
+    for name, n in table(records).groupby("attack")["n"].max().items():
+        if name in chosen:
+            sizes.setdefault(n, set()).add(name)
+    ordered = [
+        (n, [title for name, title in titles.items() if name in names])
+        for n, names in sorted(sizes.items(), reverse=True)
+    ]
     counted = "; ".join(f"{n:,} images: {', '.join(names)}" for n, names in ordered)
     facts = next(r["provenance"]["data"] for r in records if "data" in r["provenance"])
     official = facts["official_size"]
@@ -226,7 +251,7 @@ def block(name: str, store: Store) -> str:
         return to_markdown(methods_table())
     if kind == "table":
         records = store.of_suite(suite)
-        return f"{to_markdown(summary(records))}\n{footnote(records)}\n"
+        return f"{to_markdown(summary(records, SHORT))}\n{footnote(records, SHORT)}\n"
     raise ValueError(f"README.md: no generated block {name!r}; use claims, suites, methods or table:SUITE")
 
 
@@ -237,9 +262,9 @@ def claims_table(judged: Sequence[claims.Verdict]) -> pd.DataFrame:
             "": verdict.status,
             "id": verdict.claim.id,
             "claim": verdict.claim.statement,
-            "expected": verdict.claim.wanted,
+            "expected": f"{verdict.claim.wanted} {verdict.claim.unit}",
+            "tolerance": f"± {verdict.claim.tolerance:g}" if verdict.claim.tolerance else "none",
             "ours": verdict.ours_text,
-            "tolerance": f"{verdict.claim.tolerance:g} {verdict.claim.unit}",
             "because": verdict.claim.explanation or verdict.claim.why,
         }
         for verdict in judged
@@ -258,7 +283,19 @@ def suites_table() -> pd.DataFrame:
 
 
 def methods_table() -> pd.DataFrame:
-    """The registered pruning methods."""
+    """The registered pruning methods: what each removes, when, by what, and who published it."""
     from gkp import pruners
 
-    return pd.DataFrame({"method": name} for name in pruners.methods())
+    entries = sorted((pruners.get(name) for name in pruners.methods()), key=lambda m: (m.structure, m.name))
+    return pd.DataFrame(
+        {
+            "method": entry.name,
+            "removes": entry.structure,
+            "when": entry.schedule,
+            "scores with": entry.needs,
+            "how": entry.summary,
+            "source": entry.citation,
+            "options": ", ".join(f"{name}={value!r}" for name, value in entry.options.items()) or "none",
+        }
+        for entry in entries
+    )

@@ -1,5 +1,11 @@
 """Small records for tests, as a run would write them."""
 
+from dataclasses import asdict
+
+import torch
+
+from gkp.attacks import Attack
+from gkp.evaluate import pack_bits
 from gkp.records import run_config
 from gkp.suites import VERSION, Run
 
@@ -16,7 +22,11 @@ def make_record(run: Run = RUN, suite: str = "small", correct: int = 90) -> dict
         "low": 0.8,
         "high": 0.95,
     }
-    metric |= {"seconds": 0.1, "bits": "", "attack": {"kind": "none", "eps": 0.0, "space": "pixel"}}
+    metric |= {
+        "seconds": 0.1,
+        "bits": pack_bits(torch.arange(100) < correct),
+        "attack": asdict(Attack("none")),
+    }
     counted = {"usual": {"macs": 1e6, "params": 2e4}, "paper": {"macs": 1.1e6, "params": 2e4}}
     return {
         "version": VERSION,

@@ -43,7 +43,7 @@ def test_only_an_explained_miss_is_as_expected_and_it_stays_a_miss() -> None:
     explained = make_claim(expect=80.0, verdict="miss", explanation="another seed")
     verdict = verdict_of(explained, 90)
     assert verdict.as_expected
-    assert verdict.line.startswith("[MISS] T1")
+    assert verdict.line.startswith("[MISS]    T1")
     assert verdict.line.endswith("another seed")
     assert not verdict_of(make_claim(expect=80.0), 90).as_expected
     # An explanation that is no longer needed is wrong too.

@@ -8,7 +8,7 @@ import pytest
 import torch
 from record_factory import make_record
 
-from gkp import checkpoint, cli, models
+from gkp import checkpoint, cli, data, evaluate, files, models
 from gkp.attacks import Attack
 from gkp.records import Store
 from gkp.suites import UNPRUNED, Run
@@ -122,17 +122,15 @@ def test_list_names_suites_and_methods(
 @pytest.fixture
 def shipped(network: Path, tmp_path: Path) -> Store:
     """A store with one record of `network` on 60 digits, as it really is."""
-    from gkp import data, evaluate
-
     digits = data.load("digits", "test").take(60)
     outcome = evaluate.outcome(checkpoint.load_file(network), digits.pixels(), digits.labels, Attack("none"))
     record = make_record(
         Run("digits", "resnet8", UNPRUNED, weights="x"), "method", int(outcome.correct.sum())
     )
     kept = record["checkpoints"]["last"]
-    kept |= {"file": network.name, "sha256": checkpoint.files.sha256_file(network)}
+    kept |= {"file": network.name, "sha256": files.sha256_file(network)}
     kept["metrics"]["benign"] |= {"n": 60, "asked_n": 60, "accuracy": outcome.accuracy}
-    kept["metrics"]["benign"]["attack"] = {"kind": "none"}
+    kept["metrics"]["benign"]["bits"] = evaluate.pack_bits(outcome.correct)
     Store(tmp_path).write(record)
     return Store(tmp_path)
 
@@ -153,7 +151,8 @@ def test_evaluate_finds_a_record_that_is_not_true(
 ) -> None:
     (path,) = shipped.results.rglob("*.json")
     record = json.loads(path.read_text())
-    record["checkpoints"]["last"]["metrics"]["benign"]["accuracy"] += 0.01
+    metric = record["checkpoints"]["last"]["metrics"]["benign"]
+    metric["bits"] = evaluate.pack_bits(~evaluate.unpack_bits(metric["bits"], 60))
     path.write_text(json.dumps(record))
     assert evaluate_again(shipped, monkeypatch) == 1
     assert "DIFFERS" in capsys.readouterr().out

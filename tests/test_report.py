@@ -1,11 +1,13 @@
 """Everything shown comes from records, and a difference is noticed."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 from record_factory import RUN, make_record
 
 from gkp import report
+from gkp.attacks import Attack
 from gkp.records import Store
 
 README = "# Title\n\n<!-- generated:table:method -->\nold\n<!-- end -->\n\nText.\n"
@@ -81,8 +83,6 @@ def test_images_short_of_the_official_set_are_never_called_the_test_set(root: Pa
 def test_one_seed_shows_its_interval_and_several_their_spread(root: Path) -> None:
     one = report.summary(Store(root).all())
     assert one["benign"].tolist() == ["90.00 ± 7.50"]
-    import dataclasses
-
     second = make_record(dataclasses.replace(RUN, seed=1), suite="method", correct=92)
     both = report.summary([*Store(root).all(), second])
     assert both["benign"].tolist() == ["91.00 ± 1.41"]
@@ -99,6 +99,33 @@ def test_live_digits_are_judged_when_asked_for_or_present(root: Path) -> None:
     Store(root).write(make_record(suite="digits"))
     assert [verdict.status for verdict in report.verdicts(root)] == ["OK", "OK"]
     assert not any("digits" in str(path) for path in report.generate(root))
+
+
+def test_columns_are_the_papers_attacks_then_true_labels_then_pixels() -> None:
+    attacks = [
+        Attack("pgd", eps=1 / 255, step=1 / 1020, iterations=10),
+        Attack("fgsm", eps=8 / 255),
+        Attack("fgsm", eps=0.01, space="normalized"),
+        Attack("fgsm", eps=2 / 255),
+        Attack("pgd", eps=8 / 255, step=2 / 255, iterations=3, space="normalized"),
+        Attack("fgsm", eps=0.1, space="normalized", labels="predicted"),
+        Attack("none"),
+        Attack("fgsm", eps=0.01, space="normalized", labels="predicted"),
+    ]
+    record = make_record()
+    metric = record["checkpoints"]["last"]["metrics"]["benign"]
+    metrics = {attack.name: metric | {"attack": dataclasses.asdict(attack)} for attack in attacks}
+    record["checkpoints"]["last"]["metrics"] = metrics
+    assert list(report.attack_titles([record]).values()) == [
+        "benign",
+        "FGSM 0.01 norm., pred.",
+        "FGSM 0.1 norm., pred.",
+        "PGD-3 8/255 norm.",
+        "FGSM 0.01 norm.",
+        "FGSM 2/255",
+        "FGSM 8/255",
+        "PGD-10 1/255",
+    ]
 
 
 @pytest.mark.parametrize(

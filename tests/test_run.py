@@ -35,10 +35,10 @@ COMMON = Run(
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> Suite:
-    """A suite of three methods on 80 digits."""
+    """A suite of one-shot methods and one that prunes in training, on 80 digits."""
     load = data.load
     monkeypatch.setattr(execute.data, "load", lambda name, part, **_: load(name, part).take(80))
-    suite = Suite("tiny", "", "", suites.grid(COMMON, seeds=(0,), names=("random", "l1", "sr-gkp")))
+    suite = Suite("tiny", "", "", suites.grid(COMMON, seeds=(0,), names=("random", "l1", "sr-gkp", "sfp")))
     monkeypatch.setitem(suites.SUITES, "tiny", lambda: suite)
     return suite
 
@@ -56,7 +56,7 @@ def test_a_suite_leaves_whole_records_and_is_not_done_twice(tiny: Suite, tmp_pat
     stems = [run.stem for run in tiny.ordered()]
     assert (summary.done, summary.skipped, summary.left, summary.failed) == (stems, [], [], {})
     store = Store(tmp_path)
-    assert len(store.all("tiny")) == len(stems) == 6
+    assert len(store.all("tiny")) == len(stems) == 7
     assert not list((tmp_path / "work" / "state").iterdir())
 
     for record in store.all("tiny"):
