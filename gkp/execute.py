@@ -75,8 +75,8 @@ class Context:
         return self.splits[dataset, part]
 
     def example(self, dataset: str) -> Tensor:
-        """One image (1, 3, H, W), for tracing and counting."""
-        return self.split(dataset, "test").pixels(slice(1))
+        """One image (1, 3, H, W) on the device, for tracing and counting."""
+        return self.split(dataset, "test").pixels(slice(1)).to(self.device)
 
     def state_path(self, run: Run, part: str = "") -> Path:
         return self.store.root / "work" / "state" / f"{run.hash}{part}.pt"
@@ -92,7 +92,7 @@ def execute(run: Run, suite: str, context: Context) -> Record:
     if record is not None:
         return complete(record, run, context, progress)
     started = time.monotonic()
-    model = start_model(run, context)
+    model = start_model(run, context).to(context.device)
     example = context.example(run.dataset)
     record = describe(run, suite, model)
     before = costs(model, example)
@@ -189,7 +189,7 @@ def saved_model(run: Run, kept: dict[str, Any], context: Context) -> nn.Module:
     """The final network of a record: its file, or rebuilt where nothing was trained."""
     if kept["file"] is not None:
         return load_file(context.store.root / kept["file"])
-    model = start_model(run, context)
+    model = start_model(run, context).to(context.device)
     return prune(model, run, context)[0] if run.prunes else model
 
 

@@ -1,0 +1,91 @@
+"""Methods that prune in training, and those that score with images, as runs of a suite."""
+
+import dataclasses
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from gkp import data, execute, pruners, suites
+from gkp.attacks import Attack
+from gkp.records import Store
+from gkp.suites import MACS_RATIO, Entry, Run
+
+RECIPE = dataclasses.replace(suites.DIGITS_RECIPE, epochs=3)
+BASELINE = dataclasses.replace(suites.DIGITS_RECIPE, epochs=1)
+COMMON = Run(
+    "digits",
+    "resnet8",
+    "unpruned",
+    baseline=BASELINE,
+    macs_ratio=MACS_RATIO,
+    recipe=RECIPE,
+    validation=10,
+    rules=("last", "best-validation"),
+    evaluation=(Entry(Attack("none"), 20),),
+)
+
+
+@pytest.fixture(autouse=True)
+def few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    load = data.load
+    monkeypatch.setattr(execute.data, "load", lambda name, part, **_: load(name, part).take(60))
+
+
+def context(root: Path, deadline: float | None = None, device: str = "cpu") -> execute.Context:
+    return execute.Context(Store(root), torch.device(device), deadline=deadline)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("suite")
+
+
+def with_baseline(root: Path) -> Path:
+    if Store(root).find(COMMON.start()) is None:
+        execute.execute(COMMON.start(), "tiny", context(root))
+    return root
+
+
+@pytest.mark.parametrize("method", ["slimming", "sfp", "fpgm-training"])
+def test_a_method_that_prunes_in_training_gets_the_same_epochs_and_macs(method, root) -> None:
+    run = dataclasses.replace(COMMON, method=method)
+    record = execute.execute(run, "tiny", context(with_baseline(root)))
+    assert [row["epoch"] for row in record["history"]["epochs"]] == [1, 2, 3]
+    assert record["cost"]["macs_ratio"] == pytest.approx(MACS_RATIO, rel=0.012)
+    assert record["pruning"]["data_images"] == 0
+    assert record["pruning"]["seconds"] > 0
+    # Only a network that is cut already can be chosen: slimming's last epoch, the masked ones' end.
+    assert {kept["epoch"] for kept in record["checkpoints"].values()} <= {2, 3}
+    assert not list((root / "work" / "state").iterdir())
+
+
+def test_a_run_stopped_in_either_part_ends_in_the_same_weights(root) -> None:
+    run = dataclasses.replace(COMMON, method="sfp", options=(("share", 0.7),))
+    whole = execute.execute(run, "tiny", context(with_baseline(root)))["checkpoints"]["last"]["sha256"]
+    record = context(root).store.find(run)
+    (context(root).store.path("tiny", record["stem"])).unlink()
+    for _ in range(3):  # out of time after every epoch: two with the masks, one after the cut
+        with pytest.raises(execute.OutOfTime):
+            execute.execute(run, "tiny", context(root, deadline=time.monotonic()))
+    again = execute.execute(run, "tiny", context(root))
+    assert again["checkpoints"]["last"]["sha256"] == whole
+
+
+def test_the_record_counts_the_images_that_were_scored(root) -> None:
+    counted = {}
+    for options in ((), (("images", 7),)):
+        run = dataclasses.replace(COMMON, method="hrank", options=options, recipe=BASELINE)
+        counted[options] = execute.execute(run, "tiny", context(with_baseline(root)))["pruning"][
+            "data_images"
+        ]
+    assert counted == {(): 50, (("images", 7),): 7}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no GPU")
+@pytest.mark.parametrize("method", pruners.methods())
+def test_every_method_runs_where_the_network_is(method, root) -> None:
+    run = dataclasses.replace(COMMON, method=method, recipe=BASELINE, seed=1)
+    record = execute.execute(run, "tiny", context(with_baseline(root), device="cuda"))
+    assert record["cost"]["macs_ratio"] == pytest.approx(MACS_RATIO, rel=0.012)
