@@ -9,6 +9,11 @@ Goodfellow et al. 2015 (FGSM) and Madry et al. 2018 (PGD). A model maps pixels i
   all channels, [min over channels of (0 - mean)/std, max over channels of (1 - mean)/std]. This is what
   the released code does. In pixels the radius is eps * std of the channel, and a channel whose own range
   is narrower than the scalar one may leave [0, 1].
+
+The loss is float32's, as in the released code, ART and torchattacks. Where a prediction is nearly certain
+its rounding decides the sign of the gradient and weakens a single large step: on 600 images and a public
+ResNet-20, FGSM at 8/255 leaves 14.7 % right, and 8.5 % with the cross-entropy of the same logits taken in
+float64. At 0.5/255 the two differ by 0.2 points.
 """
 
 from __future__ import annotations
