@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from gkp import cost
 from gkp.pruners import (  # noqa: F401  (importing a family registers its methods)
     activations,
+    dependency,
     geometry,
     gradients,
     grouped_kernels,
     in_training,
+    lrf,
     norms,
     reconstruction,
 )
