@@ -67,7 +67,10 @@ class Claim:
         """How far `value` is from being right, in the claim's unit; 0 where a bound is met."""
         if self.expect is not None:
             return abs(value - self.expect)
-        return max(0.0, self.at_least - value if self.at_least is not None else value - self.at_most)
+        if self.at_least is not None:
+            return max(0.0, self.at_least - value)
+        assert self.at_most is not None  # a Claim has one of the three
+        return max(0.0, value - self.at_most)
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ def evaluate(
         network, loaded = _load(model, dataset)
         print(reevaluate.one(loaded, network, dataset, images, context))
         return
-    text, agree = reevaluate.suite(suite, context, images)
+    text, agree = reevaluate.suite(str(suite), context, images)
     print(text)
     if not agree:
         raise typer.Exit(1)

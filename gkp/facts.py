@@ -49,8 +49,8 @@ def search_equality() -> dict[str, Any]:
     for case in cases:
         options = {name: case[name] for name in OPTIONS}
         shape = (case["out_channels"], case["in_channels"], 3, 3)
-        state = np.random.RandomState(case["weight_seed"])  # noqa: NPY002 - the golden file's generator
-        weight = torch.from_numpy((state.standard_normal(shape) * 0.1).astype(np.float32))
+        generator = np.random.RandomState(case["weight_seed"])  # noqa: NPY002 - the golden file's generator
+        weight = torch.from_numpy((generator.standard_normal(shape) * 0.1).astype(np.float32))
         random_equal += equal(weight, select(weight, **options), case, options)
     layers = json.loads((GOLDEN / "kept_kernels_resnet20_ba.json").read_text())
     state = zoo.load_model("resnet20", weights="authors").state_dict()

@@ -11,8 +11,9 @@ from torch import nn
 from gkp import suites
 from gkp.attacks import Attack
 from gkp.checkpoint import load_file
+from gkp.context import Context, TimedProgress
 from gkp.evaluate import unpack_bits
-from gkp.execute import Context, TimedProgress, attack_all
+from gkp.execute import attack_all
 from gkp.files import sha256_file
 from gkp.progress import Progress
 from gkp.records import Record, Store

@@ -61,7 +61,8 @@ def write(root: str | Path, suite: str | None = None, *, figures: bool = True) -
 
 def check(root: str | Path) -> str:
     """Unified diff between what is on disk and what the records give; "" when they agree."""
-    root, parts = Path(root), []
+    root = Path(root)
+    parts: list[str] = []
     for path, text in generate(root).items():
         shown = (root / path).read_text("utf-8") if (root / path).exists() else ""
         parts += difflib.unified_diff(

@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 
 from gkp import suites
-from gkp.execute import Context, OutOfTime, execute, missing_entries
+from gkp.context import Context, OutOfTime
+from gkp.execute import execute, missing_entries
 from gkp.facts import record_facts
 from gkp.progress import Progress
 from gkp.records import Store
@@ -95,7 +96,7 @@ def work(suite: Suite, context: Context) -> dict[str, str]:
         unfinished = [
             run for run in suite.ordered() if run.stem not in failed and not is_complete(run, context.store)
         ]
-        ready = [run for run in unfinished if run.start() is None or context.store.find(run.start())]
+        ready = [run for run in unfinished if has_start(run, context.store)]
         with claim_first(affordable(ready, context), context.store.root) as run:
             if run is not None and not is_complete(run, context.store):
                 try:
@@ -111,6 +112,12 @@ def work(suite: Suite, context: Context) -> dict[str, str]:
                 break
             time.sleep(POLL_SECONDS)
     return failed
+
+
+def has_start(run: Run, store: Store) -> bool:
+    """Whether the network that the run starts from is there."""
+    start = run.start()
+    return start is None or store.find(start) is not None
 
 
 def out_of_time(context: Context) -> bool:

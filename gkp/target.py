@@ -24,10 +24,13 @@ def prunable_macs(model: nn.Module, example: Tensor) -> int:
     first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
     fixed: list[int] = []
 
-    def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def add(module: nn.Conv2d | nn.Linear, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         fixed.append(module.weight[0].numel() * output.numel() // len(output))
 
-    layers = [first, *(module for module in model.modules() if isinstance(module, nn.Linear))]
+    layers: list[nn.Module] = [
+        first,
+        *(module for module in model.modules() if isinstance(module, nn.Linear)),
+    ]
     handles = [layer.register_forward_hook(add) for layer in layers]
     try:
         whole = cost.count(model, example).macs

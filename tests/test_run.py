@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from gkp import data, evaluate, execute, suites
+from gkp import data, evaluate, execute, steps, suites
 from gkp.attacks import Attack
 from gkp.checkpoint import load_file
+from gkp.context import Context, OutOfTime
 from gkp.records import Store
 from gkp.run import claim_first, is_claimed, is_complete, run_suite
 from gkp.suites import MACS_RATIO, Entry, Run, Suite
@@ -37,14 +38,14 @@ COMMON = Run(
 def tiny(monkeypatch: pytest.MonkeyPatch) -> Suite:
     """A suite of one-shot methods and one that prunes in training, on 80 digits."""
     load = data.load
-    monkeypatch.setattr(execute.data, "load", lambda name, part, **_: load(name, part).take(80))
+    monkeypatch.setattr(data, "load", lambda name, part, **_: load(name, part).take(80))
     suite = Suite("tiny", "", "", suites.grid(COMMON, seeds=(0,), names=("random", "l1", "sr-gkp", "sfp")))
     monkeypatch.setitem(suites.SUITES, "tiny", lambda: suite)
     return suite
 
 
-def context(root: Path, deadline: float | None = None) -> execute.Context:
-    return execute.Context(Store(root), torch.device("cpu"), deadline=deadline)
+def context(root: Path, deadline: float | None = None) -> Context:
+    return Context(Store(root), torch.device("cpu"), deadline=deadline)
 
 
 def baseline_of(suite: Suite) -> Run:
@@ -76,7 +77,7 @@ def test_saved_weights_give_the_recorded_accuracy_again(tiny: Suite, tmp_path: P
     run = baseline_of(tiny)
     record = execute.execute(run, "tiny", context(tmp_path))
     kept = record["checkpoints"]["last"]
-    digits = execute.data.load("digits", "test")
+    digits = data.load("digits", "test")
     model = load_file(tmp_path / kept["file"])
     assert evaluate.accuracy(model, digits.pixels(), digits.labels) == kept["metrics"]["benign"]["accuracy"]
 
@@ -84,7 +85,7 @@ def test_saved_weights_give_the_recorded_accuracy_again(tiny: Suite, tmp_path: P
 def test_time_up_stops_after_an_epoch_and_continues_to_the_same_weights(tiny: Suite, tmp_path: Path) -> None:
     run = baseline_of(tiny)
     whole = execute.execute(run, "tiny", context(tmp_path / "whole"))
-    with pytest.raises(execute.OutOfTime):
+    with pytest.raises(OutOfTime):
         execute.execute(run, "tiny", context(tmp_path / "cut", deadline=time.monotonic()))
     assert (tmp_path / "cut" / "work" / "state" / f"{run.hash}.pt").exists()
     assert Store(tmp_path / "cut").find(run) is None
@@ -105,7 +106,7 @@ def test_an_added_attack_needs_no_training(
     run = dataclasses.replace(tiny.runs[0], weights=None)
     execute.execute(baseline_of(tiny), "tiny", context(tmp_path))
     before = execute.execute(run, "tiny", context(tmp_path))
-    monkeypatch.setattr(execute, "fine_tune", None)
+    monkeypatch.setattr(steps, "fine_tune", None)
     more = dataclasses.replace(run, evaluation=(*EVALUATION, Entry(Attack("fgsm", eps=2 / 255), 30)))
     assert is_complete(run, Store(tmp_path))
     assert not is_complete(more, Store(tmp_path))

@@ -9,6 +9,7 @@ import torch
 
 from gkp import data, execute, pruners, suites
 from gkp.attacks import Attack
+from gkp.context import Context, OutOfTime
 from gkp.records import Store
 from gkp.suites import MACS_RATIO, Entry, Run
 
@@ -30,11 +31,11 @@ COMMON = Run(
 @pytest.fixture(autouse=True)
 def few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
     load = data.load
-    monkeypatch.setattr(execute.data, "load", lambda name, part, **_: load(name, part).take(60))
+    monkeypatch.setattr(data, "load", lambda name, part, **_: load(name, part).take(60))
 
 
-def context(root: Path, deadline: float | None = None, device: str = "cpu") -> execute.Context:
-    return execute.Context(Store(root), torch.device(device), deadline=deadline)
+def context(root: Path, deadline: float | None = None, device: str = "cpu") -> Context:
+    return Context(Store(root), torch.device(device), deadline=deadline)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +68,7 @@ def test_a_run_stopped_in_either_part_ends_in_the_same_weights(root) -> None:
     record = context(root).store.find(run)
     (context(root).store.path("tiny", record["stem"])).unlink()
     for _ in range(3):  # out of time after every epoch: two with the masks, one after the cut
-        with pytest.raises(execute.OutOfTime):
+        with pytest.raises(OutOfTime):
             execute.execute(run, "tiny", context(root, deadline=time.monotonic()))
     again = execute.execute(run, "tiny", context(root))
     assert again["checkpoints"]["last"]["sha256"] == whole
