@@ -150,8 +150,8 @@ def _masking_session(
     shared = [layer.norm for layer in layers.values() if layer.norm and own_norm(model, layer) is None]
     if grouped or shared:
         raise ValueError(
-            f"{method} sets filters to zero, and a batch norm at {(grouped + shared)[0]}, which is not the "
-            "filters' own, would turn the zeros into other values: use a one-shot method for this network"
+            f"{method} sets filters to zero, and the batch norm at or behind {(grouped + shared)[0]}, not "
+            "the filters' own, would turn the zeros into other values: use a one-shot method for this network"
         )
     masks = Masks(layers, criterion, rate, Session.hooked_epochs(epochs, share))
     hooks = Hooks(
