@@ -133,6 +133,7 @@ if [[ $job == smoke && -n $suite && $suite != digits ]]; then misuse "smoke runs
 trap 'printf "\nStopped; the same command goes on from here.\n" >&2; exit 130' INT
 set_up
 export PYTHONPATH=$PWD PYTHONNOUSERSITE=1 JUPYTER_PREFER_ENV_PATH=1
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE} # threads that spin make a busy machine ten times slower
 case $job in
     smoke | replay) "$job" ;;
     '') smoke; replay ;; # and not `smoke && replay`, in which `set -e` would not hold
