@@ -18,6 +18,7 @@ from gkp.pruners import (  # noqa: F401  (importing a family registers its metho
     lrf,
     norms,
     reconstruction,
+    tmi,
 )
 from gkp.pruners.registry import Cut, Method, Session, get, methods, register
 from gkp.recipe import SHORT, Recipe
