@@ -1,0 +1,182 @@
+"""What is compared: the records of a suite, the attacks that tell most, one row per method.
+
+Everything here reads records and returns data frames; accuracies are in percent, differences in points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from torch import nn
+
+from gkp import suites
+from gkp.checkpoint import load_file
+from gkp.evaluate import STRENGTH
+from gkp.records import Record, Store, table
+from gkp.report import attack_titles
+from gkp.style import ordered
+
+BENIGN = "benign"
+CONTROL = "unpruned + fine-tune"  # same start, same recipe, nothing removed
+DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
+CONTROLS = ("unpruned", CONTROL, "random")
+PROTOCOL = tuple(entry.attack.name for entry in suites.paper_protocol()[1:])  # the paper's three attacks
+
+
+# ---- records -------------------------------------------------------------------------------------
+
+
+def load(root: str | Path, suite: str, *, compute: bool = False) -> list[Record]:
+    """The records of a suite. With `compute`, whatever it lacks is run first.
+
+    ValueError for an unknown suite, FileNotFoundError when there is no record, RuntimeError naming
+    the runs that failed.
+    """
+    suites.get(suite)
+    if compute:
+        from gkp.run import run_suite
+
+        summary = run_suite(suite, root=root)
+        if summary.failed:
+            raise RuntimeError("; ".join(f"{stem}: {why}" for stem, why in summary.failed.items()))
+    records = Store(root).of_suite(suite)
+    if not compared(records):
+        raise FileNotFoundError(
+            f"no results of the suite {suite!r}: run `python -m gkp run --suite {suite}`, or set compute=True"
+        )
+    return records
+
+
+def network(root: str | Path, records: Iterable[Record], label: str = "") -> nn.Module:
+    """The saved network of that label (without one, the control), of the lowest seed."""
+    label = label or CONTROL
+    found = [r for r in records if r["label"] == label and r["checkpoints"]["last"]["file"]]
+    if not found:
+        raise FileNotFoundError(f"no saved network of {label!r}: run the suite to its end")
+    first = min(found, key=lambda record: record["config"]["seed"])
+    return load_file(Path(root) / first["checkpoints"]["last"]["file"])
+
+
+def setting(records: Sequence[Record]) -> str:
+    """What was compared, in one sentence: network, data, share of MACs, training, seeds, images."""
+    chosen = compared(records)
+    trained = [record["config"] for record in chosen if record["config"]["recipe"]]
+    first, data = trained[0], next(r["provenance"]["data"] for r in chosen if "data" in r["provenance"])
+    seeds = sorted({config["seed"] for config in trained})
+    ratios = [record["cost"]["macs_ratio"] for record in chosen if record.get("pruned")]
+    left = (
+        " to ".join(dict.fromkeys(f"{100 * r:.1f}" for r in (min(ratios), max(ratios)))) if ratios else "100"
+    )
+    whole = "all" if data["images"] == data["official_size"] else "of the publisher's"
+    return (
+        f"{network_title(first['network'])} on {DATASETS.get(data['dataset'], data['dataset'])}: "
+        f"{len({r['label'] for r in chosen if r.get('pruned')})} pruning methods and the controls, with "
+        f"{left} % of the prunable convolutions' multiply-adds left, fine-tuned alike for "
+        f"{first['recipe']['epochs']} epochs, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}; "
+        f"tested on up to {data['images']:,} images ({whole} {data['official_size']:,})."
+    )
+
+
+def network_title(name: str) -> str:
+    """ "resnet20" -> "ResNet-20"."""
+    return name.replace("resnet", "ResNet-").replace("vgg", "VGG-")
+
+
+def controls(records: Iterable[Record]) -> list[str]:
+    """The controls that pruned networks are tested against, as far as they have records."""
+    labels = {record["label"] for record in records}
+    return [label for label in (CONTROL, "random") if label in labels]
+
+
+# ---- attacks -------------------------------------------------------------------------------------
+
+
+def attacks(records: Iterable[Record]) -> dict[str, dict[str, Any]]:
+    """Name -> description of every attack that all of these networks met, benign first."""
+    shared: dict[str, dict[str, Any]] | None = None
+    for record in records:
+        for kept in record.get("checkpoints", {}).values():
+            own = {name: metric["attack"] for name, metric in kept["metrics"].items()}
+            shared = own if shared is None else {name: a for name, a in shared.items() if name in own}
+    return dict(sorted((shared or {}).items(), key=lambda item: item[0] != BENIGN))
+
+
+def paper_attacks(records: Iterable[Record]) -> list[str]:
+    """The attacks of the paper's protocol: eps after normalisation, FGSM on predicted labels."""
+    return [name for name in attacks(records) if name in PROTOCOL]
+
+
+def pixel_attacks(records: Iterable[Record], kind: str | None = None) -> list[str]:
+    """Attacks in pixels with true labels, by rising strength and then eps; of one kind if given."""
+    found = {
+        name: attack
+        for name, attack in attacks(records).items()
+        if attack["kind"] != "none" and attack["space"] == "pixel" and attack["labels"] == "true"
+    }
+    chosen = [name for name, attack in found.items() if kind in (None, attack["kind"])]
+    return sorted(chosen, key=lambda name: (STRENGTH[found[name]["kind"]], found[name]["eps"]))
+
+
+def sound_attack(records: Sequence[Record]) -> str:
+    """The strongest kind of attack in pixels that every network met, at its smallest eps.
+
+    ValueError when there is none: the records are then only those of the paper's protocol.
+    """
+    found, names = attacks(records), pixel_attacks(records)
+    if not names:
+        raise ValueError("no attack in pixel units is common to these records: run the suite to its end")
+    strongest = found[names[-1]]["kind"]
+    return next(name for name in names if found[name]["kind"] == strongest)
+
+
+# ---- one point per method ------------------------------------------------------------------------
+
+
+def points(records: Iterable[Record], names: Sequence[str], rule: str = "last") -> pd.DataFrame:
+    """label, attack, mean, low, high (percent), seeds, n: one row per method and attack.
+
+    low and high are the 95 % Wilson interval of one seed, or mean -/+ the standard deviation of several.
+    Networks that were only pruned, and the training of the start, are not methods and are left out.
+    """
+    long = table(compared(records), rule)
+    rows = []
+    for label in ordered(long.label) if len(long) else []:
+        for name in names:
+            group = long[(long.label == label) & (long.attack == name)]
+            if group.empty:
+                continue
+            mean, spread = 100 * group.accuracy.mean(), 100 * group.accuracy.std()
+            one = len(group) == 1
+            low = 100 * group.low.iloc[0] if one else mean - spread
+            high = 100 * group.high.iloc[0] if one else mean + spread
+            counts = {"seeds": len(group), "n": int(group.n.iloc[0])}
+            rows.append({"label": label, "attack": name, "mean": mean, "low": low, "high": high} | counts)
+    return pd.DataFrame(rows, columns=["label", "attack", "mean", "low", "high", "seeds", "n"])
+
+
+def compared(records: Iterable[Record]) -> list[Record]:
+    """The records that are compared: trained networks and the unpruned start."""
+    kept = []
+    for record in records:
+        config = record["config"]
+        untuned = record.get("pruned") and config.get("recipe") is None
+        if "checkpoints" in record and config["method"] != "baseline" and not untuned:
+            kept.append(record)
+    return kept
+
+
+def results(records: Sequence[Record], names: Sequence[str], rule: str = "last") -> pd.DataFrame:
+    """Text table: one row per method, best benign accuracy first, "91.98 ± 0.53" per attack."""
+    frame, titles = points(records, [BENIGN, *names], rule), attack_titles(records)
+    costs = table(compared(records), rule).groupby("label")[["macs", "params"]].mean() / 1e6
+    rows = []
+    for label, group in frame.groupby("label", sort=False):
+        row: dict[str, Any] = {"method": label, "MACs (M)": f"{costs.macs[label]:.1f}"}
+        row["params (M)"] = f"{costs.params[label]:.3f}"
+        for point in group.itertuples():
+            row[titles[point.attack]] = f"{point.mean:.2f} ± {(point.high - point.low) / 2:.2f}"
+        rows.append((group["mean"].iloc[0], row))
+    return pd.DataFrame([row for _, row in sorted(rows, key=lambda item: -item[0])]).fillna("–")

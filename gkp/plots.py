@@ -1,0 +1,199 @@
+"""Figures of results, drawn from records: one function each, a Matplotlib Figure back.
+
+Accuracies are in percent. Error bars are 95 % Wilson intervals where there is one seed, else the standard
+deviation over seeds; every figure that has some says which.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+
+from gkp.compare import BENIGN, CONTROL, attacks, compared, paper_attacks, pixel_attacks, points, sound_attack
+from gkp.records import Record
+from gkp.report import attack_titles
+from gkp.style import DOUBLE, FAINT, in_front, legend, look, new_figure, ordered, save, styled
+
+
+def save_all(suite: str, records: Sequence[Record], folder: str | Path) -> list[Path]:
+    """Write every figure that the suite's records allow as PDF and PNG into `folder`; returns the paths."""
+    figures: dict[str, Figure] = {}
+    if compared(records):
+        names = headline_attacks(records)
+        figures["tradeoff"] = tradeoff(records, names)
+        figures["methods"] = methods(records, [BENIGN, *names])
+        if pixel_attacks(records, "fgsm"):
+            figures["epsilon"] = epsilon_curve(records)
+        if trained(records):
+            figures["history"] = history(records)
+    return [path for name, figure in figures.items() for path in save(figure, Path(folder) / name)]
+
+
+def headline_attacks(records: Sequence[Record]) -> list[str]:
+    """The paper's first attack and the sound one, as far as all networks met them."""
+    return paper_attacks(records)[:1] + ([sound_attack(records)] if pixel_attacks(records) else [])
+
+
+# ---- accuracy and robustness ---------------------------------------------------------------------
+
+
+@styled
+def tradeoff(records: Sequence[Record], names: Sequence[str], rule: str = "last") -> Figure:
+    """Clean accuracy against accuracy under attack, one panel per attack; dashed lines: the control."""
+    frame, titles = points(records, [BENIGN, *names], rule), attack_titles(records)
+    figure = new_figure(DOUBLE, 3.0 + 0.14 * math.ceil(len(set(frame.label)) / 6))
+    benign = frame[frame.attack == BENIGN].set_index("label")
+    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        under = frame[frame.attack == name].set_index("label")
+        for label in reversed(ordered(under.index)):
+            _cross(axes, benign.loc[label], under.loc[label], label)
+        _guide(axes, CONTROL, benign, under)
+        axes.set(xlabel="accuracy without attack (%)", ylabel=f"under {titles[name]} (%)")
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+    legend(figure, benign.index)
+    figure.suptitle(f"{_bars(frame)}; dashed: {CONTROL}", fontsize=7, color=FAINT, x=0.01, ha="left")
+    return figure
+
+
+@styled
+def methods(records: Sequence[Record], names: Sequence[str], rule: str = "last") -> Figure:
+    """One row per method, one panel per attack: accuracy with its error bar; dashed line: the control."""
+    frame, titles = points(records, names, rule), attack_titles(records)
+    labels = ordered(frame.label)
+    figure = new_figure(DOUBLE, 0.85 + 0.17 * len(labels))
+    panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    for axes, name in zip(panels, names, strict=True):
+        part = frame[frame.attack == name].set_index("label")
+        for row, label in enumerate(labels):
+            if label in part.index:
+                point = part.loc[label]
+                axes.errorbar(point["mean"], row, xerr=_half(point), **look(label).line, **_BARS)
+        if CONTROL in part.index:
+            axes.axvline(part.loc[CONTROL, "mean"], color=look(CONTROL).colour, **_GUIDE)
+        axes.set_title(titles[name])
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.grid(axis="y", visible=False)
+    panels[0].set(yticks=range(len(labels)), yticklabels=labels, ylim=(len(labels) - 0.4, -0.6))
+    figure.supxlabel(f"accuracy (%); {_bars(frame)}; dashed: {CONTROL}", fontsize=7)
+    return figure
+
+
+@styled
+def epsilon_curve(records: Sequence[Record], rule: str = "last", kind: str = "fgsm") -> Figure:
+    """Accuracy over eps in 1/255 (left) and its difference to the control (right), one line per method.
+
+    eps = 0 is the accuracy without attack. The control is the unpruned network, fine-tuned like the others.
+    """
+    found = attacks(records)
+    names = [BENIGN, *pixel_attacks(records, kind)]
+    frame = points(records, names, rule)
+    frame["eps"] = [255 * found[name]["eps"] if name != BENIGN else 0.0 for name in frame.attack]
+    wide = frame.pivot_table(index="eps", columns="label", values="mean")
+    figure = new_figure(DOUBLE, 2.7 + 0.14 * math.ceil(len(wide.columns) / 6))
+    left, right = figure.subplots(1, 2)
+    for label in reversed(ordered(wide.columns)):
+        style = _line(label)
+        left.plot(wide.index, wide[label], **style)
+        if CONTROL in wide.columns:
+            right.plot(wide.index, wide[label] - wide[CONTROL], **style)
+    left.set(ylabel="accuracy (%)", ylim=(0, None))
+    right.set(ylabel="difference to the control (points)")
+    for axes in (left, right):
+        axes.set_xscale("symlog", base=2, linthresh=wide.index[1], linscale=0.8)
+        axes.xaxis.set_major_locator(FixedLocator(wide.index))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xticklabels([f"{eps:g}" for eps in wide.index])
+        axes.set_xlim(-0.2 * wide.index[1], 1.2 * wide.index[-1])
+        axes.set_xlabel(f"eps of {kind.upper()}, pixels (1/255)")
+    legend(figure, wide.columns)
+    return figure
+
+
+# ---- training ------------------------------------------------------------------------------------
+
+
+def trained(records: Sequence[Record]) -> list[Record]:
+    """The compared networks of the lowest seed that have a training history."""
+    found = [record for record in compared(records) if (record.get("history") or {}).get("epochs")]
+    first = min((record["config"]["seed"] for record in found), default=0)
+    return [record for record in found if record["config"]["seed"] == first]
+
+
+@styled
+def history(records: Sequence[Record]) -> Figure:
+    """Fine-tuning: training loss and held-out accuracy after each epoch (none held out: loss alone)."""
+    chosen = trained(records)
+    courses = {record["label"]: pd.DataFrame(record["history"]["epochs"]) for record in chosen}
+    held_out = [
+        part for part in ("validation", "test") if any(c[part].notna().any() for c in courses.values())
+    ]
+    figure = new_figure(DOUBLE, 2.4 + 0.14 * math.ceil(len(courses) / 6))
+    panels = figure.subplots(1, 1 + bool(held_out), squeeze=False)[0]
+    for label in reversed(ordered(courses)):
+        course = courses[label]
+        style = _line(label) | {"markevery": math.ceil(len(course) / 10)}
+        panels[0].plot(course.epoch, course.train_loss, **style)
+        if held_out:
+            panels[1].plot(course.epoch, 100 * course[held_out[0]].astype(float), **style)
+    panels[0].set(ylabel="training loss", ylim=(0, None))
+    if held_out:
+        panels[1].set(ylabel=f"accuracy on {held_out[0]} images (%)")
+    for axes in panels:
+        axes.set(xlabel="epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    legend(figure, courses)
+    return figure
+
+
+# ---- parts ---------------------------------------------------------------------------------------
+
+_BARS = {"linestyle": "", "elinewidth": 0.7, "capsize": 0}
+_GUIDE = {"linestyle": (0, (4, 3)), "linewidth": 0.7, "zorder": 0.5}
+
+
+def _half(point: pd.Series) -> list[list[float]]:
+    """Lengths of an error bar below and above."""
+    return [[point["mean"] - point["low"]], [point["high"] - point["mean"]]]
+
+
+def _line(label: str) -> dict[str, Any]:
+    """How a course is drawn: controls and grouped kernels over the rest."""
+    front = in_front(label)
+    return look(label).line | {
+        "linewidth": 1.3 if front else 0.8,
+        "alpha": 1.0 if front else 0.75,
+        "zorder": 3 if front else 2,
+    }
+
+
+def _cross(axes: Axes, across: pd.Series, up: pd.Series, label: str) -> None:
+    """A marker with faint error bars both ways."""
+    line, height = look(label).line, 3 if in_front(label) else 2
+    bars = axes.errorbar(
+        across["mean"], up["mean"], xerr=_half(across), yerr=_half(up), zorder=height, **line, **_BARS
+    )
+    for bar in bars[2]:
+        bar.set(alpha=0.4, zorder=1)
+
+
+def _guide(axes: Axes, label: str, across: pd.DataFrame, up: pd.DataFrame) -> None:
+    """Dashed lines through one label: what is right of and above them beats it in both."""
+    if label in across.index and label in up.index:
+        axes.axvline(across.loc[label, "mean"], color=look(label).colour, **_GUIDE)
+        axes.axhline(up.loc[label, "mean"], color=look(label).colour, **_GUIDE)
+
+
+def _bars(frame: pd.DataFrame) -> str:
+    """What the error bars are, in words."""
+    most, least = frame.seeds.max(), frame.seeds.min()
+    if most == 1:
+        return "bars: 95 % Wilson interval"
+    alone = " (Wilson interval where there is one)" if least == 1 else ""
+    return f"bars: standard deviation over {most} seeds{alone}"

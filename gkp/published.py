@@ -1,0 +1,92 @@
+"""The paper's CIFAR-10 tables (expected/paper_cifar10.csv) beside what the records say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from gkp.compare import BENIGN, CONTROL, PROTOCOL, compared, network_title, points
+from gkp.records import Record
+from gkp.report import attack_titles
+from gkp.suites import RATE
+
+MAIN_TABLES = ("9", "10", "11", "12")
+RULES = ("single", "Best Benign")  # the row of a method with one model, else its best-benign row
+# What the paper's tables call otherwise than the registry does.
+NAMES = {
+    "Unpruned": "unpruned",
+    "SR-GKP": "sr-gkp",
+    "TMI-GKP": "tmi-gkp",
+    "L1Norm-A": "l1-a",
+    "L1Norm-B": "l1-b",
+    "FPGM": "fpgm-training",
+    "SFP": "sfp",
+    "HRank": "hrank",
+    "LRF": "lrf",
+}
+COLUMNS = dict(zip(("benign", "fgsm_0.01", "fgsm_0.1", "pgd3_8/255"), (BENIGN, *PROTOCOL), strict=True))
+ATTACKS = list(COLUMNS.values())
+
+
+def rows(path: str | Path, network: str | None = None) -> pd.DataFrame:
+    """network, method, label (ours, "" for none) and percent per attack: one row per method and network.
+
+    Tables 9 to 12, at the pruning rate of the paper's main results; `network` as in `gkp.models`.
+    """
+    printed = pd.read_csv(path, dtype=str).fillna("")
+    printed["network"] = printed.network.str.lower().str.replace("-", "")
+    chosen = printed.table.isin(MAIN_TABLES) & (printed.pruning_rate_percent == f"{100 * RATE:g}")
+    chosen &= printed.checkpoint_rule.isin(RULES)
+    if network is not None:
+        chosen &= printed.network == network
+    printed = printed[chosen].drop_duplicates(["network", "method"])
+    frame = printed[["network", "method"]].assign(label=[NAMES.get(name, "") for name in printed.method])
+    for column, attack in COLUMNS.items():
+        frame[attack] = pd.to_numeric(printed[column], errors="coerce")
+    return frame.reset_index(drop=True)
+
+
+def beside_ours(records: Sequence[Record], path: str | Path, rule: str = "last") -> pd.DataFrame:
+    """Text table "paper | ours" of every method with rows in both; empty where the network is another."""
+    networks = sorted({record["config"]["network"] for record in compared(records)})
+    ours, titles = points(records, ATTACKS, rule), attack_titles(records)
+    found = []
+    for network in networks:
+        for _, row in rows(path, network).iterrows():
+            line = {"method": row.method}
+            for attack in ATTACKS:
+                own = ours[(ours.label == row.label) & (ours.attack == attack)]["mean"]
+                mine = f"{own.iloc[0]:.2f}" if len(own) else "–"
+                line[titles.get(attack, attack)] = f"{row[attack]:.2f} / {mine}"
+            found.append(line)
+    return pd.DataFrame(found)
+
+
+def gain_over_unpruned(
+    records: Sequence[Record], path: str | Path, method: str = "sr-gkp", rule: str = "last"
+) -> pd.DataFrame:
+    """Points that pruning adds to the unpruned network, in the paper's tables and in the records.
+
+    The paper compares with the network before fine-tuning. Ours is shown against that and against the
+    network that was fine-tuned in the same way.
+    """
+    titles, lines = attack_titles(records), []
+    for network, group in rows(path).groupby("network", sort=False):
+        by_label = group.set_index("label")
+        if {method, "unpruned"} <= set(by_label.index):
+            gain = {attack: by_label[attack][method] - by_label[attack]["unpruned"] for attack in ATTACKS}
+            lines.append({"network": network_title(network), "compared with": "unpruned (paper)"} | gain)
+    for network in sorted({record["config"]["network"] for record in compared(records)}):
+        same = [record for record in records if record["config"].get("network") == network]
+        ours = points(same, ATTACKS, rule).pivot_table(index="label", columns="attack", values="mean")
+        for control in ("unpruned", CONTROL):
+            if {method, control} <= set(ours.index):
+                gain = (ours.loc[method] - ours.loc[control]).to_dict()
+                lines.append({"network": network_title(network), "compared with": f"{control} (ours)"} | gain)
+    frame = pd.DataFrame(lines)
+    text = frame[["network", "compared with"]].copy()
+    for attack in ATTACKS:
+        text[titles.get(attack, attack)] = [f"{value:+.2f}" for value in frame[attack]]
+    return text

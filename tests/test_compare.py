@@ -1,0 +1,79 @@
+"""What is compared: attacks, one row per method, the sentence about the setting."""
+
+import pytest
+from many_records import START, a_record, many_records
+
+from gkp import compare, suites
+from gkp.records import Store
+from gkp.suites import RATE, replace
+
+FEW = ("random", "l1", "sr-gkp")
+
+
+@pytest.fixture(scope="module")
+def few():
+    return many_records(FEW)
+
+
+def test_the_papers_attacks_are_those_of_its_protocol(few):
+    assert compare.paper_attacks(few) == [entry.attack.name for entry in suites.paper_protocol()[1:]]
+
+
+def test_the_sound_attack_is_the_strongest_kind_at_its_smallest_eps(few):
+    assert compare.sound_attack(few) == "pgd10_pixel_0.5/255_step0.125/255_true"
+    eps = [compare.attacks(few)[name]["eps"] * 255 for name in compare.pixel_attacks(few, "fgsm")]
+    assert eps == pytest.approx([0.5, 1, 2, 4, 8])
+
+
+def test_only_attacks_that_every_network_met_count():
+    records = many_records(FEW)
+    del records[-1]["checkpoints"]["last"]["metrics"]["pgd10_pixel_0.5/255_step0.125/255_true"]
+    assert compare.sound_attack(records) == "pgd10_pixel_1/255_step0.25/255_true"
+    for record in records:
+        kept = record["checkpoints"]["last"]
+        kept["metrics"] = {name: m for name, m in kept["metrics"].items() if "pixel" not in name}
+    with pytest.raises(ValueError, match="no attack in pixel units"):
+        compare.sound_attack(records)
+
+
+def test_untuned_networks_and_the_training_of_the_start_are_not_compared(few):
+    untuned = a_record(replace(START, method="sr-gkp", rate=RATE))
+    baseline = a_record(replace(START, method="baseline"))
+    assert compare.compared([*few, untuned, baseline, {"config": {"method": "x"}, "facts": 1}]) == few
+
+
+def test_results_are_sorted_by_benign_accuracy(few):
+    frame = compare.results(few, compare.paper_attacks(few)[:1])
+    values = [float(cell.split(" ± ")[0]) for cell in frame["benign"]]
+    assert values == sorted(values, reverse=True)
+    assert set(frame["method"]) == {"unpruned", compare.CONTROL, *FEW}
+
+
+def test_setting_says_what_was_done(few):
+    text = compare.setting(few)
+    for part in ("ResNet-20 on CIFAR-10", "3 pruning methods", "56.2 %", "4 epochs", "seed 0", "10,000"):
+        assert part in text
+
+
+def test_controls_are_those_with_records(few):
+    assert compare.controls(few) == [compare.CONTROL, "random"]
+    assert compare.controls(many_records(("l1",))) == [compare.CONTROL]
+
+
+def test_load_names_the_command_when_there_is_nothing(tmp_path):
+    with pytest.raises(FileNotFoundError, match="python -m gkp run --suite digits"):
+        compare.load(tmp_path, "digits")
+    with pytest.raises(ValueError, match="unknown suite"):
+        compare.load(tmp_path, "nonsense")
+
+
+def test_load_reads_the_records(tmp_path, few):
+    store = Store(tmp_path)
+    for record in few:
+        store.write({**record, "suite": "digits"})
+    assert len(compare.load(tmp_path, "digits")) == len(few)
+
+
+def test_network_without_weights_says_what_to_run(few, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no saved network"):
+        compare.network(tmp_path, few)
