@@ -249,7 +249,7 @@ def block(name: str, store: Store) -> str:
     if kind == "suites":
         return to_markdown(suites_table())
     if kind == "methods":
-        return to_markdown(methods_table())
+        return to_markdown(methods_table().drop(columns="options"))  # they stand in `gkp list`
     if kind == "table":
         records = store.of_suite(suite)
         return f"{to_markdown(summary(records, SHORT))}\n{footnote(records, SHORT)}\n"

@@ -17,6 +17,7 @@ from gkp.pruners import (  # noqa: F401  (importing a family registers its metho
     in_training,
     lrf,
     norms,
+    plugins,
     reconstruction,
     tmi,
 )
@@ -150,3 +151,6 @@ def match_macs(
             f"by {error / macs:.1%} (rate {rate:.4f}); raise the tolerance or choose another target"
         )
     return pruned, rate
+
+
+plugins.load_from_environment()
