@@ -33,7 +33,7 @@ def kernels(weight: Tensor, count: int = 24) -> Figure:
     picked = order[torch.linspace(0, len(order) - 1, count).round().long()]
     largest = flat[picked].abs().max()
     figure = new_figure(DOUBLE, 1.25)
-    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, hspace=0.05, wspace=0.15)
+    figure.set_layout_engine("constrained", w_pad=0.01, h_pad=0.01, hspace=0.05, wspace=0.15)
     axes = figure.subplots(2, count)
     for column, kernel in enumerate(picked):
         for row, scale in enumerate((largest, flat[kernel].abs().max())):

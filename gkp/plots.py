@@ -154,8 +154,8 @@ def history(records: Sequence[Record]) -> Figure:
 
 # ---- parts ---------------------------------------------------------------------------------------
 
-_BARS = {"linestyle": "", "elinewidth": 0.7, "capsize": 0}
-_GUIDE = {"linestyle": (0, (4, 3)), "linewidth": 0.7, "zorder": 0.5}
+_BARS: dict[str, Any] = {"linestyle": "", "elinewidth": 0.7, "capsize": 0}
+_GUIDE: dict[str, Any] = {"linestyle": (0, (4, 3)), "linewidth": 0.7, "zorder": 0.5}
 
 
 def _half(point: pd.Series) -> list[list[float]]:
