@@ -81,6 +81,7 @@ def slimming(
 
 # ---- methods that mask -----------------------------------------------------------------------------
 
+MASKED_SHARE = 0.8
 Criterion = Callable[[Tensor], Tensor]  # weight (O, I, kh, kw) -> scores (O,), the lowest go
 
 
@@ -88,7 +89,7 @@ Criterion = Callable[[Tensor], Tensor]  # weight (O, I, kh, kw) -> scores (O,), 
 class Masks:
     """Filters that are held at zero, or were set to zero, and how they are chosen.
 
-    dropped: {convolution's name: indices}, empty before the first epoch ends; it is the only state.
+    dropped: {convolution's name: indices}, the only state. Epoch 0 is the start.
     """
 
     layers: Mapping[str, FilterLayer]
@@ -144,7 +145,7 @@ def _masking_session(
     share: float,
     frozen: bool,
 ) -> Session:
-    """Masks chosen anew after every epoch; frozen: their gradients are zeroed in between."""
+    """Masks chosen now and anew after every epoch; frozen: their gradients are zeroed in between."""
     layers = filter_layers(model, default_input(model, example_input))
     grouped = [name for name, m in model.named_modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
     shared = [layer.norm for layer in layers.values() if layer.norm and own_norm(model, layer) is None]
@@ -154,6 +155,7 @@ def _masking_session(
             "the filters' own, would turn the zeros into other values: use a one-shot method for this network"
         )
     masks = Masks(layers, criterion, rate, Session.hooked_epochs(epochs, share))
+    masks.select(model, 0)
     hooks = Hooks(
         before_step=masks.freeze if frozen else None,
         after_epoch=masks.select,
@@ -175,9 +177,9 @@ def start_sfp(
     groups: int,
     example_input: Tensor | None,
     data: Split,
-    share: float = 1.0,
+    share: float = MASKED_SHARE,
 ) -> Session:
-    """Zero the filters of smallest L2 norm after every epoch, and let them grow again in the next."""
+    """Zero the filters of smallest L2 norm, now and after every epoch; in between they may regrow."""
     common = {"rate": rate, "epochs": epochs, "example_input": example_input, "share": share}
     return _masking_session(model, "sfp", _l2_norm, frozen=False, **common)
 
@@ -196,15 +198,20 @@ def sfp(
     groups: int,
     example_input: Tensor | None,
     data: Split | None,
-    share: float = 1.0,
+    share: float = MASKED_SHARE,
 ) -> Cut:
-    """Soft filter pruning: after each epoch, W_i = 0 for the round(rate * N) filters of least ||W_i||_2.
+    """Soft filter pruning: W_i = 0 for the round(rate * N) filters of least ||W_i||_2.
 
-    share: of the epochs that are trained so, all of them in the original (from scratch 300 epochs at
-    learning rate 0.1, a tenth of it for a trained network). Only filters that can be removed on their
-    own are masked; the original also masks those tied by residual sums, and keeps the batch norms as
-    they are. Here the last masking zeroes the scale and shift of masked filters as well, without which
-    cutting them would change the network. Without training this is "l2".
+    At the start and after each epoch; in between every filter trains, masked or not. Only filters that
+    can be removed on their own are masked; the original also masks those tied by residual sums, and
+    keeps the batch norms as they are. Here the last masking zeroes the scale and shift of masked filters
+    as well, without which cutting them would change the network.
+
+    share: of the epochs that are trained so; the rest fine-tunes the cut network. The original does not
+    fine-tune (share=1): late in its 200 to 300 epochs the learning rate is so low that masked filters
+    hardly grow before the next masking. Where they still do, the last masking costs most of the accuracy,
+    because a batch norm brings the smallest regrown filter back to full size. From scratch the original
+    starts at learning rate 0.1, from a trained network at a tenth of it. Without training this is "l2".
     """
     return l2(model, groups=groups, example_input=example_input, data=data)
 
@@ -217,9 +224,9 @@ def start_fpgm_training(
     groups: int,
     example_input: Tensor | None,
     data: Split,
-    share: float = 1.0,
+    share: float = MASKED_SHARE,
 ) -> Session:
-    """Zero the filters nearest to the geometric median after every epoch; no gradient reaches them."""
+    """Zero the filters nearest to the geometric median, now and after every epoch, and their gradients."""
     common = {"rate": rate, "epochs": epochs, "example_input": example_input, "share": share}
     return _masking_session(model, "fpgm-training", distance_to_others, frozen=True, **common)
 
@@ -238,13 +245,13 @@ def fpgm_training(
     groups: int,
     example_input: Tensor | None,
     data: Split | None,
-    share: float = 1.0,
+    share: float = MASKED_SHARE,
 ) -> Cut:
-    """FPGM as published: after each epoch, W_i = 0 for the round(rate * N) least sum_j ||W_i - W_j||_2.
+    """FPGM as published: W_i = 0 for the round(rate * N) filters of least sum_j ||W_i - W_j||_2.
 
-    Until the next choice the gradients of those filters are zeroed; what momentum they had still moves
-    them, as in the original. Its norm criterion is off (norm rate 1), as in its FPGM-only results; 200
-    epochs at learning rate 0.1 from scratch or 0.01. share, which filters, and the last masking: see
-    "sfp". Without training this is "fpgm".
+    At the start and after each epoch; in between the gradients of the masked filters are zeroed. What
+    momentum a filter had when it was chosen still moves it, as in the original. Its norm criterion is
+    off (norm rate 1), as in its FPGM-only results; 200 epochs at learning rate 0.1 from scratch or 0.01.
+    share, which filters, and the last masking: see "sfp". Without training this is "fpgm".
     """
     return fpgm(model, groups=groups, example_input=example_input, data=data)

@@ -34,10 +34,14 @@ class Session:
 
     @staticmethod
     def hooked_epochs(epochs: int, share: float) -> int:
-        """How many of `epochs` run with the hooks, at least one of them. ValueError: share not in (0, 1]."""
+        """How many of `epochs` run with the hooks: at least one, and not all of them if share is below 1.
+
+        ValueError for a share that is not in (0, 1].
+        """
         if not 0 < share <= 1:
             raise ValueError(f"share={share!r}: the part of the epochs that prunes, above 0 and up to 1")
-        return min(epochs, max(1, round(share * epochs)))
+        most = epochs if share == 1 else max(1, epochs - 1)
+        return min(epochs, most, max(1, round(share * epochs)))
 
     def recipes(self, recipe: Recipe) -> tuple[Recipe, Recipe]:
         """The two parts of a run: with the hooks, and after the cut. Each runs through the whole schedule."""
@@ -55,8 +59,8 @@ class Method:
 
     A method that prunes in training also has start(model, *, rate, epochs, groups, example_input, data,
     **options), which is given the copy that will be trained in place and the epochs of the whole run,
-    and returns a `Session`. Its `prepare` applies the same criterion without training, to find the rate
-    that meets a target.
+    may change its weights, and returns a `Session`. Its `prepare` applies the same criterion without
+    training, to find the rate that meets a target.
     """
 
     name: str

@@ -19,7 +19,7 @@ RECIPE = Recipe(epochs=2, batch_size=16, lr=0.05, schedule="constant", augment="
 MASKED = ["sfp", "fpgm-training"]
 
 
-def begin(model, method, images, *, rate=0.4375, epochs=2, **options) -> Session:
+def begin(model, method, images, *, rate=0.4375, epochs=4, **options) -> Session:
     return pruners.start(model, method, rate=rate, epochs=epochs, data=images, **options)
 
 
@@ -38,18 +38,26 @@ ORDERS = {"sfp": l2_order, "fpgm-training": median_order}
 # ---- masks -----------------------------------------------------------------------------------------
 
 
+def expect_masks(model, before, method, rate) -> None:
+    """The lowest filters of `before` are zero in `model`, and nothing else has changed."""
+    expected = copy.deepcopy(before)
+    for name, layer in filter_layers(before, default_input(before, None)).items():
+        weight = expected.get_submodule(name).weight.data
+        weight[ORDERS[method](weight)[: round(rate * layer.filters)]] = 0
+    for name, value in expected.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value), name
+
+
 @pytest.mark.parametrize("method", MASKED)
-def test_after_an_epoch_the_lowest_filters_are_zero_and_nothing_else_changes(method, resnet8, images) -> None:
+def test_at_the_start_and_after_an_epoch_the_lowest_filters_are_zero(method, resnet8, images) -> None:
     model = copy.deepcopy(resnet8)
     session = begin(model, method, images)
+    expect_masks(model, resnet8, method, 0.4375)
+    for conv in (m for m in model.modules() if isinstance(m, nn.Conv2d)):
+        conv.weight.data += 0.2 * torch.randn(conv.weight.shape, generator=torch.Generator().manual_seed(5))
+    trained = copy.deepcopy(model)
     session.hooks.after_epoch(model, 1)
-    for name, layer in filter_layers(resnet8, default_input(resnet8, None)).items():
-        weight = resnet8.get_submodule(name).weight.detach()
-        count = round(0.4375 * layer.filters)
-        expected = weight.clone()
-        expected[ORDERS[method](weight)[:count]] = 0
-        assert torch.equal(model.get_submodule(name).weight, expected)
-        assert torch.equal(model.get_submodule(layer.norm).bias, resnet8.get_submodule(layer.norm).bias)
+    expect_masks(model, trained, method, 0.4375)
 
 
 @pytest.mark.parametrize("method", MASKED)
@@ -57,7 +65,7 @@ def test_after_an_epoch_the_lowest_filters_are_zero_and_nothing_else_changes(met
 def test_sliced_and_masked_give_the_same_logits(method, network, request, images) -> None:
     """The shift of a masked filter's batch norm would show here: it is not zero in these networks."""
     model = copy.deepcopy(request.getfixturevalue(network))
-    session = begin(model, method, images, epochs=1, rate=0.3)
+    session = begin(model, method, images, epochs=1, rate=0.3, share=1.0)
     fine_tune(model, images.take(16), RECIPE.scaled(1), hooks=session.hooks)
     sliced = session.finish(model)(0.3)
     assert (
@@ -72,7 +80,7 @@ def test_sliced_and_masked_give_the_same_logits(method, network, request, images
 @pytest.mark.parametrize("method", MASKED)
 def test_the_cut_drops_the_masked_filters(method, resnet8, images) -> None:
     model = copy.deepcopy(resnet8)
-    session = begin(model, method, images)
+    session = begin(model, method, images, epochs=2, share=1.0)
     fine_tune(model, images, RECIPE, hooks=session.hooks)
     for name in filter_layers(model, default_input(model, None)):
         weight = model.get_submodule(name).weight
@@ -113,7 +121,7 @@ def test_soft_masks_let_filters_grow_again_and_hard_ones_stop_their_gradient(res
 def test_no_mask_at_rate_0(method, resnet8, images) -> None:
     model = copy.deepcopy(resnet8)
     session = begin(model, method, images, rate=0.0)
-    session.hooks.after_epoch(model, 2)
+    session.hooks.after_epoch(model, 4)
     for name, value in resnet8.state_dict().items():
         assert torch.equal(model.state_dict()[name], value)
 
@@ -231,7 +239,10 @@ def test_prune_trains_a_copy_and_gives_a_smaller_network(method, resnet8, images
     assert not torch.equal(pruned.conv1.weight, resnet8.conv1.weight)
 
 
-@pytest.mark.parametrize(("share", "epochs", "expected"), [(1, 5, 5), (0.5, 5, 2), (0.1, 2, 1), (0.5, 0, 0)])
+@pytest.mark.parametrize(
+    ("share", "epochs", "expected"),
+    [(1, 5, 5), (0.5, 5, 2), (0.1, 2, 1), (0.9, 2, 1), (0.9, 1, 1), (1, 2, 2), (0.5, 0, 0)],
+)
 def test_the_epochs_are_divided_and_none_is_lost(share, epochs, expected) -> None:
     session = Session(hooks=None, finish=None, share=share)
     first, second = session.recipes(RECIPE.scaled(epochs))
