@@ -50,7 +50,8 @@ def coupled_groups(model: nn.Module, example_input: Tensor) -> list[Coupled]:
     groups = []
     for group in graph.get_all_groups(root_module_types=[nn.Conv2d]):
         items = [item for item in group.items if isinstance(item.dep.target.module, SCORED)]
-        writers, readers = [], []
+        writers: list[nn.Module] = []
+        readers: list[nn.Module] = []
         for item in items:
             (readers if _reads(item) else writers).append(item.dep.target.module)
         filters = [layer for layer in writers if isinstance(layer, nn.Conv2d)]

@@ -41,7 +41,7 @@ def nearest_with_room(points: Points, centres: Points) -> Labels:
 def equal_k_means(points: Points, groups: int) -> Labels:
     """k-means with clusters of equal size, the best of `STARTS` runs from k-means++ centres, seeded."""
     random = np.random.default_rng(0)
-    best: tuple[float, Labels] | None = None
+    runs: list[tuple[float, Labels]] = []
     for _ in range(STARTS):
         labels = nearest_with_room(points, _spread(points, groups, random))
         for _ in range(100):
@@ -49,10 +49,8 @@ def equal_k_means(points: Points, groups: int) -> Labels:
             before, labels = labels, nearest_with_room(points, centres)
             if np.array_equal(before, labels):
                 break
-        spread = float(((points - centres[labels]) ** 2).sum())
-        if best is None or spread < best[0] * (1 - 1e-9):
-            best = spread, labels
-    return best[1]
+        runs.append((float(((points - centres[labels]) ** 2).sum()), labels))
+    return min(runs, key=lambda run: run[0])[1]
 
 
 def _spread(points: Points, groups: int, random: np.random.Generator) -> Points:
