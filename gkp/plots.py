@@ -31,7 +31,7 @@ def save_all(suite: str, records: Sequence[Record], folder: str | Path) -> list[
         figures["methods"] = methods(records, [BENIGN, *names])
         if pixel_attacks(records, "fgsm"):
             figures["epsilon"] = epsilon_curve(records)
-        if trained(records):
+        if any(len(record["history"]["epochs"]) > 1 for record in trained(records)):
             figures["history"] = history(records)
     return [path for name, figure in figures.items() for path in save(figure, Path(folder) / name)]
 
@@ -58,7 +58,7 @@ def tradeoff(records: Sequence[Record], names: Sequence[str], rule: str = "last"
         axes.set(xlabel="accuracy without attack (%)", ylabel=f"under {titles[name]} (%)")
         axes.xaxis.set_major_locator(MaxNLocator(5))
     legend(figure, benign.index)
-    figure.suptitle(f"{_bars(frame)}; dashed: {CONTROL}", fontsize=7, color=FAINT, x=0.01, ha="left")
+    figure.suptitle(_note(frame), fontsize=7, color=FAINT, x=0.01, ha="left")
     return figure
 
 
@@ -81,7 +81,7 @@ def methods(records: Sequence[Record], names: Sequence[str], rule: str = "last")
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.grid(axis="y", visible=False)
     panels[0].set(yticks=range(len(labels)), yticklabels=labels, ylim=(len(labels) - 0.4, -0.6))
-    figure.supxlabel(f"accuracy (%); {_bars(frame)}; dashed: {CONTROL}", fontsize=7)
+    figure.supxlabel(f"accuracy (%); {_note(frame)}", fontsize=7)
     return figure
 
 
@@ -190,10 +190,11 @@ def _guide(axes: Axes, label: str, across: pd.DataFrame, up: pd.DataFrame) -> No
         axes.axhline(up.loc[label, "mean"], color=look(label).colour, **_GUIDE)
 
 
-def _bars(frame: pd.DataFrame) -> str:
-    """What the error bars are, in words."""
+def _note(frame: pd.DataFrame) -> str:
+    """What the error bars and the dashed lines are, in words."""
     most, least = frame.seeds.max(), frame.seeds.min()
-    if most == 1:
-        return "bars: 95 % Wilson interval"
-    alone = " (Wilson interval where there is one)" if least == 1 else ""
-    return f"bars: standard deviation over {most} seeds{alone}"
+    bars = "95 % Wilson interval"
+    if most > 1:
+        alone = " (Wilson interval where there is one)" if least == 1 else ""
+        bars = f"standard deviation over {most} seeds{alone}"
+    return f"bars: {bars}" + (f"; dashed: {CONTROL}" if CONTROL in set(frame.label) else "")

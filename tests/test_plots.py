@@ -1,5 +1,6 @@
 """Figures: what they show, that they are legible, that equal figures are equal files."""
 
+import copy
 import itertools
 
 import matplotlib as mpl
@@ -139,6 +140,23 @@ def test_save_all_writes_what_the_records_allow(few, figures, tmp_path, monkeypa
     monkeypatch.setattr(plots, "save", lambda figure, stem: saved.append(stem) or [stem])
     plots.save_all("small", few, tmp_path)
     assert [stem.name for stem in saved] == ["tradeoff", "methods", "epsilon", "history"]
+
+
+def test_a_single_epoch_is_no_course(few, figures, tmp_path, monkeypatch):
+    monkeypatch.setattr(plots, "save", lambda figure, stem: [stem])
+    for name in ("methods", "epsilon_curve", "tradeoff"):
+        monkeypatch.setattr(plots, name, lambda *_: figures["methods"])
+    short = copy.deepcopy(few)
+    for record in short:
+        if record["history"]:
+            del record["history"]["epochs"][1:]
+    assert "history" not in [stem.name for stem in plots.save_all("small", short, tmp_path)]
+
+
+def test_the_control_is_named_only_where_it_is_drawn(few):
+    alone = [record for record in few if record["label"] != CONTROL]
+    assert CONTROL in plots.methods(few, [BENIGN]).get_supxlabel()
+    assert CONTROL not in plots.methods(alone, [BENIGN]).get_supxlabel()
 
 
 def test_nothing_is_drawn_without_results(tmp_path):
