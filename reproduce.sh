@@ -78,6 +78,9 @@ install() {
         "$uv" venv --no-project --allow-existing --python "$1" "$venv" || return
     fi
     "$uv" pip sync --python "$python" --require-hashes requirements.lock || return
+    # Every torchattacks wheel carries an old copy of robustbench and may have overwritten the real one.
+    "$uv" pip install --python "$python" --require-hashes --no-deps --reinstall-package robustbench \
+        -r requirements.lock || return
     cp requirements.lock "$stamp"
 }
 

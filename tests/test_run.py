@@ -189,7 +189,13 @@ def run_digits(root: Path, *arguments: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "gkp", "run", "--suite", "digits", "--root", str(root), *arguments]
     environment = os.environ | {"GKP_PROGRESS": "lines", "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        # What starts the tests in the background may have them ignore Ctrl-C, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 

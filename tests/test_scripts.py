@@ -24,7 +24,7 @@ case "$*" in
     "-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
     *"pip install uv") cp "$FAKE_UV" "$(dirname "$0")/uv" ;;
     *"--target "*) mkdir -p .cache/uv/bin && cp "$FAKE_UV" .cache/uv/bin/uv ;;
-    *" gkp list") printf '| %s |\n' "suite | time" "--- | ---" "method | 1 h" "cifar10-resnet20 | 2 h" ;;
+    *" gkp list") printf '| %s |\n' "suite | time" "- | -" "method | 1 h" "cifar10-resnet20-short | 2 h" ;;
     *" gkp report"*) echo "path $PYTHONPATH" >>"$CALLS" ;;
 esac
 """
@@ -72,6 +72,9 @@ class Sandbox:
         return [
             " ".join(call.split()[:3]).partition(" index")[0] for call in self.calls if call.startswith("uv ")
         ]
+
+    # What puts the locked packages into an environment: all of them, then robustbench once more.
+    INSTALL = ("uv pip sync", "uv pip install")
 
 
 def executable(path: Path, text: str) -> None:
@@ -148,9 +151,16 @@ SMOKE = ["run --suite digits", "notebooks --suite digits --compute", "report --s
         (["smoke"], SMOKE),
         (["replay"], ["notebooks", "report"]),
         (["replay", "--suite", "method"], ["notebooks --suite method", "report --suite method"]),
-        (["evaluate"], ["evaluate --suite cifar10-resnet20 --download"]),
+        (["evaluate"], ["evaluate --suite cifar10-resnet20-short --download"]),
         (["--suite", "method", "evaluate"], ["evaluate --suite method --download"]),
-        (["train"], ["list", "run --suite cifar10-resnet20 --download", "report --suite cifar10-resnet20"]),
+        (
+            ["train"],
+            [
+                "list",
+                "run --suite cifar10-resnet20-short --download",
+                "report --suite cifar10-resnet20-short",
+            ],
+        ),
         (["train", "--suite", "method"], ["list", "run --suite method --download", "report --suite method"]),
         (["test"], ["pytest", "pytest --nbval --nbval-current-env notebooks"]),
         (["test", "-k", "a b"], ["pytest -k a b", "pytest --nbval --nbval-current-env notebooks"]),
@@ -179,10 +189,10 @@ def test_training_says_first_how_long_it_takes(sandbox):
         ([], "report --suite digits", "report"),
         (["smoke"], "--compute", "report --suite digits"),
         (["replay"], "gkp notebooks", "report"),
-        (["evaluate"], "gkp evaluate", "evaluate --suite cifar10-resnet20 --download"),
+        (["evaluate"], "gkp evaluate", "evaluate --suite cifar10-resnet20-short --download"),
         (["train"], "gkp list", "list"),
-        (["train"], "gkp run", "run --suite cifar10-resnet20 --download"),
-        (["train"], "gkp report", "report --suite cifar10-resnet20"),
+        (["train"], "gkp run", "run --suite cifar10-resnet20-short --download"),
+        (["train"], "gkp report", "report --suite cifar10-resnet20-short"),
         (["test", "-x"], "pytest -x", "pytest --nbval --nbval-current-env notebooks"),
         (["test"], "--nbval", "pytest --nbval --nbval-current-env notebooks"),
     ],
@@ -195,7 +205,7 @@ def test_the_exit_code_is_that_of_the_first_failure(sandbox, arguments, fail, la
 
 def test_a_second_run_installs_nothing(sandbox):
     sandbox.run("replay")
-    assert sandbox.setups() == ["uv venv --no-project", "uv pip sync"]
+    assert sandbox.setups() == ["uv venv --no-project", *sandbox.INSTALL]
     result = sandbox.run("replay", FAIL="uv ")
     assert (result.returncode, result.stdout, sandbox.setups()) == (0, "", [])
 
@@ -204,7 +214,7 @@ def test_a_changed_lock_is_installed_into_the_same_environment(sandbox):
     sandbox.run("replay")
     (sandbox.root / "requirements.lock").write_text("gkp==2\n")
     sandbox.run("replay")
-    assert sandbox.setups() == ["uv pip sync"]
+    assert sandbox.setups() == [*sandbox.INSTALL]
     sandbox.run("replay")
     assert sandbox.setups() == []
 
@@ -215,17 +225,17 @@ def test_a_failed_installation_is_tried_again(sandbox):
     only_sentence(sandbox.run("replay", FAIL="uv pip sync"))
     (sandbox.root / "requirements.lock").write_text("gkp==1\n")
     sandbox.run("replay")
-    assert sandbox.setups() == ["uv pip sync"]
+    assert sandbox.setups() == [*sandbox.INSTALL]
 
 
 def test_an_environment_whose_python_is_gone_is_made_again(sandbox):
     sandbox.run("replay")
     (sandbox.root / ".venv/bin/python").unlink()
     assert sandbox.run("replay").returncode == 0
-    assert sandbox.setups() == ["uv venv --no-project", "uv pip sync"]
+    assert sandbox.setups() == ["uv venv --no-project", *sandbox.INSTALL]
 
 
-@pytest.mark.parametrize("step", ["uv venv", "uv pip sync"])
+@pytest.mark.parametrize("step", ["uv venv", "uv pip sync", "uv pip install"])
 def test_no_network_and_no_environment_is_one_sentence(sandbox, step):
     sentence = only_sentence(sandbox.run(FAIL=step))
     assert "network" in sentence
@@ -239,7 +249,7 @@ def test_without_uv_it_is_installed_into_the_cache(sandbox):
     (sandbox.bin / "uv").unlink()
     assert sandbox.run("replay").returncode == 0
     assert sandbox.jobs()[:2] == ["venv .cache/uv", "pip install uv"]
-    assert sandbox.setups()[-2:] == ["uv venv --no-project", "uv pip sync"]
+    assert sandbox.setups()[-3:] == ["uv venv --no-project", *sandbox.INSTALL]
     (sandbox.root / ".venv/.requirements.lock").unlink()
     sandbox.run("replay")
     assert sandbox.jobs() == ["notebooks", "report"], "the uv in .cache is used again"
@@ -287,6 +297,8 @@ def test_control_c_stops_with_a_clean_message(sandbox, slow):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # What starts the tests in the background may have them ignore Ctrl-C, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         start_new_session=True,
     )
     deadline = time.monotonic() + 20
