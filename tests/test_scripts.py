@@ -24,7 +24,7 @@ case "$*" in
     "-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
     *"pip install uv") cp "$FAKE_UV" "$(dirname "$0")/uv" ;;
     *"--target "*) mkdir -p .cache/uv/bin && cp "$FAKE_UV" .cache/uv/bin/uv ;;
-    *" gkp list") printf '| %s |\n' "suite | time" "- | -" "method | 1 h" "cifar10-resnet20-short | 2 h" ;;
+    *" gkp list") printf '| %s |\n' "suite | time" "--- | ---" "method | 1 h" "cifar10-resnet20-short | 2 h";;
     *" gkp report"*) echo "path $PYTHONPATH" >>"$CALLS" ;;
 esac
 """
