@@ -46,19 +46,24 @@ def headline_attacks(records: Sequence[Record]) -> list[str]:
 
 @styled
 def tradeoff(records: Sequence[Record], names: Sequence[str], rule: str = "last") -> Figure:
-    """Clean accuracy against accuracy under attack, one panel per attack; dashed lines: the control."""
+    """Clean accuracy against accuracy under attack, one panel per attack; dashed lines: the control.
+
+    A network that collapsed (COLLAPSE points below the median) is named above the panels and not drawn,
+    because it would squeeze all others into a corner.
+    """
     frame, titles = points(records, [BENIGN, *names], rule), attack_titles(records)
     figure = new_figure(DOUBLE, 3.0 + 0.14 * math.ceil(len(set(frame.label)) / 6))
     benign = frame[frame.attack == BENIGN].set_index("label")
+    benign, outside = _without_collapsed(benign)
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         under = frame[frame.attack == name].set_index("label")
-        for label in reversed(ordered(under.index)):
+        for label in reversed(ordered(benign.index.intersection(under.index))):
             _cross(axes, benign.loc[label], under.loc[label], label)
         _guide(axes, CONTROL, benign, under)
         axes.set(xlabel="accuracy without attack (%)", ylabel=f"under {titles[name]} (%)")
         axes.xaxis.set_major_locator(MaxNLocator(5))
     legend(figure, benign.index)
-    figure.suptitle(_note(frame), fontsize=7, color=FAINT, x=0.01, ha="left")
+    figure.suptitle(_note(frame) + outside, fontsize=7, color=FAINT, x=0.01, ha="left")
     return figure
 
 
@@ -155,12 +160,20 @@ def history(records: Sequence[Record]) -> Figure:
 # ---- parts ---------------------------------------------------------------------------------------
 
 _BARS: dict[str, Any] = {"linestyle": "", "elinewidth": 0.7, "capsize": 0}
+COLLAPSE = 15  # points of clean accuracy
 _GUIDE: dict[str, Any] = {"linestyle": (0, (4, 3)), "linewidth": 0.7, "zorder": 0.5}
 
 
 def _half(point: pd.Series) -> list[list[float]]:
     """Lengths of an error bar below and above."""
     return [[point["mean"] - point["low"]], [point["high"] - point["mean"]]]
+
+
+def _without_collapsed(benign: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """Networks that still classify, and a note on those that do not ("" for none)."""
+    alive = benign["mean"] >= benign["mean"].median() - COLLAPSE
+    names = ", ".join(f"{label} at {mean:.0f} %" for label, mean in benign["mean"][~alive].items())
+    return benign[alive], f"; not drawn: {names} without attack" if names else ""
 
 
 def _line(label: str) -> dict[str, Any]:
@@ -195,6 +208,6 @@ def _note(frame: pd.DataFrame) -> str:
     most, least = frame.seeds.max(), frame.seeds.min()
     bars = "95 % Wilson interval"
     if most > 1:
-        alone = " (Wilson interval where there is one)" if least == 1 else ""
+        alone = " (Wilson interval for one seed)" if least == 1 else ""
         bars = f"standard deviation over {most} seeds{alone}"
     return f"bars: {bars}" + (f"; dashed: {CONTROL}" if CONTROL in set(frame.label) else "")

@@ -153,6 +153,16 @@ def test_a_single_epoch_is_no_course(few, figures, tmp_path, monkeypatch):
     assert "history" not in [stem.name for stem in plots.save_all("small", short, tmp_path)]
 
 
+def test_a_collapsed_network_is_named_instead_of_drawn(few):
+    collapsed = copy.deepcopy(few)
+    own = next(record for record in collapsed if record["label"] == "l1")["checkpoints"]["last"]["metrics"]
+    own[BENIGN] |= {"accuracy": 0.2, "low": 0.18, "high": 0.22}
+    figure = plots.tradeoff(collapsed, [PAPER])
+    assert "not drawn: l1 at 20 % without attack" in figure.get_suptitle()
+    assert "l1" not in {text.get_text() for text in figure.legends[0].get_texts()}
+    assert figure.axes[0].get_xlim()[0] > 50
+
+
 def test_the_control_is_named_only_where_it_is_drawn(few):
     alone = [record for record in few if record["label"] != CONTROL]
     assert CONTROL in plots.methods(few, [BENIGN]).get_supxlabel()
