@@ -141,7 +141,8 @@ def _dependency_graph(model: nn.Module, example_input: Tensor) -> DependencyGrap
     for parameter, _ in flags:
         parameter.requires_grad_(True)
     try:
-        return DependencyGraph().build_dependency(model.eval(), example_input, verbose=False)
+        with torch.enable_grad():
+            return DependencyGraph().build_dependency(model.eval(), example_input, verbose=False)
     finally:
         for parameter, flag in flags:
             parameter.requires_grad_(flag)

@@ -95,6 +95,11 @@ def test_surgery_keeps_modes_and_gradient_flags() -> None:
     assert all(p.grad is None for p in smaller.parameters())
 
 
+def test_surgery_works_without_gradients() -> None:
+    with torch.no_grad():
+        assert len(surgery.filter_layers(models.create("resnet8"), torch.rand(1, 3, 32, 32))) == 3
+
+
 def test_errors_name_the_fix() -> None:
     model = models.create("resnet8")
     with pytest.raises(ValueError, match="would lose all of its 16 filters"):
