@@ -65,7 +65,8 @@ def select(
     each group keeps int((1 - rate) * (I + 1)), as the released code does. beam_width: branches kept
     per start kernel. check_step: extensions between two truncations of the beam. alpha: weight of
     the cost rank against the smoothness rank (Eq. 2). beta: "reference" (fixed by the sizes at its
-    first use, as in the released code), "exact" (Eq. 3) or a number. neighbours: how many nearest
+    first use, as in the released code; the other strategies first use it on final sets, where it is
+    Eq. 3's), "exact" (Eq. 3) or a number. neighbours: how many nearest
     kept kernels a pruned one is compared with; 0 drops the term. outer_in_beam: whether that term
     counts while the beam is truncated. decision: "cost", or "smoothness" alone, picks the final set.
     strategy: "beam"; "greedy" (one branch per start); "exact" (all sets, up to 3 million).
