@@ -71,3 +71,7 @@ class Context:
 
     def state_path(self, run: Run, part: str = "") -> Path:
         return self.store.root / "work" / "state" / f"{run.hash}{part}.pt"
+
+    def snapshots_folder(self, run: Run) -> Path:
+        """Where the weights that a training passed through are kept."""
+        return self.store.root / "work" / "snapshots" / run.hash

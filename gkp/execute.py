@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -58,8 +59,10 @@ def execute(run: Run, suite: str, context: Context) -> Record:
         "peak_memory_mb": peak_memory_mb(context.device),
     }
     context.store.write(record)
-    for part in ("", "-pruning"):
+    for part in ("", "-pruning", "-snapshots"):
         context.state_path(run, part).unlink(missing_ok=True)
+    if run.prunes:  # those of a baseline serve the runs that start from it
+        shutil.rmtree(context.snapshots_folder(run), ignore_errors=True)
     return record
 
 

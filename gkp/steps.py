@@ -9,13 +9,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gkp import data, pruners
+from gkp import data, pruners, snapshots
 from gkp.context import Context, OutOfTime, TimedProgress
 from gkp.data import Split
 from gkp.pruners import Cut
 from gkp.suites import BASELINE, Run
 from gkp.target import cut_to
 from gkp.train import History, Hooks, Recipe, fine_tune
+
+SNAPSHOTS = "training snapshots"  # what a method needs, see gkp.pruners.registry.NEEDS
 
 
 def prune_and_train(
@@ -28,8 +30,11 @@ def prune_and_train(
     elif recipe is not None and pruners.get(run.method).start is not None:
         return prune_in_training(model, run, recipe, context, progress)
     else:
+        preparation = tune_for_snapshots(model, run, context, progress)
         model, pruning = prune(model, run, context)
-    history = None if recipe is None else train(model, run, recipe, context, progress)
+        pruning |= {key: round(pruning.get(key, 0) + value, 4) for key, value in preparation.items()}
+    hooks = snapshots_of(run, context) if run.method == BASELINE else None
+    history = None if recipe is None else train(model, run, recipe, context, progress, hooks=hooks)
     return model, pruning, history
 
 
@@ -79,8 +84,54 @@ def pruning_arguments(run: Run, context: Context) -> dict[str, Any]:
     if "seed" in method.options:
         options.setdefault("seed", run.seed)
     scoring = training_parts(run, context)[0] if method.needs.startswith("images") else None
+    if method.needs == SNAPSHOTS:
+        options["snapshots"] = earlier_weights(run, context)
     example = context.example(run.dataset)
     return {"groups": run.groups, "example_input": example, "data": scoring, **options}
+
+
+def tune_for_snapshots(
+    model: nn.Module, run: Run, context: Context, progress: TimedProgress
+) -> dict[str, float]:
+    """Fine-tune a copy of a public checkpoint for the snapshots that a method scores with.
+
+    What that took is part of its pruning step: epochs, data_images, seconds; {} where nothing is needed.
+    """
+    if not run.prunes or run.baseline is not None or pruners.get(run.method).needs != SNAPSHOTS:
+        return {}
+    if run.recipe is None:
+        raise ValueError(
+            f"{run.label} of a public checkpoint takes its snapshots while fine-tuning: give a recipe"
+        )
+    hooks = snapshots_of(run, context)
+    history = train(copy.deepcopy(model), run, run.recipe, context, progress, hooks=hooks, part="-snapshots")
+    images = len(training_parts(run, context)[0]) * run.recipe.epochs
+    seconds = sum(row.seconds for row in history.epochs)
+    return {"epochs": run.recipe.epochs, "data_images": images, "seconds": seconds}
+
+
+def snapshots_of(run: Run, context: Context) -> Hooks:
+    """Hooks that keep snapshots of this run's training."""
+    return snapshots.keep(context.snapshots_folder(run), snapshot_epochs(run))
+
+
+def snapshot_epochs(run: Run) -> list[int]:
+    """Which epochs: the early ones of a training from scratch, all of a fine-tuning."""
+    if run.method == BASELINE:
+        return snapshots.early(run.epochs)
+    return snapshots.spaced(range(1, run.epochs + 1))
+
+
+def earlier_weights(run: Run, context: Context) -> list[dict[str, Tensor]]:
+    """The snapshots that a run scores with; ValueError when its baseline's are no longer there."""
+    source = run.start() or run
+    try:
+        return snapshots.read(context.snapshots_folder(source), snapshot_epochs(source))
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{run.label} needs snapshots of the training of its start, and {error.filename} is missing: "
+            f"delete the record {source.stem}.json and run the suite again, which trains the start again"
+        ) from error
 
 
 def at_target(model: nn.Module, cut: Cut, run: Run, context: Context) -> tuple[nn.Module, float]:

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from gkp import pruners
 from gkp.attacks import Attack
 from gkp.pruners import methods
 from gkp.recipe import PAPER, Recipe
@@ -206,9 +205,8 @@ FIRST = ("sr-gkp", "random", "l1")
 
 
 def by_value() -> list[str]:
-    """The registered methods, the most telling first; without those that need a training's snapshots."""
-    able = [name for name in methods() if pruners.get(name).needs != "training snapshots"]
-    return sorted(able, key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST), name))
+    """The registered methods, the most telling first."""
+    return sorted(methods(), key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST), name))
 
 
 def grid(common: Run, seeds: Iterable[int], names: Iterable[str] | None = None) -> tuple[Run, ...]:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from gkp.models import create
-from gkp.target import costs, cut_to, prunable_macs
+from gkp.target import costs, cut_to, missed, prunable_macs
 
 EXAMPLE = torch.zeros(1, 3, 32, 32)
 
@@ -43,6 +43,9 @@ def test_the_target_is_met_whatever_a_rate_means_to_a_method(power: int) -> None
     assert rate == pytest.approx(0.4375 ** (1 / power), rel=0.02)
 
 
-def test_a_target_that_cannot_be_met_is_refused() -> None:
-    with pytest.raises(ValueError, match="no rate comes within"):
-        cut_to(Line(1000), lambda rate: Line(900), 0.5, EXAMPLE)
+@pytest.mark.parametrize(("width", "off"), [(900, True), (501, False), (495, False), (480, True)])
+def test_a_target_that_cannot_be_met_gives_what_comes_nearest_and_is_told(width: int, off: bool) -> None:
+    whole = Line(1000)
+    pruned, _ = cut_to(whole, lambda rate: Line(width), 0.5, EXAMPLE)
+    assert prunable_macs(pruned, EXAMPLE) == prunable_macs(Line(width), EXAMPLE)
+    assert missed({"before": costs(whole, EXAMPLE), "after": costs(pruned, EXAMPLE)}, 0.5) == off

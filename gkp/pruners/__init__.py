@@ -132,7 +132,7 @@ def match_macs(
     """The pruned copy whose multiply-adds (usual convention) come nearest to `macs`, and its rate.
 
     Bisection on the method's own rate; `macs` is an absolute number per image. ValueError when the
-    nearest copy is further off than `tolerance` (relative).
+    nearest copy is further off than `tolerance` (relative; math.inf takes what comes nearest).
     """
     example_input = default_input(model, example_input)
     low, high = 0.0, 1.0

@@ -1,15 +1,18 @@
 """Methods that prune in training, and those that score with images, as runs of a suite."""
 
+import copy
 import dataclasses
+import shutil
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from gkp import data, execute, pruners, suites
+from gkp import data, execute, models, pruners, snapshots, steps, suites
 from gkp.attacks import Attack
-from gkp.context import Context, OutOfTime
+from gkp.checkpoint import load_file
+from gkp.context import Context, OutOfTime, TimedProgress
 from gkp.records import Store
 from gkp.suites import MACS_RATIO, Entry, Run
 
@@ -82,6 +85,55 @@ def test_the_record_counts_the_images_that_were_scored(root) -> None:
             "data_images"
         ]
     assert counted == {(): 50, (("images", 7),): 7}
+
+
+def test_tmi_gkp_scores_with_snapshots_of_the_training_of_its_start(root) -> None:
+    run = dataclasses.replace(COMMON, method="tmi-gkp", recipe=BASELINE)
+    place = context(with_baseline(root))
+    record = execute.execute(run, "tiny", place)
+    assert record["pruning"]["data_images"] == 0  # the baseline's training is not the method's
+    (snapshot,) = steps.earlier_weights(run, place)
+    end = place.store.find(run.start())["checkpoints"]["last"]["file"]
+    last = load_file(root / end).state_dict()
+    assert all(torch.equal(last[name], weight) for name, weight in snapshot.items())  # of a single epoch
+
+
+def test_lost_snapshots_of_a_baseline_are_named(root, tmp_path) -> None:
+    run = dataclasses.replace(COMMON, method="tmi-gkp")
+    shutil.copytree(with_baseline(root), tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "work" / "snapshots")
+    with pytest.raises(ValueError, match="delete the record baseline-s0-"):
+        execute.execute(run, "tiny", context(tmp_path))
+
+
+def test_a_public_checkpoint_is_fine_tuned_for_its_snapshots_and_that_is_counted(
+    root, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = start_model(with_baseline(root))
+    monkeypatch.setattr(execute, "start_model", lambda *_: copy.deepcopy(start))
+    run = dataclasses.replace(COMMON, method="tmi-gkp", weights="authors", baseline=None, seed=3)
+    seen = []
+    monkeypatch.setattr(snapshots, "read", lambda *a, read=snapshots.read: seen.append(read(*a)) or seen[-1])
+    record = execute.execute(run, "tiny", context(tmp_path))
+    assert (record["pruning"]["epochs"], record["pruning"]["data_images"]) == (3, 3 * 50)
+    assert [row["epoch"] for row in record["history"]["epochs"]] == [1, 2, 3]
+    control = execute.execute(
+        dataclasses.replace(run, method="unpruned", macs_ratio=None), "tiny", context(tmp_path)
+    )
+    tuned = load_file(tmp_path / control["checkpoints"]["last"]["file"]).state_dict()
+    assert len(seen[0]) == 3
+    assert all(torch.equal(tuned[name], weight) for name, weight in seen[0][-1].items())
+    assert not list((tmp_path / "work" / "snapshots").iterdir())
+
+
+def test_without_training_there_are_no_snapshots_of_a_public_checkpoint(tmp_path) -> None:
+    run = dataclasses.replace(COMMON, method="tmi-gkp", weights="authors", baseline=None, recipe=None)
+    with pytest.raises(ValueError, match="give a recipe"):
+        steps.prune_and_train(models.create("resnet8"), run, context(tmp_path), TimedProgress(None, "", None))
+
+
+def start_model(root: Path) -> torch.nn.Module:
+    return execute.start_model(dataclasses.replace(COMMON, method="tmi-gkp"), context(root))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no GPU")
