@@ -15,8 +15,8 @@ from torch import nn
 from gkp import suites
 from gkp.checkpoint import load_file
 from gkp.evaluate import STRENGTH
-from gkp.records import Record, Store, table
-from gkp.report import attack_titles
+from gkp.records import Record, Store, misses_target, table
+from gkp.report import attack_titles, marked
 from gkp.style import ordered
 
 BENIGN = "benign"
@@ -77,6 +77,7 @@ def setting(records: Sequence[Record]) -> str:
         f"{left} % of the prunable convolutions' multiply-adds left, fine-tuned alike for "
         f"{first['recipe']['epochs']} epochs, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}; "
         f"tested on up to {data['images']:,} images ({whole} {data['official_size']:,})."
+        + (" †: more than 1 % off the target of multiply-adds." if any(map(misses_target, chosen)) else "")
     )
 
 
@@ -169,12 +170,16 @@ def compared(records: Iterable[Record]) -> list[Record]:
 
 
 def results(records: Sequence[Record], names: Sequence[str], rule: str = "last") -> pd.DataFrame:
-    """Text table: one row per method, best benign accuracy first, "91.98 ± 0.53" per attack."""
+    """Text table: one row per method, best benign accuracy first, "91.98 ± 0.53" per attack.
+
+    A dagger marks a method that misses the target of MACs.
+    """
     frame, titles = points(records, [BENIGN, *names], rule), attack_titles(records)
-    costs = table(compared(records), rule).groupby("label")[["macs", "params"]].mean() / 1e6
+    long = table(compared(records), rule)
+    costs = long.groupby("label")[["macs", "params"]].mean() / 1e6
     rows = []
     for label, group in frame.groupby("label", sort=False):
-        row: dict[str, Any] = {"method": label, "MACs (M)": f"{costs.macs[label]:.1f}"}
+        row: dict[str, Any] = {"method": marked(label, long), "MACs (M)": f"{costs.macs[label]:.1f}"}
         row["params (M)"] = f"{costs.params[label]:.3f}"
         for point in group.itertuples():
             row[titles[point.attack]] = f"{point.mean:.2f} ± {(point.high - point.low) / 2:.2f}"

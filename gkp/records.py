@@ -7,7 +7,8 @@ A record is a dictionary:
     start                           {"weights", "sha256"}: where the network came from
     cost                            {"before", "after": {"usual", "paper": {"macs", "params"}, ...},
                                     "macs_ratio": share of the prunable MACs that is left}
-    pruning                         {"rate", "seconds", "data_images"} of the pruning step alone
+    pruning                         {"rate", "seconds", "data_images"} of the pruning step alone, and
+                                    "epochs" where it had to train first
     history                         one dictionary per epoch
     checkpoints                     {rule: {"epoch", "sha256", "file", "metrics", "self_check"}}
     provenance                      code, versions, device, data, time and memory of the training
@@ -44,6 +45,7 @@ from gkp.suites import VERSION, Run
 Record = dict[str, Any]
 REQUIRED = ("version", "hash", "suite", "stem", "config", "provenance")
 CODE = Path(__file__).resolve().parents[1]  # the repository that this code is in
+TOLERANCE = 0.01  # of a target of MACs
 LIBRARIES = ("torch", "torchvision", "numpy")
 
 
@@ -147,6 +149,16 @@ def _agrees(recorded: Any, now: Any) -> bool:
     return recorded == now
 
 
+def misses_target(record: Record) -> bool:
+    """Whether the network is more than 1 % off the MACs it was to be pruned to: no fair comparison."""
+    ratio = record["config"].get("macs_ratio")
+    if ratio is None:
+        return False
+    before, after = record["cost"]["before"], record["cost"]["after"]
+    target = before["usual"]["macs"] - (1 - ratio) * before["prunable_macs"]
+    return abs(after["usual"]["macs"] - target) > TOLERANCE * target
+
+
 def table(records: Iterable[Record], rule: str | None = None) -> pd.DataFrame:
     """One row per attack, checkpoint and run, accuracies as fractions; `rule` keeps one kind of them."""
     return pd.DataFrame(list(_rows(records, rule)))
@@ -175,6 +187,7 @@ def _rows(records: Iterable[Record], rule: str | None) -> Iterator[dict[str, Any
                     "macs_paper": cost["after"]["paper"]["macs"],
                     "params_paper": cost["after"]["paper"]["params"],
                     "macs_ratio": cost["macs_ratio"],
+                    "misses_target": misses_target(record),
                     "prune_seconds": record["pruning"]["seconds"],
                     "data_images": record["pruning"]["data_images"],
                     "self_check": "; ".join(kept["self_check"]),

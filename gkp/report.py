@@ -18,7 +18,7 @@ import pandas as pd
 
 from gkp import claims, suites
 from gkp.files import atomic_write_text
-from gkp.records import Record, Store, table
+from gkp.records import Record, Store, misses_target, table
 
 # The columns of a table in the README; all of them stand in figures/<suite>/results.md.
 SHORT = (
@@ -129,7 +129,7 @@ def summary(records: Sequence[Record], attacks: Iterable[str] | None = None) -> 
     for (label, rule), group in sorted(
         long.groupby(["label", "rule"], sort=False), key=lambda item: (order[item[0][0]], item[0][1])
     ):
-        row: dict[str, Any] = {"method": label, "checkpoint": rule}
+        row: dict[str, Any] = {"method": marked(label, long), "checkpoint": rule}
         row["MACs (M)"] = f"{group.macs.mean() / 1e6:.2f}"
         row["params (M)"] = f"{group.params.mean() / 1e6:.3f}"
         for attack, title in titles.items():
@@ -137,6 +137,11 @@ def summary(records: Sequence[Record], attacks: Iterable[str] | None = None) -> 
         rows.append(row)
     frame = pd.DataFrame(rows)
     return frame.drop(columns="checkpoint") if set(frame["checkpoint"]) == {"last"} else frame
+
+
+def marked(label: str, long: pd.DataFrame) -> str:
+    """The label, with a dagger where a network of it misses the target of MACs."""
+    return f"{label} †" if long[long.label == label]["misses_target"].any() else label
 
 
 def _cell(group: pd.DataFrame) -> str:
@@ -213,6 +218,7 @@ def footnote(records: Sequence[Record], attacks: Iterable[str] | None = None) ->
         '"norm.": eps counts after normalisation, the paper\'s unit (0.01 is about 0.5/255); '
         '"pred.": the attack uses predicted labels, as the released code does. '
         "MACs and parameters in the usual convention."
+        + (" † More than 1 % off the target of MACs." if any(map(misses_target, records)) else "")
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -12,7 +11,6 @@ from torch import Tensor, nn
 from gkp import cost, pruners
 from gkp.pruners import Cut
 
-TOLERANCE = 0.01  # relative; beyond it a network is not compared at equal MACs
 CLOSE = 0.001  # relative; the layers' widths are whole numbers, so that few targets are met exactly
 
 
@@ -47,7 +45,7 @@ def cut_to(model: nn.Module, cut: Cut, ratio: float, example: Tensor) -> tuple[n
     """The copy of `model` that keeps `ratio` of its prunable MACs, and the rate of `cut` that gives it.
 
     Most methods remove the same share everywhere, so 1 - ratio is tried before the search for a rate.
-    A method that cannot meet the target gives what comes nearest; `missed` tells.
+    A method that cannot meet the target gives what comes nearest; `gkp.records.misses_target` tells.
     """
     prunable = prunable_macs(model, example)
     pruned = cut(1 - ratio)
@@ -55,10 +53,3 @@ def cut_to(model: nn.Module, cut: Cut, ratio: float, example: Tensor) -> tuple[n
         return pruned, 1 - ratio
     target = cost.count(model, example).macs - (1 - ratio) * prunable
     return pruners.match_macs(model, cut, target, example_input=example, tolerance=math.inf)
-
-
-def missed(cost: Mapping[str, Any], ratio: float) -> bool:
-    """Whether a record's `cost` is more than 1 % off the whole network's MACs that `ratio` asks for."""
-    before, after = cost["before"], cost["after"]
-    target = before["usual"]["macs"] - (1 - ratio) * before["prunable_macs"]
-    return abs(after["usual"]["macs"] - target) > TOLERANCE * target

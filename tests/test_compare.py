@@ -3,7 +3,7 @@
 import pytest
 from many_records import START, a_record, many_records
 
-from gkp import compare, suites
+from gkp import compare, report, suites
 from gkp.records import Store
 from gkp.suites import RATE, replace
 
@@ -53,6 +53,20 @@ def test_setting_says_what_was_done(few):
     text = compare.setting(few)
     for part in ("ResNet-20 on CIFAR-10", "3 pruning methods", "56.2 %", "4 epochs", "seed 0", "10,000"):
         assert part in text
+
+
+def test_a_method_off_the_target_of_macs_is_marked_and_explained(few):
+    off = [r | {"cost": heavier(r["cost"])} if r["label"] == "l1" else r for r in few]
+    assert "l1 †" in set(compare.results(off, [])["method"])
+    assert "†: more than 1 %" in compare.setting(off)
+    assert "†" not in compare.setting(few) + "".join(compare.results(few, [])["method"])
+    assert "l1 †" in set(report.summary(off)["method"])
+    assert "† More than 1 %" in report.footnote(off)
+    assert "†" not in report.footnote(few)
+
+
+def heavier(cost):
+    return cost | {"after": {name: {"macs": 2.4e7, "params": 1.5e5} for name in ("usual", "paper")}}
 
 
 def test_controls_are_those_with_records(few):

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from gkp.models import create
-from gkp.target import costs, cut_to, missed, prunable_macs
+from gkp.records import misses_target
+from gkp.target import costs, cut_to, prunable_macs
 
 EXAMPLE = torch.zeros(1, 3, 32, 32)
 
@@ -48,4 +49,6 @@ def test_a_target_that_cannot_be_met_gives_what_comes_nearest_and_is_told(width:
     whole = Line(1000)
     pruned, _ = cut_to(whole, lambda rate: Line(width), 0.5, EXAMPLE)
     assert prunable_macs(pruned, EXAMPLE) == prunable_macs(Line(width), EXAMPLE)
-    assert missed({"before": costs(whole, EXAMPLE), "after": costs(pruned, EXAMPLE)}, 0.5) == off
+    cost = {"before": costs(whole, EXAMPLE), "after": costs(pruned, EXAMPLE)}
+    assert misses_target({"config": {"macs_ratio": 0.5}, "cost": cost}) == off
+    assert not misses_target({"config": {"macs_ratio": None}, "cost": cost})
