@@ -1,4 +1,4 @@
-"""Which kernels each group keeps: the released beam search, plain greedy and exact enumeration.
+"""Which kernels each group keeps: the released beam search, plain greedy, exact enumeration, controls.
 
 `gkp.objective` says what is searched for, `gkp.beam` how the released code searches. Here the two
 meet a convolution's weight, next to plain greedy selection and exact enumeration, with which the
@@ -19,7 +19,7 @@ from gkp import grouping as groupings
 from gkp.objective import Problem, grouped_kernel_distance, kept_count, resolve_beta, set_cost
 from gkp.smoothness import smoothness
 
-STRATEGIES = ("beam", "greedy", "exact")
+STRATEGIES = ("beam", "greedy", "exact", "smoothest", "roughest", "random")
 GROUPINGS = ("snaking", "random", "contiguous")
 MAX_SETS = 3_000_000  # exact enumeration holds a few seconds per group up to here
 
@@ -69,7 +69,8 @@ def select(
     Eq. 3's), "exact" (Eq. 3) or a number. neighbours: how many nearest
     kept kernels a pruned one is compared with; 0 drops the term. outer_in_beam: whether that term
     counts while the beam is truncated. decision: "cost", or "smoothness" alone, picks the final set.
-    strategy: "beam"; "greedy" (one branch per start); "exact" (all sets, up to 3 million).
+    strategy: "beam"; "greedy" (one branch per start); "exact" (all sets, up to 3 million); and, as
+    controls, the "smoothest" or "roughest" kernels of each group, or "random" ones (needs `generator`).
     grouping: "snaking", "random" (needs `generator`), "contiguous", or (groups, O/groups) indices.
     variant: of the smoothness, see `gkp.smoothness`.
 
@@ -90,10 +91,24 @@ def select(
     )
     if strategy == "exact":
         kept, cost = _enumerate(problem, decision)
+    elif strategy in ("smoothest", "roughest", "random"):
+        kept = _without_search(problem, strategy, generator)
+        cost = set_cost(problem, kept)
     else:
         width = 1 if strategy == "greedy" else beam_width
         kept, cost = beam.search(problem, width, check_step, alpha, outer_in_beam, decision)
     return Selection(order.flatten(), kept, cost)
+
+
+def _without_search(problem: Problem, strategy: str, generator: torch.Generator | None) -> Tensor:
+    """Kept sets (G, keep) by smoothness alone, or drawn uniformly."""
+    if strategy == "random":
+        if generator is None:
+            raise ValueError('strategy="random" needs generator=torch.Generator().manual_seed(...)')
+        score = torch.rand(problem.smooth.shape, generator=generator, dtype=torch.float64)
+    else:
+        score = problem.smooth if strategy == "smoothest" else -problem.smooth
+    return score.sort(dim=1, stable=True).indices[:, : problem.keep].sort(1).values
 
 
 def _enumerate(problem: Problem, decision: str) -> tuple[Tensor, Tensor]:

@@ -149,6 +149,31 @@ def test_permuting_input_channels_permutes_the_choice(seed: int) -> None:
     assert [set(row) for row in plain.tolist()] == [set(permutation[row].tolist()) for row in permuted]
 
 
+@given(seed=st.integers(0, 1000))
+@settings(max_examples=15)
+def test_smoothest_and_roughest_are_the_extremes_of_all_sets(seed: int) -> None:
+    weight = random_weight(seed, 4, 7)
+    low, high = (select(weight, groups=2, rate=0.5, strategy=s) for s in ("smoothest", "roughest"))
+    smooth = smoothness(weight.double())[low.filter_order.view(2, -1)].sum(1)
+    keep = low.kept.shape[1]
+    sums = torch.stack([smooth[:, list(c)].sum(1) for c in itertools.combinations(range(7), keep)])
+    assert torch.allclose(smooth.gather(1, low.kept).sum(1), sums.min(0).values)
+    assert torch.allclose(smooth.gather(1, high.kept).sum(1), sums.max(0).values)
+
+
+def test_random_sets_cost_what_they_cost_and_depend_on_the_generator() -> None:
+    weight = random_weight(5, 16, 16)
+    one, again, other = (
+        select(weight, strategy="random", generator=torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
+    )
+    assert torch.equal(one.kept, again.kept)
+    assert not torch.equal(one.kept, other.kept)
+    assert one.kept.shape == (8, 9)
+    assert all(len(set(row)) == 9 and row == sorted(row) for row in one.kept.tolist())
+    problem = problem_of(weight, one.filter_order.view(8, -1), 0.4375, resolve_beta("exact", 16, 9, 9, 1))
+    assert torch.allclose(one.cost, set_cost(problem, one.kept))
+
+
 def test_greedy_is_a_beam_of_one_branch() -> None:
     weight = random_weight(7, 16, 16)
     greedy = select(weight, strategy="greedy", beta=0.5)
@@ -184,6 +209,7 @@ def test_kept_count_is_the_released_formula() -> None:
         ({"decision": "coin"}, "cost, smoothness"),
         ({"strategy": "magic"}, "beam, greedy, exact"),
         ({"grouping": "random"}, "needs generator"),
+        ({"strategy": "random"}, "needs generator"),
         ({"grouping": "zigzag"}, "snaking, random, contiguous"),
         ({"grouping": torch.zeros(16, dtype=torch.int64)}, "each of the 16 filters once"),
     ],

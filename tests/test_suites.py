@@ -125,3 +125,22 @@ def test_estimates_grow_with_epochs_and_shrink_on_a_gpu() -> None:
     longer = dataclasses.replace(RUN, recipe=PAPER.scaled(600))
     assert suites.minutes(longer) == pytest.approx(2 * suites.minutes(RUN))
     assert suites.minutes(RUN, "cuda") < suites.minutes(RUN)
+
+
+def test_ablations_change_one_thing_and_share_the_rest_with_the_short_suite() -> None:
+    suite = suites.get("cifar10-resnet20-ablations")
+    short = {run.label: run.hash for run in suites.get("cifar10-resnet20-short").runs}
+    assert {"unpruned", "unpruned + fine-tune", "sr-gkp", "gkp-greedy"} <= set(short)
+    for run in suite.runs:
+        changed = len(run.options) + (run.groups != 8) + (run.method != "sr-gkp") + (run.seed != 0)
+        assert changed <= 1 or not run.prunes
+        if run.label in short and run.seed == 0:
+            assert run.hash == short[run.label]
+    plain = next(run for run in suite.runs if run.label == "sr-gkp (untuned)")
+    assert plain.hash in {run.hash for run in suites.get("method").runs}
+
+
+def test_variants_are_named_by_what_differs() -> None:
+    assert dataclasses.replace(RUN, groups=4).label == "sr-gkp (groups-4)"
+    labels = [(run.label, run.seed) for run in suites.get("cifar10-resnet20-ablations").runs]
+    assert len(set(labels)) == len(labels)

@@ -81,7 +81,7 @@ def sr_gkp(
     execution: str = "dense",
     indivisible: str = "skip",
 ) -> Cut:
-    """SR-GKP. Search options as in `gkp.search.select`; `seed` only matters for grouping="random"."""
+    """SR-GKP. Search options as in `gkp.search.select`; `seed` is that of grouping or strategy "random"."""
     layers = layers_to_prune(model, groups, indivisible)
 
     def cut(rate: float) -> nn.Module:
