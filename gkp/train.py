@@ -40,13 +40,17 @@ class Hooks:
     """What a method that prunes during training adds to the loop; epochs count from 1, steps from 0.
 
     `before_step(model, epoch, step)` runs after backward and may edit gradients; `penalty(model, epoch)`
-    returns a scalar to add to the loss, or None; `after_epoch(model, epoch)` runs before the evaluation and
-    may zero weights but not replace modules or parameters. Hooks that remember something give `state_dict`
-    (tensors and plain values) and `load_state_dict`, or a resumed run would differ.
+    returns a scalar to add to the loss, or None; `loss(model, x, y, logits, epoch)` replaces the cross
+    entropy (x float32 pixels (B, C, H, W), y (B,), logits float32), for distillation or a discriminator;
+    `after_step(model, epoch, step)` runs after the update, for a projection; `after_epoch(model, epoch)` runs
+    before the evaluation. Hooks may zero weights but not replace modules or parameters. Those that remember
+    something give `state_dict` (tensors, plain values) and `load_state_dict`, or a resumed run would differ.
     """
 
     before_step: Callable[[nn.Module, int, int], None] | None = None
     penalty: Callable[[nn.Module, int], Tensor | None] | None = None
+    loss: Callable[[nn.Module, Tensor, Tensor, Tensor, int], Tensor] | None = None
+    after_step: Callable[[nn.Module, int, int], None] | None = None
     after_epoch: Callable[[nn.Module, int], None] | None = None
     state_dict: Callable[[], dict] | None = None
     load_state_dict: Callable[[dict], None] | None = None
@@ -176,7 +180,10 @@ def _step(run: _Run, x: Tensor, y: Tensor, epoch: int, step: int) -> tuple[Tenso
         group["lr"] = learning_rate(run.recipe, (epoch - 1) * run.steps + step, run.steps)
     with _autocast(run):
         logits = model(x)
-    loss = cross_entropy = F.cross_entropy(logits.float(), y)
+    logits = logits.float()
+    loss = cross_entropy = F.cross_entropy(logits, y)
+    if hooks.loss:
+        loss = hooks.loss(model, x, y, logits, epoch)
     penalty = hooks.penalty(model, epoch) if hooks.penalty else None
     if penalty is not None:
         loss = loss + penalty
@@ -185,6 +192,8 @@ def _step(run: _Run, x: Tensor, y: Tensor, epoch: int, step: int) -> tuple[Tenso
     if hooks.before_step:
         hooks.before_step(model, epoch, step)
     run.optimizer.step()
+    if hooks.after_step:
+        hooks.after_step(model, epoch, step)
     return cross_entropy.detach(), loss.detach()
 
 

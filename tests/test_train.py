@@ -379,6 +379,40 @@ def test_penalty_is_minimised_and_stays_out_of_the_reported_loss():
     assert same_weights(unpenalised, plain)
 
 
+def test_a_loss_of_ones_own_replaces_the_cross_entropy_but_not_in_the_history():
+    plain, history = train()
+    seen = []
+
+    def same(model, x, y, logits, epoch):
+        seen.append((x.min() >= 0 and x.max() <= 1, len(x) == len(y) == len(logits), epoch))
+        return torch.nn.functional.cross_entropy(logits, y)
+
+    equal, _ = train(hooks=Hooks(loss=same))
+    assert same_weights(plain, equal)
+    assert all(pixels and sizes for pixels, sizes, _ in seen)
+    assert {epoch for *_, epoch in seen} == set(range(1, QUICK.epochs + 1))
+    smoothed = Hooks(loss=lambda m, x, y, logits, e: torch.nn.functional.cross_entropy(1e-3 * logits, y))
+    other, reported = train(hooks=smoothed)
+    assert not same_weights(plain, other)
+    first = [h.epochs[0].train_loss for h in (history, reported)]
+    assert first[1] == pytest.approx(
+        first[0], rel=0.5
+    )  # the cross entropy of the logits, not of 1e-3 of them
+
+
+def test_after_step_has_the_last_word_on_the_weights():
+    steps = []
+
+    def clamp(model, epoch, step):
+        steps.append((epoch, step))
+        for parameter in model.parameters():
+            parameter.data.clamp_(-0.05, 0.05)
+
+    model, history = train(hooks=Hooks(after_step=clamp))
+    assert max(p.abs().max() for p in model.parameters()) <= 0.05
+    assert len(set(steps)) == len(steps) == len(history.epochs) * math.ceil(70 / QUICK.batch_size)
+
+
 def test_after_epoch_masks_before_the_evaluation():
     def mask(model, epoch):
         with torch.no_grad():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -26,11 +26,13 @@ class Session:
 
     hooks: what it does to the training loop. share: the part of the epochs that runs with the hooks;
     then `finish` turns the trained model into a `Cut`, and the rest of the epochs is plain fine-tuning.
+    changes: fields of the recipe that the method needs otherwise while it prunes, such as `adversarial`.
     """
 
     hooks: Hooks
     finish: Callable[[nn.Module], Cut]
     share: float = 1.0
+    changes: Mapping[str, Any] = field(default_factory=dict)
 
     @staticmethod
     def hooked_epochs(epochs: int, share: float) -> int:
@@ -46,7 +48,7 @@ class Session:
     def recipes(self, recipe: Recipe) -> tuple[Recipe, Recipe]:
         """The two parts of a run: with the hooks, and after the cut. Each runs through the whole schedule."""
         hooked = self.hooked_epochs(recipe.epochs, self.share)
-        return recipe.scaled(hooked), recipe.scaled(recipe.epochs - hooked)
+        return replace(recipe.scaled(hooked), **self.changes), recipe.scaled(recipe.epochs - hooked)
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,18 @@
 """The table of methods, and what is refused."""
 
+import copy
 import inspect
 
 import pytest
 import torch
 
 import gkp
+from gkp import data as datasets
 from gkp import models, pruners
+from gkp.attacks import Attack
 from gkp.pruners import registry
+from gkp.recipe import Recipe
+from gkp.train import Hooks
 
 
 @pytest.fixture
@@ -84,3 +89,40 @@ def test_a_method_of_ones_own(table):
     kept = weight.amax((1, 2, 3)).argsort()[:8].sort().values
     assert torch.equal(pruned.layer1[0].conv1.weight, weight[kept])
     assert dict(pruners.get("largest").options) == {"sign": -1}
+
+
+def test_a_method_with_a_loss_a_projection_and_an_adversarial_phase_fits_in(table):
+    """What the methods that are not here yet ask of a session: a teacher, a projection, another recipe."""
+    from gkp.pruners.filters import weight_cut
+
+    attack, seen = Attack("fgsm", eps=2 / 255), []
+
+    def start(model, *, rate, epochs, groups, example_input, data, weight=1.0):
+        teacher = copy.deepcopy(model).eval().requires_grad_(False)
+
+        def loss(model, x, y, logits, epoch):
+            seen.append((weight, x))
+            return weight * (logits - teacher(x)).square().mean()
+
+        def project(model, epoch, step):
+            model.linear.bias.data.zero_()
+
+        hooks = Hooks(loss=loss, after_step=project)
+        return pruners.Session(hooks, finish, 0.5, {"adversarial": attack})
+
+    def finish(model):
+        return distilled(model, groups=8, example_input=None, data=None)
+
+    def distilled(model, *, groups, example_input, data, weight=1.0):
+        return weight_cut(model, example_input, lambda weight, _: weight.abs().sum((1, 2, 3)))
+
+    about = {"structure": "filter", "schedule": "in training", "citation": "none", "summary": "none"}
+    pruners.register("distilled", start=start, **about)(distilled)
+    images = datasets.load("digits", "train").take(32)
+    recipe = Recipe(epochs=2, batch_size=16, lr=0.01, augment="none", schedule="constant")
+    pruned = gkp.prune(
+        models.create("resnet8"), "distilled", rate=0.5, data=images, recipe=recipe, weight=2.0
+    )
+    assert pruned.layer1[0].conv1.out_channels == 8
+    assert [weight for weight, _ in seen] == [2.0, 2.0]  # one epoch of two steps, then the cut
+    assert not any((255 * x % 1 < 1e-3).all() for _, x in seen)  # the loss saw perturbed images
