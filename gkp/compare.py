@@ -81,6 +81,16 @@ def setting(records: Sequence[Record]) -> str:
     )
 
 
+def twins(records: Iterable[Record], rule: str = "last") -> str:
+    """A sentence naming methods that answer alike on every image under every attack; "" without any."""
+    names: dict[tuple[str, ...], list[str]] = {}
+    for record in compared(records):
+        metrics = record["checkpoints"][rule]["metrics"]
+        names.setdefault(tuple(metrics[name]["bits"] for name in sorted(metrics)), []).append(record["label"])
+    alike = dict.fromkeys(" and ".join(ordered(labels)) for labels in names.values() if len(labels) > 1)
+    return f"One and the same network under two names: {'; '.join(alike)}." if alike else ""
+
+
 def network_title(name: str) -> str:
     """ "resnet20" -> "ResNet-20"."""
     return name.replace("resnet", "ResNet-").replace("vgg", "VGG-")

@@ -30,6 +30,7 @@ SHORT = (
 )
 LIVE = "digits"  # this suite's records are made on the reader's machine and are not committed
 BLOCK = re.compile(r"(<!-- generated:([\w:-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+COUNT = re.compile(r"\d+(?= of \d+ images)")  # in a sentence of a self-check
 
 
 def generate(root: str | Path, suite: str | None = None) -> dict[Path, str]:
@@ -223,14 +224,26 @@ def footnote(records: Sequence[Record], attacks: Iterable[str] | None = None) ->
 
 
 def self_checks(records: Sequence[Record]) -> str:
-    """What the evaluations found wrong with themselves, as a list; "" when nothing."""
-    found = [
-        f"- {record['label']}, seed {record['config']['seed']}, {rule}: {sentence}\n"
-        for record in records
-        for rule, kept in record.get("checkpoints", {}).items()
-        for sentence in kept["self_check"]
-    ]
-    return f"\nThe evaluations about themselves:\n\n{''.join(found)}" if found else ""
+    """What the evaluations found wrong with themselves, one line for all networks alike; "" when nothing.
+
+    Sentences that differ in their count of images alone are one line, with the least and the most.
+    """
+    found: dict[str, tuple[list[int], list[str]]] = {}
+    networks = 0
+    for record in records:
+        for rule, kept in record.get("checkpoints", {}).items():
+            networks += 1
+            for sentence in kept["self_check"]:
+                who = f"{record['label']}, seed {record['config']['seed']}, {rule}"
+                counts, whose = found.setdefault(COUNT.sub("{}", sentence), ([], []))
+                counts += map(int, COUNT.findall(sentence))
+                whose.append(who)
+    lines = []
+    for sentence, (counts, whose) in found.items():
+        span = " to ".join(dict.fromkeys(map(str, (min(counts), max(counts))))) if counts else ""
+        who = f"all {networks} networks" if len(whose) == networks else "; ".join(whose)
+        lines.append(f"- {sentence.replace('{}', span)} ({who})\n")
+    return f"\nThe evaluations about themselves:\n\n{''.join(lines)}" if lines else ""
 
 
 def to_markdown(frame: pd.DataFrame) -> str:

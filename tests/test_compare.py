@@ -91,3 +91,17 @@ def test_load_reads_the_records(tmp_path, few):
 def test_network_without_weights_says_what_to_run(few, tmp_path):
     with pytest.raises(FileNotFoundError, match="no saved network"):
         compare.network(tmp_path, few)
+
+
+def test_twins_answer_alike_under_every_attack(few):
+    assert compare.twins(few) == ""
+    by_label = {record["label"]: record for record in few}
+    checkpoints = by_label["random"]["checkpoints"]
+    twin = by_label["l1"] | {"checkpoints": checkpoints}
+    assert compare.twins([*by_label.values(), twin]) == (
+        "One and the same network under two names: random and l1."
+    )
+    last = checkpoints["last"]
+    benign = last["metrics"] | {"benign": by_label["l1"]["checkpoints"]["last"]["metrics"]["benign"]}
+    alike_but_once = twin | {"checkpoints": {"last": last | {"metrics": benign}}}
+    assert compare.twins([*by_label.values(), alike_but_once]) == ""

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from many_records import many_records
 from record_factory import RUN, make_record
 
 from gkp import report
@@ -146,3 +147,15 @@ def test_attack_titles(attack: dict, title: str) -> None:
 
 def test_the_readme_of_the_repository_shows_what_the_records_give() -> None:
     assert report.check(".") == ""
+
+
+def test_what_evaluations_say_about_themselves_is_said_once_with_its_range():
+    first, second, third = many_records(("l1",))
+    for record, count in ((first, 3), (second, 12), (third, 7)):
+        sentences = [f"fgsm_0.1: {count} of 400 images are wrong", "pgd3: 0.75 eps"]
+        record["checkpoints"]["last"]["self_check"] = sentences[: 1 + (record is second)]
+    lines = report.self_checks([first, second, third]).strip().splitlines()[2:]
+    assert lines == [
+        "- fgsm_0.1: 3 to 12 of 400 images are wrong (all 3 networks)",
+        "- pgd3: 0.75 eps (unpruned + fine-tune, seed 0, last)",
+    ]
