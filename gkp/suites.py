@@ -331,6 +331,7 @@ def ablations() -> Suite:
             *(replace(common, **change) for change in ({}, *ABLATIONS)),
             *(replace(common, seed=seed) for seed in (1, 2)),
         ),
+        facts=("search-ablations",),
     )
 
 
