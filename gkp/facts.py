@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gkp import ablations, cost, models, zoo
+from gkp import ablations, cost, models, timings, zoo
 from gkp.records import CODE, Record, Store, provenance
 from gkp.search import Problem, Selection, grouped_kernel_distance, kept_count, resolve_beta, select, set_cost
 from gkp.smoothness import smoothness
@@ -159,6 +159,10 @@ FACTS: dict[str, Callable[[], dict[str, Any]]] = {
     "search-equality": search_equality,
     "cost-table": cost_table,
     "search-ablations": ablations.search_facts,
+    "pruning-time": timings.pruning_time,
+    "pruning-time-vgg16": lambda: timings.pruning_time(timings.VGG, repeats=1),
+    "method-time": timings.method_time,
+    "latency": timings.latency,
 }
 
 
