@@ -106,10 +106,10 @@ def controls(records: Iterable[Record]) -> list[str]:
 
 
 def attacks(records: Iterable[Record]) -> dict[str, dict[str, Any]]:
-    """Name -> description of every attack that all of these networks met, benign first."""
+    """Name -> description of every attack that all networks to compare met, benign first."""
     shared: dict[str, dict[str, Any]] | None = None
-    for record in records:
-        for kept in record.get("checkpoints", {}).values():
+    for record in compared(records):
+        for kept in record["checkpoints"].values():
             own = {name: metric["attack"] for name, metric in kept["metrics"].items()}
             shared = own if shared is None else {name: a for name, a in shared.items() if name in own}
     return dict(sorted((shared or {}).items(), key=lambda item: item[0] != BENIGN))

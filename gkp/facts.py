@@ -1,4 +1,4 @@
-"""Checks of the method itself that need no training: search equality and the paper's cost figures.
+"""Checks of the method itself that need no training: search equality, the paper's cost figures, and others.
 
 Each fact is a function that returns JSON-able numbers; `record_facts` stores them as a record, so that
 the claims table reads them like every other number.
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gkp import cost, models, zoo
+from gkp import ablations, cost, models, timings, zoo
 from gkp.records import CODE, Record, Store, provenance
 from gkp.search import Problem, Selection, grouped_kernel_distance, kept_count, resolve_beta, select, set_cost
 from gkp.smoothness import smoothness
@@ -158,6 +158,11 @@ def _decimals(number: str) -> int:
 FACTS: dict[str, Callable[[], dict[str, Any]]] = {
     "search-equality": search_equality,
     "cost-table": cost_table,
+    "search-ablations": ablations.search_facts,
+    "pruning-time": timings.pruning_time,
+    "pruning-time-vgg16": lambda: timings.pruning_time(timings.VGG, repeats=1),
+    "method-time": timings.method_time,
+    "latency": timings.latency,
 }
 
 

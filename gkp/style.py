@@ -3,7 +3,8 @@
 Hue says what kind of criterion a method has, the marker what it removes and when: round and triangular
 markers are filters removed at once, stars and polygons filters removed in training, squares and diamonds
 grouped kernels, crosses the controls. No two methods share both, so that a figure also reads without
-colour. The hues are those of Paul Tol's schemes for colour-blind readers.
+colour. Variants of a method keep its hue and have hollow or tinted markers of their own. The hues are those
+of Paul Tol's schemes for colour-blind readers.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -92,6 +94,22 @@ FAMILIES: dict[str, dict[str, tuple[str, str]]] = {
         "slimming": ("#AA3377", "H"),
     },
 }
+# variant -> (marker, tint): the choices of the ablations in their method's hue. A tint is the share of white.
+VARIANTS: dict[str, tuple[str, float]] = {
+    "strategy-smoothest": ("v", 1),
+    "strategy-roughest": ("^", 1),
+    "strategy-random": ("P", 1),
+    "strategy-greedy": (">", 1),
+    "grouping-random": ("X", 1),
+    "beta-exact": ("D", 1),
+    "alpha-0.0": ("o", 1),
+    "alpha-0.5": ("o", 0.5),
+    "alpha-1.0": ("o", 0),
+    "groups-4": ("p", 1),
+    "groups-16": ("h", 0.5),
+    "variant-absolute": ("<", 1),
+    "beam_width-1": ("d", 0.5),
+}
 OTHERS = "others"
 OTHER_COLOUR, OTHER_MARKERS = "#7A5230", ("8", "1", "2", "3", "4", "|")
 OPEN_MARKERS = "+1234|"  # have no face: their edge carries the colour
@@ -102,21 +120,26 @@ LOOKS = {name: look for family in FAMILIES.values() for name, look in family.ite
 
 @dataclass(frozen=True)
 class Look:
-    """How one label is drawn; `hollow` markers are variants of a method ("sr-gkp (beta-exact)")."""
+    """How one label is drawn; variants of a method ("sr-gkp (beta-exact)") have its hue, mixed with white.
+
+    tint: share of white in the face, None for a method itself. 1 is a hollow marker.
+    """
 
     colour: str
     marker: str
-    hollow: bool = False
+    tint: float | None = None
 
     @property
     def line(self) -> dict[str, Any]:
         """Keyword arguments for Matplotlib's plot and errorbar."""
-        outlined = self.hollow or self.marker in OPEN_MARKERS
+        outlined = self.tint is not None or self.marker in OPEN_MARKERS
+        rgb = to_rgb(self.colour)
+        face = tuple(c + (self.tint or 0) * (1 - c) for c in rgb)
         return {
             "color": self.colour,
             "marker": self.marker,
             "markersize": SIZES.get(self.marker, 5.5),
-            "markerfacecolor": "white" if self.hollow else self.colour,
+            "markerfacecolor": face,
             "markeredgecolor": self.colour if outlined else "white",
             "markeredgewidth": 0.9 if outlined else 0.4,
         }
@@ -128,13 +151,19 @@ def base(label: str) -> str:
 
 
 def look(label: str) -> Look:
-    """The one look of a label. A method of the reader's own gets a marker that its name decides."""
+    """The one look of a label. A method of the reader's own gets a marker that its name decides.
+
+    A variant that `VARIANTS` does not know is the hollow marker of its method.
+    """
     name = base(label)
     if name in LOOKS:
         colour, marker = LOOKS[name]
     else:
         colour, marker = OTHER_COLOUR, OTHER_MARKERS[zlib.crc32(name.encode()) % len(OTHER_MARKERS)]
-    return Look(colour, marker, hollow=label != name)
+    if label == name:
+        return Look(colour, marker)
+    marker, tint = VARIANTS.get(label.removeprefix(f"{name} (").removesuffix(")"), (marker, 1))
+    return Look(colour, marker, tint)
 
 
 def family(label: str) -> str:

@@ -329,6 +329,18 @@ def ablations() -> Suite:
             *(replace(common, **change) for change in ({}, *ABLATIONS)),
             *(replace(common, seed=seed) for seed in (1, 2)),
         ),
+        facts=("search-ablations",),
+    )
+
+
+def costs() -> Suite:
+    """Times that a record keeps; to measure them again, delete results/cost/."""
+    return Suite(
+        "cost",
+        "Seconds of the pruning step and latency of what it leaves, on this machine",
+        "nothing: public and untrained weights",
+        (),
+        facts=("pruning-time", "method-time", "latency", "pruning-time-vgg16"),
     )
 
 
@@ -337,6 +349,7 @@ SUITES: dict[str, Callable[[], Suite]] = {
     "method": method,
     "cifar10-resnet20-short": lambda: cifar10("resnet20", "authors", short=True),
     "cifar10-resnet20-ablations": ablations,
+    "cost": costs,
     "cifar10-resnet20": lambda: cifar10("resnet20", "authors"),
     "cifar10-resnet56": lambda: cifar10("resnet56", "akamaster"),
     "cifar10-resnet32": lambda: cifar10("resnet32", "akamaster"),

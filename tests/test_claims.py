@@ -133,7 +133,7 @@ def test_the_committed_claims_are_well_formed_and_about_known_suites() -> None:
     for claim in chosen:
         suite = suites.get(claim.ours["suite"])
         labels = {run.label for run in suite.ordered()} | set(suite.facts)
-        assert claim.ours.get("label", suite.runs[0].label) in labels, claim.id
+        assert claim.ours.get("label") in {None, *labels}, claim.id
         if "attack" in claim.ours:
             attacks = {
                 e.attack.name for r in suite.runs if r.label == claim.ours["label"] for e in r.evaluation

@@ -42,6 +42,13 @@ def test_untuned_networks_and_the_training_of_the_start_are_not_compared(few):
     assert compare.compared([*few, untuned, baseline, {"config": {"method": "x"}, "facts": 1}]) == few
 
 
+def test_attacks_on_untuned_networks_do_not_limit_the_comparison(few):
+    untuned = a_record(replace(START, method="sr-gkp", rate=RATE))
+    kept = untuned["checkpoints"]["last"]
+    kept["metrics"] = {"benign": kept["metrics"]["benign"]}
+    assert compare.attacks([*few, untuned]) == compare.attacks(few)
+
+
 def test_results_are_sorted_by_benign_accuracy(few):
     frame = compare.results(few, compare.paper_attacks(few)[:1])
     values = [float(cell.split(" ± ")[0]) for cell in frame["benign"]]

@@ -12,7 +12,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from gkp import kernel_plots, plots, style
+from gkp import kernel_plots, plots, style, suites
 from gkp.compare import BENIGN, CONTROL, points
 from gkp.evaluate import wilson
 from gkp.search import select
@@ -180,8 +180,18 @@ def test_nothing_is_drawn_without_results(tmp_path):
 def test_no_two_methods_share_colour_and_marker():
     looks = [style.look(name) for name in style.LOOKS]
     assert len(set(looks)) == len(looks)
-    assert style.look("sr-gkp (beta-exact)").hollow
-    assert style.look("sr-gkp (beta-exact)").colour == style.look("sr-gkp").colour
+
+
+def test_variants_have_their_methods_hue_and_a_look_of_their_own():
+    labels = {run.label for run in suites.get("cifar10-resnet20-ablations").runs if run.epochs}
+    looks = {label: style.look(label) for label in labels}
+    assert len(set(looks.values())) == len(looks)
+    variants = [label for label in labels if " (" in label]
+    assert len(variants) > 8
+    assert {looks[label].colour for label in variants} == {style.look("sr-gkp").colour}
+    assert {label.partition("(")[2].rstrip(")") for label in variants} <= set(style.VARIANTS)
+    unknown = style.look("sr-gkp (decision-smoothness)")
+    assert (unknown.marker, unknown.line["markerfacecolor"]) == (style.look("sr-gkp").marker, (1, 1, 1))
 
 
 def test_colours_of_families_stay_apart_for_the_colour_blind():
