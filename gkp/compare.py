@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
-from gkp import suites
+from gkp import protocols, suites
 from gkp.checkpoint import load_file
 from gkp.evaluate import STRENGTH
 from gkp.records import Record, Store, misses_target, table
@@ -23,7 +23,7 @@ BENIGN = "benign"
 CONTROL = "unpruned + fine-tune"  # same start, same recipe, nothing removed
 DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 CONTROLS = ("unpruned", CONTROL, "random")
-PROTOCOL = tuple(entry.attack.name for entry in suites.paper_protocol()[1:])  # the paper's three attacks
+PROTOCOL = tuple(entry.attack.name for entry in protocols.paper()[1:])  # the paper's three attacks
 
 
 # ---- records -------------------------------------------------------------------------------------

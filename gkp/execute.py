@@ -6,20 +6,26 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gkp import evaluate, models, zoo
+from gkp.attacks import Attack
 from gkp.checkpoint import load_file, save_model
-from gkp.context import Context, TimedProgress
+from gkp.context import Context, OutOfTime, TimedProgress
 from gkp.data import Split
+from gkp.files import sha256_bytes
 from gkp.progress import Progress
+from gkp.protocols import Entry
 from gkp.records import Record, peak_memory_mb, provenance, run_config, weights_sha256
 from gkp.steps import chosen_weights, prune, prune_and_train
-from gkp.suites import BASELINE, VERSION, Entry, Run
+from gkp.suites import BASELINE, VERSION, Run
 from gkp.target import costs
+
+if TYPE_CHECKING:
+    from gkp.autoattack import AutoAttackOutcome
 
 BATCH = {"cpu": 500, "cuda": 2500}  # images per step of an evaluation
 
@@ -80,19 +86,23 @@ def describe(run: Run, suite: str, model: nn.Module) -> Record:
     }
 
 
-def complete(record: Record, run: Run, context: Context, progress: Progress) -> Record:
-    """Add the attacks that the record does not have yet, from the saved weights."""
+def complete(record: Record, run: Run, context: Context, progress: TimedProgress) -> Record:
+    """Add the attacks that the record does not have yet, from the saved weights; each is kept at once."""
     missing = missing_entries(record, run)
     if not missing:
         return record
-    for rule, kept in record["checkpoints"].items():
-        model = saved_model(run, kept, context)
-        fresh = attack_all(model, run.dataset, missing[rule], context, progress)["metrics"]
-        kept["metrics"] |= fresh
-        kept["self_check"] = evaluate.self_check(list(kept["metrics"].values()))
-    names = sorted({entry.attack.name for entries in missing.values() for entry in entries})
+    names: list[str] = []
     record["evaluations"].append({**provenance(context.device), "attacks": names})
-    context.store.write(record)
+    for rule, entries in missing.items():
+        kept = record["checkpoints"][rule]
+        model = saved_model(run, kept, context)
+        for entry in entries:
+            kept["metrics"] |= attack_all(model, run.dataset, [entry], context, progress)["metrics"]
+            kept["self_check"] = evaluate.self_check(list(kept["metrics"].values()))
+            names[:] = sorted({*names, entry.attack.name})
+            context.store.write(record)
+            if progress.expired():
+                raise OutOfTime
     return record
 
 
@@ -156,11 +166,26 @@ def attack_all(
     with progress.task("attacks", len(entries)) as task:
         for entry in entries:
             n = entry.n or len(test)
-            outcome = evaluate.outcome(model, x[:n], y[:n], entry.attack, batch_size=batch_size)
+            if entry.attack.kind == "autoattack":
+                outcome = autoattack(model, x[:n], y[:n], entry.attack, context)
+            else:
+                outcome = evaluate.outcome(model, x[:n], y[:n], entry.attack, batch_size=batch_size)
             outcomes.append(outcome)
-            metrics[outcome.name] = metric(outcome, entry)
+            metrics[entry.attack.name] = metric(outcome, entry)
             task.advance()
     return {"metrics": metrics, "self_check": evaluate.self_check(outcomes)}
+
+
+def autoattack(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, context: Context) -> AutoAttackOutcome:
+    """AutoAttack, continued from its last batch; the state goes when all images are done."""
+    from gkp.autoattack import autoattack as run_autoattack
+
+    digest = sha256_bytes(f"{weights_sha256(model)} {attack.name} {len(x)}".encode())[:16]
+    state = context.store.root / "work" / "state" / f"autoattack-{digest}.json"
+    state.parent.mkdir(parents=True, exist_ok=True)
+    outcome = run_autoattack(model, x, y, eps=attack.eps, seed=attack.seed, batch_size=64, state_path=state)
+    state.unlink()
+    return outcome
 
 
 def metric(outcome: evaluate.Outcome, entry: Entry) -> dict[str, Any]:
@@ -175,6 +200,7 @@ def metric(outcome: evaluate.Outcome, entry: Entry) -> dict[str, Any]:
         "seconds": round(outcome.seconds, 3),
         "attack": asdict(entry.attack),
         "bits": evaluate.pack_bits(outcome.correct),
+        **({"flags": list(flags)} if (flags := getattr(outcome, "flags", ())) else {}),
     }
 
 

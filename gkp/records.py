@@ -25,6 +25,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -45,6 +46,7 @@ from gkp.suites import VERSION, Run
 Record = dict[str, Any]
 REQUIRED = ("version", "hash", "suite", "stem", "config", "provenance")
 CODE = Path(__file__).resolve().parents[1]  # the repository that this code is in
+NAME = re.compile(r"[^\s,:]+")  # an attack's name, among the words of a sentence
 TOLERANCE = 0.01  # of a target of MACs
 LIBRARIES = ("torch", "torchvision", "numpy")
 
@@ -98,9 +100,13 @@ class Store:
         return [self.read(path) for path in sorted(self.results.glob(f"{suite or '*'}/*.json"))]
 
     def of_suite(self, name: str) -> list[Record]:
-        """The records below results/<name> and those of the suite's runs that another suite made."""
-        wanted = {run.hash for run in suites.get(name).ordered()} if name in suites.SUITES else set()
-        return [record for record in self.all() if record["suite"] == name or record["hash"] in wanted]
+        """The records below results/<name> and those of the suite's runs that another suite made.
+
+        Of a record that several suites share, each sees the attacks that it asks for.
+        """
+        runs = {run.hash: run for run in suites.get(name).ordered()} if name in suites.SUITES else {}
+        found = [record for record in self.all() if record["suite"] == name or record["hash"] in runs]
+        return [asked_for(r, runs[r["hash"]]) if r["hash"] in runs else r for r in found]
 
     def find(self, run: Run) -> Record | None:
         """The record of that configuration, whatever suite it was made for; None when there is none."""
@@ -147,6 +153,18 @@ def _agrees(recorded: Any, now: Any) -> bool:
     if isinstance(recorded, dict) and isinstance(now, dict):
         return all(key in now and _agrees(value, now[key]) for key, value in recorded.items())
     return recorded == now
+
+
+def asked_for(record: Record, run: Run) -> Record:
+    """The record with the attacks of `run.evaluation` alone, and what their evaluations say of themselves."""
+    names = {entry.attack.name for entry in run.evaluation}
+    checkpoints = {}
+    for rule, kept in record.get("checkpoints", {}).items():
+        others = kept["metrics"].keys() - names
+        metrics = {name: metric for name, metric in kept["metrics"].items() if name in names}
+        said = [text for text in kept["self_check"] if others.isdisjoint(NAME.findall(text))]
+        checkpoints[rule] = kept | {"metrics": metrics, "self_check": said}
+    return record | {"checkpoints": checkpoints}
 
 
 def misses_target(record: Record) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
-from gkp import suites
+from gkp import protocols, suites
 from gkp.attacks import Attack
 from gkp.checkpoint import load_file
 from gkp.context import Context, TimedProgress
@@ -16,10 +16,10 @@ from gkp.evaluate import unpack_bits
 from gkp.execute import attack_all
 from gkp.files import sha256_file
 from gkp.progress import Progress
+from gkp.protocols import Entry
 from gkp.records import Record, Store
 from gkp.report import attack_title, to_markdown
 from gkp.run import pick_device
-from gkp.suites import Entry
 
 TOLERANCE = 0.05  # points; other builds and devices round differently on a handful of images
 
@@ -31,8 +31,8 @@ def context(root: str | Path, device: str, progress: Progress, *, download: bool
 def suite(name: str, context: Context, images: int | None = None) -> tuple[str, bool]:
     """A table of every shipped checkpoint of the suite, recorded against measured, and whether all agree.
 
-    images: only the first so many; the records know every image. FileNotFoundError when the suite has no
-    checkpoint to attack.
+    images: only the first so many; the records know every image. Only the attacks that this suite asks for
+    are repeated. FileNotFoundError when the suite has no checkpoint to attack.
     """
     suites.get(name)
     rows = []
@@ -84,7 +84,7 @@ def _compare(
 
 def one(model: nn.Module, title: str, dataset: str, images: int | None, context: Context) -> str:
     """Accuracy of one network under the evaluation of the CIFAR-10 suites, or of digits."""
-    entries = suites.digits_evaluation() if dataset == "digits" else suites.cifar_evaluation()
+    entries = protocols.digits() if dataset == "digits" else protocols.cifar()
     if images is not None:
         entries = tuple(Entry(entry.attack, min(images, entry.n or images)) for entry in entries)
     progress = TimedProgress(context.progress, title, None)

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from gkp.attacks import Attack
+from gkp import protocols
+from gkp.protocols import Entry
 from gkp.pruners import methods
 from gkp.recipe import PAPER, Recipe
 
@@ -31,14 +32,6 @@ SCRATCH_RECIPE = replace(PAPER, epochs=200, batch_size=128, lr=0.1, schedule="co
 # No flips: a mirrored digit is another digit or none.
 DIGITS_BASELINE = replace(PAPER, epochs=12, batch_size=32, lr=0.1, schedule="onecycle", augment="crop")
 DIGITS_RECIPE = replace(DIGITS_BASELINE, epochs=2, lr=0.03)
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One attack of an evaluation, on the first `n` test images (None: on all of them)."""
-
-    attack: Attack
-    n: int | None = None
 
 
 @dataclass(frozen=True)
@@ -161,50 +154,14 @@ class Suite:
         return baselines + sorted(self.runs, key=lambda run: run.seed)
 
 
-# ---- evaluations ---------------------------------------------------------------------------------
-
-
-def released_protocol() -> tuple[Entry, ...]:
-    """What the released notebook prints: clean, and FGSM in normalised units with predicted labels."""
-    fgsm = (Attack("fgsm", eps=eps, space="normalized", labels="predicted") for eps in (0.01, 0.1))
-    return (Entry(Attack("none")), *(Entry(attack) for attack in fgsm))
-
-
-def paper_protocol() -> tuple[Entry, ...]:
-    """The paper's three attacks: the released two and PGD 8/255, step 2/255, 3 steps, no random start."""
-    pgd = Attack("pgd", eps=8 / 255, step=2 / 255, iterations=3, space="normalized")
-    return (*released_protocol(), Entry(pgd))
-
-
-def sound_protocol(n_fgsm: int | None, n_pgd: int | None, eps: Iterable[float]) -> tuple[Entry, ...]:
-    """Pixels and true labels: an FGSM curve over eps (in 1/255) and PGD-10 at 0.5 and 1/255."""
-    relabelled = (Attack("fgsm", eps=e, space="normalized", labels="true") for e in (0.01, 0.1))
-    curve = (Attack("fgsm", eps=e / 255) for e in eps)
-    strong = (Attack("pgd", eps=e / 255, step=e / 4 / 255, iterations=10) for e in (0.5, 1.0))
-    return (
-        *(Entry(attack, n_fgsm) for attack in (*relabelled, *curve)),
-        *(Entry(attack, n_pgd) for attack in strong),
-    )
-
-
-def cifar_evaluation() -> tuple[Entry, ...]:
-    """About four minutes for a ResNet-20 on 2 cores: all images where it is cheap, else the first n."""
-    return paper_protocol() + sound_protocol(2000, 1000, (0.5, 1.0, 2.0, 4.0, 8.0))
-
-
-def digits_evaluation() -> tuple[Entry, ...]:
-    """The same protocol in small; digits tolerate larger eps than CIFAR-10 does."""
-    fgsm = (Attack("fgsm", eps=e / 255) for e in (2.0, 8.0, 16.0))
-    pgd = Attack("pgd", eps=8 / 255, step=2 / 255, iterations=10)
-    attacks = [entry.attack for entry in paper_protocol()[1:]] + [*fgsm, pgd]
-    return (Entry(Attack("none")), *(Entry(attack, 300) for attack in attacks))
-
-
 # ---- suites --------------------------------------------------------------------------------------
 
 
 # Which methods a grid does first: this paper's, the control, the one every paper compares with.
 FIRST = ("sr-gkp", "random", "l1")
+
+
+TELLING = ("sr-gkp", "unpruned + fine-tune", "unpruned", "random", "l1", "l1-b", "gkp-greedy", "fpgm")
 
 
 def by_value() -> list[str]:
@@ -230,7 +187,7 @@ def digits() -> Suite:
         baseline=DIGITS_BASELINE,
         macs_ratio=MACS_RATIO,
         recipe=DIGITS_RECIPE,
-        evaluation=digits_evaluation(),
+        evaluation=protocols.digits(),
     )
     return Suite(
         "digits",
@@ -252,7 +209,7 @@ def cifar10_run(network: str, weights: str | None, *, short: bool) -> Run:
         recipe=SHORT_RECIPE if short else PAPER_RECIPE,
         validation=2000,
         rules=("last",) if short else ("last", "best-validation", "best-test"),
-        evaluation=cifar_evaluation(),
+        evaluation=protocols.cifar(),
     )
 
 
@@ -269,10 +226,35 @@ def cifar10(network: str, weights: str | None, *, short: bool = False) -> Suite:
     )
 
 
+def attacked(name: str, title: str, evaluation: protocols.Protocol, first: tuple[str, ...] = ()) -> Suite:
+    """The networks of the short grid under another protocol; those of `first`, by label, before the rest."""
+    runs = [replace(run, evaluation=evaluation) for run in cifar10("resnet20", "authors", short=True).runs]
+    runs.sort(key=lambda run: first.index(run.label) if run.label in first else len(first))
+    return Suite(name, title, "CIFAR-10, and the records of cifar10-resnet20-short", tuple(runs))
+
+
+def audit() -> Suite:
+    return attacked(
+        "cifar10-resnet20-audit",
+        "The short grid's networks: one change of the protocol at a time, PGD-50 over eps",
+        protocols.cifar() + protocols.audit(),
+        TELLING,
+    )
+
+
+def autoattack() -> Suite:
+    return attacked(
+        "cifar10-resnet20-autoattack",
+        "The short grid's networks under AutoAttack, 128 images",
+        (*protocols.paper(), *protocols.autoattack()),
+        TELLING,
+    )
+
+
 def method() -> Suite:
     """SR-GKP itself: equality with the released search, costs, and the released notebook's numbers."""
-    start = Run("cifar10", "resnet20", UNPRUNED, weights="authors", evaluation=cifar_evaluation())
-    pruned = replace(start, method="sr-gkp", rate=RATE, evaluation=released_protocol())
+    start = Run("cifar10", "resnet20", UNPRUNED, weights="authors", evaluation=protocols.cifar())
+    pruned = replace(start, method="sr-gkp", rate=RATE, evaluation=protocols.released())
     one_epoch = replace(PAPER_RECIPE, epochs=1)  # a noisy point of the course: three seeds show how noisy
     return Suite(
         "method",
@@ -315,9 +297,9 @@ def ablations() -> Suite:
     control = cifar10_run("resnet20", "authors", short=True)
     common = replace(control, method="sr-gkp")
     untuned = replace(
-        Run("cifar10", "resnet20", "sr-gkp", weights="authors", rate=RATE), evaluation=released_protocol()
+        Run("cifar10", "resnet20", "sr-gkp", weights="authors", rate=RATE), evaluation=protocols.released()
     )
-    start = replace(untuned, method=UNPRUNED, rate=None, evaluation=cifar_evaluation())
+    start = replace(untuned, method=UNPRUNED, rate=None, evaluation=protocols.cifar())
     return Suite(
         "cifar10-resnet20-ablations",
         "SR-GKP's choices one by one, ResNet-20: before and after 4 epochs, one-cycle",
@@ -349,6 +331,8 @@ SUITES: dict[str, Callable[[], Suite]] = {
     "method": method,
     "cifar10-resnet20-short": lambda: cifar10("resnet20", "authors", short=True),
     "cifar10-resnet20-ablations": ablations,
+    "cifar10-resnet20-audit": audit,
+    "cifar10-resnet20-autoattack": autoattack,
     "cost": costs,
     "cifar10-resnet20": lambda: cifar10("resnet20", "authors"),
     "cifar10-resnet56": lambda: cifar10("resnet56", "akamaster"),
@@ -378,6 +362,5 @@ def minutes(run: Run, device: str = "cpu") -> float:
     """Estimated minutes of training and evaluation on 2 CPU cores or one GPU; a guide, not a promise."""
     passes = float(run.epochs * (TRAIN_IMAGES[run.dataset] - run.validation))
     for entry in run.evaluation:
-        steps = {"none": 0, "fgsm": 1}.get(entry.attack.kind, entry.attack.iterations)
-        passes += (steps + 1 / 3) * (entry.n or TEST_IMAGES[run.dataset]) * len(run.rules)
+        passes += entry.passes * (entry.n or TEST_IMAGES[run.dataset]) * len(run.rules)
     return passes / SPEED.get(run.network, 100) / 60 / (GPU_SPEEDUP if device == "cuda" else 1)

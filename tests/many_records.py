@@ -4,10 +4,11 @@ from dataclasses import asdict, replace
 
 import torch
 
+from gkp import protocols
 from gkp.evaluate import Outcome, pack_bits
 from gkp.records import run_config
 from gkp.style import LOOKS
-from gkp.suites import SHORT_RECIPE, UNPRUNED, VERSION, Run, cifar_evaluation
+from gkp.suites import SHORT_RECIPE, UNPRUNED, VERSION, Run
 
 IMAGES = 400
 METHODS = tuple(name for name in LOOKS if name not in ("baseline", "unpruned", "unpruned + fine-tune"))
@@ -26,7 +27,7 @@ def many_records(methods=METHODS, seeds=(0,), suite="small"):
 def a_record(run, place=0, suite="small"):
     generator = torch.Generator().manual_seed(place)
     ability = torch.rand(IMAGES, generator=generator) + 0.4 - 0.004 * place
-    metrics = {entry.attack.name: _metric(entry.attack, ability) for entry in cifar_evaluation()}
+    metrics = {entry.attack.name: _metric(entry.attack, ability) for entry in protocols.cifar()}
     whole = {name: {"macs": 4.055e7, "params": 2.7e5} for name in ("usual", "paper")}
     whole["prunable_macs"] = 4.01e7
     counted = {name: {"macs": 2.3e7, "params": 1.5e5} for name in ("usual", "paper")} if run.prunes else whole

@@ -3,7 +3,7 @@
 import pytest
 from many_records import START, a_record, many_records
 
-from gkp import compare, report, suites
+from gkp import compare, protocols, report
 from gkp.records import Store
 from gkp.suites import RATE, replace
 
@@ -16,7 +16,7 @@ def few():
 
 
 def test_the_papers_attacks_are_those_of_its_protocol(few):
-    assert compare.paper_attacks(few) == [entry.attack.name for entry in suites.paper_protocol()[1:]]
+    assert compare.paper_attacks(few) == [entry.attack.name for entry in protocols.paper()[1:]]
 
 
 def test_the_sound_attack_is_the_strongest_kind_at_its_smallest_eps(few):

@@ -13,11 +13,13 @@ import torch
 
 from gkp import data, evaluate, execute, steps, suites
 from gkp.attacks import Attack
+from gkp.autoattack import autoattack
 from gkp.checkpoint import load_file
 from gkp.context import Context, OutOfTime
+from gkp.protocols import Entry
 from gkp.records import Store
 from gkp.run import claim_first, is_claimed, is_complete, run_suite
-from gkp.suites import MACS_RATIO, Entry, Run, Suite
+from gkp.suites import MACS_RATIO, Run, Suite
 
 RECIPE = dataclasses.replace(suites.DIGITS_RECIPE, epochs=2)
 EVALUATION = (Entry(Attack("none")), Entry(Attack("fgsm", eps=8 / 255), 20))
@@ -218,3 +220,46 @@ def test_two_processes_share_the_work(tmp_path: Path) -> None:
     runs = suites.get("digits").ordered()
     assert f"{len(runs)} done" in output
     assert all(is_complete(run, Store(tmp_path)) for run in runs)
+
+
+def test_autoattack_is_an_entry_like_the_others(tiny: Suite, tmp_path: Path) -> None:
+    attack = Attack("autoattack", eps=8 / 255)
+    run = dataclasses.replace(baseline_of(tiny), evaluation=(Entry(Attack("none"), 20), Entry(attack, 4)))
+    kept = execute.execute(run, "tiny", context(tmp_path))["checkpoints"]["last"]
+    metric, test = kept["metrics"][attack.name], data.load("digits", "test")
+    model = load_file(tmp_path / kept["file"])
+    outcome = autoattack(model, test.pixels(slice(4)), test.labels[:4], eps=8 / 255, batch_size=64)
+    assert metric["correct"] == int(outcome.correct.sum())
+    assert metric["n"] == metric["asked_n"] == 4
+    assert [path for path in (tmp_path / "work" / "state").iterdir() if path.suffix == ".json"] == []
+
+
+def test_attacks_that_are_added_are_kept_one_by_one(tiny: Suite, tmp_path: Path) -> None:
+    first, second = (Entry(Attack("fgsm", eps=e / 255), 6) for e in (3, 5))
+    run = dataclasses.replace(baseline_of(tiny), evaluation=(Entry(Attack("none"), 20),))
+    execute.execute(run, "tiny", context(tmp_path))
+    run = dataclasses.replace(run, evaluation=(*run.evaluation, first, second))
+    with pytest.raises(OutOfTime):
+        execute.execute(run, "tiny", context(tmp_path, deadline=time.monotonic()))
+    assert set(metrics_of(run, tmp_path)) == {"benign", first.attack.name}
+    execute.execute(run, "tiny", context(tmp_path))
+    assert set(metrics_of(run, tmp_path)) == {"benign", first.attack.name, second.attack.name}
+
+
+def test_suites_that_share_runs_see_the_attacks_they_ask_for(
+    tiny: Suite, tmp_path: Path, monkeypatch
+) -> None:
+    predicted = Attack("fgsm", eps=8 / 255, labels="predicted")
+    run = dataclasses.replace(baseline_of(tiny), evaluation=(*EVALUATION, Entry(predicted, 20)))
+    more = Suite("more", "", "", (run,))
+    monkeypatch.setitem(suites.SUITES, "more", lambda: more)
+    execute.execute(run, "tiny", context(tmp_path))
+    few, all_of_them = (Store(tmp_path).of_suite(name)[0] for name in ("tiny", "more"))
+    assert set(all_of_them["checkpoints"]["last"]["metrics"]) == {e.attack.name for e in run.evaluation}
+    assert set(few["checkpoints"]["last"]["metrics"]) == {e.attack.name for e in EVALUATION}
+    assert any(predicted.name in text for text in all_of_them["checkpoints"]["last"]["self_check"])
+    assert not any(predicted.name in text for text in few["checkpoints"]["last"]["self_check"])
+
+
+def metrics_of(run: Run, root: Path) -> dict:
+    return Store(root).find(run)["checkpoints"]["last"]["metrics"]

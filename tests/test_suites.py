@@ -7,8 +7,9 @@ import pytest
 
 from gkp import suites
 from gkp.attacks import Attack
+from gkp.protocols import Entry
 from gkp.recipe import PAPER
-from gkp.suites import Entry, Run, config
+from gkp.suites import Run, config
 
 RUN = Run("cifar10", "resnet20", "sr-gkp", weights="authors", rate=0.4375, recipe=PAPER)
 

@@ -13,8 +13,9 @@ from gkp import data, execute, models, pruners, snapshots, steps, suites
 from gkp.attacks import Attack
 from gkp.checkpoint import load_file
 from gkp.context import Context, OutOfTime, TimedProgress
+from gkp.protocols import Entry
 from gkp.records import Store
-from gkp.suites import MACS_RATIO, Entry, Run
+from gkp.suites import MACS_RATIO, Run
 
 RECIPE = dataclasses.replace(suites.DIGITS_RECIPE, epochs=3)
 BASELINE = dataclasses.replace(suites.DIGITS_RECIPE, epochs=1)

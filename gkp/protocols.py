@@ -1,0 +1,102 @@
+"""What a network is attacked with: the paper's protocol, a sound one, the audit's, AutoAttack.
+
+Attacks can be added to a finished run from its saved weights, so that suites that share runs and differ in
+their protocol share records: each tops them up and shows its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from gkp.attacks import Attack
+
+Protocol = tuple["Entry", ...]
+CURVE = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # eps in 1/255
+SMALL = (0.5, 1.0)  # eps in 1/255 at which undefended networks still differ
+AUTOATTACK_PASSES = 2500  # forward and backward, for an image that survives about half of it; measured
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One attack of a protocol, on the first `n` test images (None: on all of them)."""
+
+    attack: Attack
+    n: int | None = None
+
+    @property
+    def passes(self) -> float:
+        """Forward and backward passes per image, roughly; a forward pass alone counts a third."""
+        if self.attack.kind == "autoattack":
+            return AUTOATTACK_PASSES
+        steps = {"none": 0, "fgsm": 1}.get(self.attack.kind, self.attack.iterations)
+        return steps * (1 + self.attack.restarts) + 1 / 3
+
+
+def released() -> Protocol:
+    """What the released notebook prints: clean, and FGSM in normalised units with predicted labels."""
+    fgsm = (Attack("fgsm", eps=eps, space="normalized", labels="predicted") for eps in (0.01, 0.1))
+    return (Entry(Attack("none")), *(Entry(attack) for attack in fgsm))
+
+
+def paper() -> Protocol:
+    """The paper's three attacks: the released two and PGD 8/255, step 2/255, 3 steps, no random start."""
+    pgd = Attack("pgd", eps=8 / 255, step=2 / 255, iterations=3, space="normalized")
+    return (*released(), Entry(pgd))
+
+
+def sound(n_fgsm: int | None, n_pgd: int | None, eps: Iterable[float]) -> Protocol:
+    """Pixels and true labels: an FGSM curve over eps (in 1/255) and PGD-10 at 0.5 and 1/255."""
+    relabelled = (Attack("fgsm", eps=e, space="normalized", labels="true") for e in (0.01, 0.1))
+    curve = (Attack("fgsm", eps=e / 255) for e in eps)
+    strong = (Attack("pgd", eps=e / 255, step=e / 4 / 255, iterations=10) for e in SMALL)
+    return (
+        *(Entry(attack, n_fgsm) for attack in (*relabelled, *curve)),
+        *(Entry(attack, n_pgd) for attack in strong),
+    )
+
+
+def cifar() -> Protocol:
+    """About four minutes for a ResNet-20 on 2 cores: all images where it is cheap, else the first n."""
+    return paper() + sound(2000, 1000, (0.5, 1.0, 2.0, 4.0, 8.0))
+
+
+def audit(n: int | None = 250, n_cheap: int | None = 1000) -> Protocol:
+    """What the paper's protocol leaves open, one change at a time, and PGD-50 with a random restart.
+
+    Its eps read as pixels, with true labels; its PGD with enough steps to arrive; a curve over eps by an
+    attack that does not stop early. `n_cheap` images where a step or three are taken, else `n`.
+    """
+    pixels = (Attack("fgsm", eps=0.01), Attack("fgsm", eps=0.1), Attack("fgsm", eps=0.25 / 255))
+    short = Attack("pgd", eps=8 / 255, step=2 / 255, iterations=3)
+    longer = [
+        Attack("pgd", eps=8 / 255, step=2 / 255, iterations=i, restarts=r, space="normalized")
+        for i, r in ((10, 0), (50, 0), (50, 1))
+    ]
+    return (
+        *(Entry(attack, n_cheap) for attack in (*pixels, short)),
+        *(Entry(attack, n) for attack in (*longer, *curve())),
+    )
+
+
+def curve() -> list[Attack]:
+    """PGD-50 from the image and from one random start, step eps / 10, in pixels."""
+    return [Attack("pgd", eps=e / 255, step=e / 10 / 255, iterations=50, restarts=1) for e in CURVE]
+
+
+def autoattack(n: int | None = 128) -> Protocol:
+    """AutoAttack's standard version (Croce & Hein 2020) in pixels at 0.5/255 and 1/255."""
+    return tuple(Entry(Attack("autoattack", eps=e / 255), n) for e in SMALL)
+
+
+def whole() -> Protocol:
+    """Everything, on as many images as a GPU does in minutes: for the suites of the paper's 300 epochs."""
+    return cifar() + audit(500, 2000) + autoattack(500)
+
+
+def digits() -> Protocol:
+    """The same protocol in small; digits tolerate larger eps than CIFAR-10 does."""
+    fgsm = (Attack("fgsm", eps=e / 255) for e in (2.0, 8.0, 16.0))
+    pgd = Attack("pgd", eps=8 / 255, step=2 / 255, iterations=10)
+    attacks = [entry.attack for entry in paper()[1:]] + [*fgsm, pgd]
+    return (Entry(Attack("none")), *(Entry(attack, 300) for attack in attacks))
