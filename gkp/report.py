@@ -155,10 +155,13 @@ def _cell(group: pd.DataFrame) -> str:
 
 
 def _label_order(records: Sequence[Record]) -> list[str]:
-    """Baseline and controls first, then methods by name."""
+    """Baseline and controls first, then methods by their clean accuracy, the best first."""
+    first = ("baseline", "unpruned", "unpruned + fine-tune", "random")
+    long = table(records)
+    clean = long[long.attack == "benign"].groupby("label").accuracy.mean() if len(long) else {}
+    place = {name: (0, position, name) for position, name in enumerate(first)}
     labels = {record["label"] for record in records}
-    first = [name for name in ("baseline", "unpruned", "unpruned + fine-tune", "random") if name in labels]
-    return first + sorted(labels - set(first))
+    return sorted(labels, key=lambda name: place.get(name, (1, -clean.get(name, 0.0), name)))
 
 
 def attack_titles(records: Sequence[Record]) -> dict[str, str]:

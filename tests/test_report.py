@@ -159,3 +159,11 @@ def test_what_evaluations_say_about_themselves_is_said_once_with_its_range():
         "- fgsm_0.1: 3 to 12 of 400 images are wrong (all 3 networks)",
         "- pgd3: 0.75 eps (unpruned + fine-tune, seed 0, last)",
     ]
+
+
+def test_methods_stand_by_clean_accuracy_below_the_controls():
+    frame = report.summary(many_records(("slimming", "l1", "random", "chip")), ["benign"])
+    assert list(frame.method)[:3] == ["unpruned", "unpruned + fine-tune", "random"]
+    clean = [float(cell.split(" ± ")[0]) for cell in frame["benign"][3:]]
+    assert clean == sorted(clean, reverse=True)
+    assert set(frame.method[3:]) == {"slimming", "l1", "chip"}
