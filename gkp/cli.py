@@ -119,7 +119,9 @@ def run(
 
     Killing it loses at most one epoch; the same command continues.
     """
+    from gkp import effort
     from gkp.progress import Progress
+    from gkp.records import Store
     from gkp.run import run_suite
 
     again = f"`python -m gkp run --suite {suite}` continues"
@@ -138,6 +140,8 @@ def run(
         print(f"interrupted: {places}; {again}", file=sys.stderr)
         raise typer.Exit(130) from None
     print(f"{suite}: {len(summary.done)} done, {len(summary.skipped)} had a record, {len(summary.left)} left")
+    if spent := effort.sentence(r for r in Store(root).of_suite(suite) if r["stem"] in summary.done):
+        print(spent)
     if summary.failed:
         print(f"failed: {', '.join(summary.failed)}; the reasons stand above", file=sys.stderr)
         raise typer.Exit(1)
