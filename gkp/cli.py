@@ -174,6 +174,9 @@ def report(
         print(verdict.line)
     wrong = [verdict.claim.id for verdict in judged if not verdict.as_expected]
     print(f"{len(judged) - len(wrong)} of {len(judged)} claims came out as expected")
+    if left := reports.waiting(root, suite):
+        suites = ", ".join(f"{count} of {name}" for name, count in left.items())
+        print(f"{sum(left.values())} numbers of the paper's tables wait for records: {suites}")
     if wrong:
         print(f"not as expected: {', '.join(wrong)}", file=sys.stderr)
         raise typer.Exit(1)

@@ -10,6 +10,7 @@ import difflib
 import importlib.util
 import io
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,8 @@ def check(root: str | Path) -> str:
 def verdicts(root: str | Path, suite: str | None = None) -> list[claims.Verdict]:
     """The verdict of every claim about `suite`; without one, about all suites whose records are committed.
 
-    Claims about the live suite are judged when it is asked for, or when it has records.
+    Claims about the live suite are judged when it is asked for, or when it has records. The numbers of the
+    paper's own tables are judged as far as there are records; `waiting` counts the others.
     """
     store, chosen = Store(root), claims.load(Path(root) / claims.CLAIMS)
     if suite is not None:
@@ -86,6 +88,22 @@ def verdicts(root: str | Path, suite: str | None = None) -> list[claims.Verdict]
         chosen = [claim for claim in chosen if claim.ours["suite"] == suite]
     elif not store.all(LIVE):
         chosen = [claim for claim in chosen if claim.ours["suite"] != LIVE]
+    printed = [v for v in _of_the_paper(store, suite) if v.status != "MISSING"]
+    return claims.judge(chosen, store.of_suite) + printed
+
+
+def waiting(root: str | Path, suite: str | None = None) -> dict[str, int]:
+    """Suite -> how many numbers of the paper's tables it can reach and has no record of."""
+    missing = [v for v in _of_the_paper(Store(root), suite) if v.status == "MISSING"]
+    return dict(Counter(v.claim.ours["suite"] for v in missing))
+
+
+def _of_the_paper(store: Store, suite: str | None) -> list[claims.Verdict]:
+    from gkp import published  # it reads tables that are made here
+
+    path = store.root / published.TABLES
+    found = published.claims(path) if path.exists() else []
+    chosen = [claim for claim in found if suite in (None, claim.ours["suite"])]
     return claims.judge(chosen, store.of_suite)
 
 

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 from many_records import START, a_record, many_records
 
-from gkp import published
-from gkp.suites import SHORT_RECIPE, replace
+from gkp import published, report
+from gkp.claims import CLAIMS
+from gkp.records import Store
+from gkp.suites import SHORT_RECIPE, SUITES, replace
 
 TABLES = Path(__file__).parents[1] / "expected" / "paper_cifar10.csv"
 
@@ -43,3 +45,28 @@ def test_every_label_is_a_method_of_ours_or_none():
     assert "" in set(published.rows(TABLES).label)
     with pytest.raises(FileNotFoundError):
         published.rows("nowhere.csv")
+
+
+def test_every_number_a_suite_can_reach_is_a_claim_and_waits_for_its_record(tmp_path):
+    numbers = published.claims(TABLES)
+    assert len({claim.id for claim in numbers}) == len(numbers) > 100
+    assert {claim.ours["suite"] for claim in numbers} <= set(SUITES)
+    own = next(c for c in numbers if c.id == "P-resnet56-sr-gkp-fgsm_0.01")
+    assert (own.expect, own.ours["rule"]) == (75.89, "best-test")  # the best-benign row of Table 10
+
+    (tmp_path / "expected").mkdir()
+    (tmp_path / published.TABLES).write_bytes(TABLES.read_bytes())
+    (tmp_path / CLAIMS).write_text("")
+    count = sum(claim.ours["suite"] == "cifar10-resnet56" for claim in numbers)
+    assert report.waiting(tmp_path, "cifar10-resnet56") == {"cifar10-resnet56": count}
+    assert report.verdicts(tmp_path) == []
+
+    store = Store(tmp_path)
+    run = next(r for r in SUITES["cifar10-resnet56"]().ordered() if r.method == "sr-gkp")
+    record = a_record(run, suite="cifar10-resnet56")
+    record["checkpoints"]["best-test"] = record["checkpoints"]["last"]
+    store.write(record)
+    assert report.waiting(tmp_path, "cifar10-resnet56") == {"cifar10-resnet56": count - 4}
+    assert {v.claim.id for v in report.verdicts(tmp_path)} == {
+        f"P-resnet56-sr-gkp-{column}" for column in published.COLUMNS
+    }
