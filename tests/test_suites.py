@@ -109,7 +109,22 @@ def test_seed_0_of_every_method_comes_before_seed_1() -> None:
 def test_methods_differ_in_nothing_but_the_method(name: str) -> None:
     runs = [run for run in suites.get(name).runs if run.prunes and run.seed == 0]
     assert {"random", "l1", "sr-gkp"} <= {run.method for run in runs}
-    assert len({dataclasses.replace(run, method="l1") for run in runs}) == 1
+    assert len({dataclasses.replace(run, method="l1", options=()) for run in runs}) == 1
+    masked = {run.label for run in runs if run.options}
+    assert masked == ({"sfp (share-1.0)", "fpgm-training (share-1.0)"} if name == "cifar10-resnet20" else set())
+
+
+def test_seed_0_of_the_seeds_is_the_short_grid() -> None:
+    grid, seeds = (suites.get(f"cifar10-resnet20-{name}") for name in ("short", "seeds"))
+    assert {run.hash for run in seeds.runs if run.seed == 0} <= {run.hash for run in grid.runs}
+    assert {run.seed for run in seeds.runs} == {0, 1, 2}
+
+
+@pytest.mark.parametrize("name", ["audit", "autoattack"])
+def test_other_protocols_are_about_the_same_runs(name: str) -> None:
+    grid, other = (suites.get(f"cifar10-resnet20-{each}") for each in ("short", name))
+    assert {run.hash for run in other.runs} == {run.hash for run in grid.runs}
+    assert [run.label for run in other.ordered()][:2] == ["sr-gkp", "unpruned + fine-tune"]
 
 
 def test_controls_are_the_unpruned_network_as_it_is_and_fine_tuned_alike() -> None:
