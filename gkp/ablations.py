@@ -103,6 +103,12 @@ def search_facts(
     return {"searches": searches, "smoother": smoother, "sets": anatomy.MAX_SETS}
 
 
+def titles(found: Mapping[str, Any]) -> list[str]:
+    """The searches of a recorded fact in the order of `VARIANTS`, which JSON does not keep."""
+    order = {variant.title: place for place, variant in enumerate(VARIANTS)}
+    return sorted(found["searches"], key=lambda title: order.get(title, len(order)))
+
+
 def compare_layer(weight: Tensor, reference: Selection, variant: Variant) -> dict[str, Any]:
     """One layer's numbers: groups, same (groups), kept and shared (kernels), eq3 and frozen (relative)."""
     found = _search(weight, variant.options)

@@ -83,3 +83,10 @@ def test_titles_are_unique_and_every_option_is_one_of_the_search():
     for variant in ablations.VARIANTS:
         select(torch.randn(16, 16, 3, 3), **variant.options, generator=torch.Generator())
     assert "search-ablations" in suites.get("cifar10-resnet20-ablations").facts
+
+
+def test_recorded_searches_stand_in_the_order_of_the_variants():
+    recorded = {
+        "searches": {title: {} for title in sorted(v.title for v in ablations.VARIANTS)} | {"own": {}}
+    }
+    assert ablations.titles(recorded) == [*(v.title for v in ablations.VARIANTS), "own"]

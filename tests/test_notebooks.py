@@ -28,7 +28,8 @@ def _code(notebook):
 
 
 def test_there_are_notebooks():
-    assert {"00_start_here", "01_method", "02_fragility"} <= {path.stem for path in PATHS}
+    expected = {"00_start_here", "01_method", "02_fragility", "03_ablations", "04_cost"}
+    assert expected <= {path.stem for path in PATHS}
 
 
 def test_it_starts_with_a_question(notebook):
