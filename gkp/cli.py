@@ -157,6 +157,9 @@ def fill(
     suite: Annotated[
         list[str] | None, typer.Option(help="Only this suite; repeatable, the most valuable first.")
     ] = None,
+    cuda_graphs: Annotated[
+        bool, typer.Option("--cuda-graphs", help="Replay training steps as CUDA graphs; nothing on a CPU.")
+    ] = False,
     root: Root = Path("."),
     device: Device = "auto",
 ) -> None:
@@ -171,7 +174,14 @@ def fill(
 
     try:
         filled = fill_time(
-            minutes, out, suite or (), jobs=jobs, root=root, device=device, progress=Progress()
+            minutes,
+            out,
+            suite or (),
+            jobs=jobs,
+            root=root,
+            device=device,
+            progress=Progress(),
+            cuda_graphs=cuda_graphs,
         )
     except KeyboardInterrupt:
         print(f"interrupted: what was finished is packed in {out}", file=sys.stderr)

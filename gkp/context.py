@@ -112,6 +112,7 @@ class Context:
     deadline: float | None = None  # of time.monotonic()
     download: bool = False  # fetch data that are missing
     splits: dict[tuple[str, str], Split] = field(default_factory=dict)
+    cuda_graphs: bool = False  # see `gkp.train.fine_tune`
     pace: Pace | None = None  # to end before the deadline instead of an epoch after it
 
     def timed(self, run: Run) -> TimedProgress:

@@ -61,6 +61,7 @@ def execute(run: Run, suite: str, context: Context) -> Record:
         }
     record["provenance"] = {
         **provenance(context.device),
+        "cuda_graphs": context.cuda_graphs and context.device.type == "cuda",
         "data": data_facts(context.split(run.dataset, "test")),
         "training_data": data_facts(context.split(run.dataset, "train")) if history else None,
         "seconds": round(time.monotonic() - started, 1),

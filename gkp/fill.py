@@ -42,13 +42,15 @@ def fill(
     root: str | Path = ".",
     device: str = "auto",
     progress: Progress | None = None,
+    cuda_graphs: bool = False,
 ) -> Filled:
     """Work for `minutes` on runs without a record, then pack what is new into `folder`.
 
     names: suites, the most valuable first; `default_suites()` without any. jobs: processes that share the
     device. Work that would end too late is not begun. With two jobs or more, what takes longer than it was
     estimated to take is stopped, and archives are also written about every minute, so that a machine that
-    takes the command down loses little; with one job neither can be done.
+    takes the command down loses little; with one job neither can be done. cuda_graphs: as in
+    `gkp.train.fine_tune`.
 
     Raises ValueError for an unknown suite, a time that is not positive or a folder that holds archives
     already, FileNotFoundError for missing data.
@@ -62,7 +64,7 @@ def fill(
     where = pick_device(device)
     reserve = min(RESERVE_SECONDS, RESERVE_SHARE * 60 * minutes)
     deadline = started + 60 * minutes - reserve
-    context = Context(Store(root), where, progress, deadline, pace=Pace(where.type))
+    context = Context(Store(root), where, progress, deadline, cuda_graphs=cuda_graphs, pace=Pace(where.type))
     for dataset in sorted({run.dataset for _, run in queue} & set(cifar.SOURCES)):
         for part in cifar.PARTS:  # decoded here once, and not by every process
             context.split(dataset, part)

@@ -116,8 +116,8 @@ def work(queue: Queue, context: Context) -> dict[str, str]:
                     execute(run, next(suite for suite, other in queue if other == run), context)
                 except OutOfTime:
                     break
-                except (RuntimeError, ValueError) as error:
-                    # One network that diverges or refuses must not cost the others.
+                except (RuntimeError, ValueError, ModuleNotFoundError) as error:
+                    # One network that diverges, refuses or lacks a package must not cost the others.
                     failed |= report_failure([run], error)
                 except FileNotFoundError as error:
                     if len({suite for suite, _ in queue}) == 1:

@@ -181,10 +181,10 @@ def start_fill(root: Path, *arguments: str) -> subprocess.Popen:
 def test_two_processes_end_in_time_and_pack_their_states(tmp_path: Path) -> None:
     out = tmp_path / "out"
     started = time.monotonic()
-    with start_fill(tmp_path, "--minutes", "1", "--jobs", "2", "--out", str(out)) as process:
+    with start_fill(tmp_path, "--minutes", "2", "--jobs", "2", "--out", str(out)) as process:
         output, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors
-    assert time.monotonic() - started < 75  # Python's own start counts here
+    assert time.monotonic() - started < 120 + 40  # Python's own start, on a busy machine
     assert "archives" in output
     done = unpack([out], Store(tmp_path / "home"))
     assert done.written
