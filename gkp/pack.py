@@ -21,7 +21,13 @@ from gkp.records import Store
 FORMAT = 1
 CONTENTS = "contents.json"
 LIMIT_BYTES, LIMIT_FILES = 16 * 2**20, 8
-PATTERNS = ("results/*/*.json", "checkpoints/*/*.safetensors", "work/state/*.pt")
+HASH_LENGTH = 16  # of `Run.hash`, with which the names below work/ begin
+PATTERNS = (
+    "results/*/*.json",
+    "checkpoints/*/*.safetensors",
+    "work/state/*.pt",
+    "work/snapshots/*/*.safetensors",
+)
 
 Stamps = Mapping[str, tuple[int, int, int]]
 
@@ -69,7 +75,8 @@ def pack(
     """Write what is new or changed `since` into folder/pack-00.tar, pack-01.tar, ...; replaces earlier ones.
 
     Records come first, each with its weights, then training states in the order of `hashes` (of runs),
-    others last. A record and its weights, or the states of one run, stand in one archive where they fit.
+    others last. What belongs together, a record and its weights or states and snapshots of one run, stands
+    in one archive where it fits.
     """
     packed = Packed()
     boxes: list[dict[str, bytes]] = []
@@ -104,7 +111,7 @@ def archive(box: Mapping[str, bytes]) -> bytes:
 
 
 def _units(store: Store, since: Stamps, hashes: list[str]) -> Iterable[dict[str, bytes]]:
-    """What belongs together: a record and its weights, the states of one run; the most valuable first.
+    """What belongs together: a record and its weights, states and snapshots of one run; by value.
 
     Records are looked for before weights are read: weights are written first, so none is missed.
     """
@@ -116,7 +123,7 @@ def _units(store: Store, since: Stamps, hashes: list[str]) -> Iterable[dict[str,
         yield _read(store.root, [name, *(file for file in weights if file in changed)])
     states: dict[str, list[str]] = {}
     for name in (name for name in changed if name.startswith("work/")):
-        states.setdefault(Path(name).stem.partition("-")[0], []).append(name)
+        states.setdefault(name.split("/")[2][:HASH_LENGTH], []).append(name)
     rank = {run: position for position, run in enumerate(hashes)}
     for run in sorted(states, key=lambda run: rank.get(run, len(rank))):
         yield _read(store.root, states[run])

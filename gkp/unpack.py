@@ -17,7 +17,8 @@ from gkp.run_state import epochs_done
 PART = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 RECORD = re.compile(rf"results/{PART}/{PART}\.json")
 WEIGHTS = re.compile(rf"checkpoints/{PART}/{PART}\.safetensors")
-STATE = re.compile(r"work/state/([0-9a-f]{16})(-pruning)?\.pt")
+STATE = re.compile(r"work/state/([0-9a-f]{16})(-[a-z]+)?\.pt")
+SNAPSHOT = re.compile(r"work/snapshots/([0-9a-f]{16})/epoch-\d{3,}\.safetensors")
 LARGEST = 2**30  # bytes of an archive that is still read into memory
 
 
@@ -41,17 +42,20 @@ def unpack(places: Iterable[str | Path], store: Store) -> Unpacked:
     """Put the archives in these folders (or these archives) into `store` and update its manifest.
 
     A record is written when none is there, or when it has all attacks of the one there and more; weights
-    go with their record; a training state when its run has no record and no state of as many epochs.
+    go with their record; a training state when its run has no record and no state of as many epochs; a
+    snapshot when it is not there and still serves a run.
     PackError names an archive that is damaged or holds a path of no store; FileNotFoundError an empty place.
     """
     archives = [(path, read_archive(path)) for place in places for path in _archives(Path(place))]
-    records, weights, states = {}, {}, {}
+    records, weights, states, snapshots = {}, {}, {}, {}
     for path, files in archives:
         for name, data in files.items():
             if RECORD.fullmatch(name):
                 records[path, name] = _record(name, data, path, store)
             elif WEIGHTS.fullmatch(name):
                 weights[name, sha256_bytes(data)] = data
+            elif SNAPSHOT.fullmatch(name):
+                snapshots[name] = data
             else:
                 states[path, name] = data, epochs_done(data, f"{path}: {name}")
     done = Unpacked()
@@ -59,6 +63,8 @@ def unpack(places: Iterable[str | Path], store: Store) -> Unpacked:
         _take_record(name, record, weights, store, done)
     for (_, name), (data, epochs) in states.items():
         _take_state(name, data, epochs, store, done)
+    for name, data in snapshots.items():
+        _take_snapshot(name, data, store, done)
     for name, _ in weights:
         if name not in done.written:
             done.kept[name] = "its record is in none of these archives, or was left out"
@@ -84,7 +90,7 @@ def read_archive(path: Path) -> dict[str, bytes]:
         raise PackError(f"{path} holds a path twice")
     listed = _contents(path, files.pop(CONTENTS, b""))
     for name in files:
-        if not any(pattern.fullmatch(name) for pattern in (RECORD, WEIGHTS, STATE)):
+        if not any(pattern.fullmatch(name) for pattern in (RECORD, WEIGHTS, STATE, SNAPSHOT)):
             raise PackError(f"{path}: {name!r} is no record, weights or training state of a store")
     if set(files) != set(listed):
         raise PackError(f"{path} is damaged: what it holds is not what it lists; fetch it again")
@@ -173,6 +179,19 @@ def _take_state(name: str, data: bytes, epochs: int, store: Store, done: Unpacke
         done.kept[name] = "its run has a record"
     elif path.exists() and epochs_done(path.read_bytes(), str(path)) >= epochs:
         done.kept[name] = f"the state here has at least its {epochs} epochs"
+    else:
+        atomic_write_bytes(path, data)
+        done.written.append(name)
+
+
+def _take_snapshot(name: str, data: bytes, store: Store, done: Unpacked) -> None:
+    match, path = SNAPSHOT.fullmatch(name), store.root / name
+    assert match is not None  # as above
+    record = _existing(match[1], store)
+    if path.exists():
+        done.kept[name] = "it is here already"
+    elif record is not None and record["pruned"]:  # those of a baseline serve the runs that start from it
+        done.kept[name] = "its run has a record"
     else:
         atomic_write_bytes(path, data)
         done.written.append(name)

@@ -48,7 +48,7 @@ class OneEpoch(Pace):
 def test_short_calls_on_other_machines_give_the_records_of_one_long_run(
     tmp_path: Path, tiny: Suite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    suite = tiny_suite("random", "sfp")
+    suite = tiny_suite("random", "sfp", "tmi-gkp")
     monkeypatch.setitem(suites.SUITES, "tiny", lambda: suite)
     monkeypatch.setattr(fill, "Pace", OneEpoch)
     run.run_suite("tiny", root=tmp_path / "whole", device="cpu")

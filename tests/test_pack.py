@@ -83,9 +83,11 @@ def test_what_belongs_together_stands_in_one_archive(store: Store, tmp_path: Pat
     put(store, state("a"), 10 * MIB)
     put(store, state("b"), 4 * MIB)
     put(store, state("b", "-pruning"), 4 * MIB)
+    snapshot = f"work/snapshots/{'b' * 16}/epoch-035.safetensors"
+    put(store, snapshot, 4 * MIB)
     first, second = pack.pack(store, tmp_path / "out", {}, ["a" * 16]).archives
     assert set(read_archive(first)) == {state("a")}
-    assert set(read_archive(second)) == {state("b"), state("b", "-pruning")}
+    assert set(read_archive(second)) == {state("b"), state("b", "-pruning"), snapshot}
 
 
 def test_what_is_too_large_for_one_archive_is_spread_and_the_rest_said(store: Store, tmp_path: Path) -> None:

@@ -118,6 +118,21 @@ def test_a_run_with_a_record_needs_no_state(
     assert done.kept == {name: "its run has a record"}
 
 
+def test_snapshots_come_back_once_and_not_for_a_run_that_is_done(
+    store: Store, pack_of: Callable[..., Path]
+) -> None:
+    name = "work/snapshots/0123456789abcdef/epoch-035.safetensors"
+    assert unpack([pack_of({name: b"first"})], store).written == [name]
+    assert unpack([pack_of({name: b"second"})], store).kept == {name: "it is here already"}
+    assert (store.root / name).read_bytes() == b"first"
+    record = make_record()
+    store.write(record)
+    of_done = f"work/snapshots/{record['hash']}/epoch-035.safetensors"
+    assert unpack([pack_of({of_done: b"first"})], store).kept == {of_done: "its run has a record"}
+    store.write(record | {"pruned": False})
+    assert unpack([pack_of({of_done: b"first"})], store).written == [of_done]
+
+
 # ---- refusals ------------------------------------------------------------------------------------
 
 
@@ -157,6 +172,7 @@ def test_a_cut_archive_is_refused(
         "checkpoints/small/code.py",
         "gkp/cli.py",
         "work/state/0123.pt",
+        "work/snapshots/0123456789abcdef/../state.safetensors",
         "work/state/0123456789abcdef.pt\n",
     ],
 )
