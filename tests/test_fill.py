@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import multiprocessing
 import os
 import shutil
 import signal
@@ -18,10 +19,12 @@ from tiny_suite import COMMON, tiny_suite
 from gkp import fill, run, suites
 from gkp.context import Context, OutOfTime, Pace
 from gkp.execute import execute
-from gkp.pack import archives_in
+from gkp.pack import archives_in, pack
 from gkp.records import Store
+from gkp.run_state import epochs_done
 from gkp.suites import Run, Suite
 from gkp.unpack import unpack
+from gkp.workers import work_together
 
 
 def without_times(record: dict[str, Any]) -> dict[str, Any]:
@@ -178,17 +181,20 @@ def start_fill(root: Path, *arguments: str) -> subprocess.Popen:
 
 
 @pytest.mark.slow
-def test_two_processes_end_in_time_and_pack_their_states(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    started = time.monotonic()
-    with start_fill(tmp_path, "--minutes", "2", "--jobs", "2", "--out", str(out)) as process:
-        output, errors = process.communicate(timeout=600)
-    assert process.returncode == 0, errors
-    assert time.monotonic() - started < 120 + 40  # Python's own start, on a busy machine
-    assert "archives" in output
-    done = unpack([out], Store(tmp_path / "home"))
-    assert done.written
-    assert not done.kept
+def test_processes_that_take_too_long_are_stopped_and_leave_whole_files(tmp_path: Path) -> None:
+    context = Context(Store(tmp_path), torch.device("cpu"))
+    queue = fill.plan(["digits"])
+
+    def an_epoch_is_saved() -> bool:
+        states = [path.read_bytes() for path in tmp_path.glob("work/state/*.pt")]
+        return any(epochs_done(data, "state") > 0 for data in states)
+
+    assert work_together(queue, 2, context, an_epoch_is_saved) == {}
+    assert not multiprocessing.active_children()
+    assert not list(tmp_path.rglob("*.tmp"))
+    assert not any(run.is_claimed(each, tmp_path) for _, each in queue)
+    packed = pack(context.store, tmp_path / "out", {})
+    assert unpack([tmp_path / "out"], Store(tmp_path / "home")).written == packed.files
 
 
 @pytest.mark.slow
