@@ -1,4 +1,4 @@
-"""`python -m gkp ...`: prune, evaluate, run, report, list, notebooks.
+"""`python -m gkp ...`: prune, evaluate, run, fill, unpack, report, list, notebooks.
 
 Imports stand inside the commands because these carry the names of the modules they call.
 """
@@ -147,6 +147,68 @@ def run(
         raise typer.Exit(1)
     if summary.left:
         print(f"the time is up; {again}")
+
+
+@app.command()
+def fill(
+    minutes: Annotated[float, typer.Option(help="How long, the packing at the end included.")],
+    out: Annotated[Path, typer.Option(help="An empty folder for the archives, at most 8 of 16 MiB.")],
+    jobs: Annotated[int, typer.Option(help="Processes, each with a network of its own.")] = 1,
+    suite: Annotated[
+        list[str] | None, typer.Option(help="Only this suite; repeatable, the most valuable first.")
+    ] = None,
+    cuda_graphs: Annotated[
+        bool, typer.Option("--cuda-graphs", help="Replay training steps as CUDA graphs; nothing on a CPU.")
+    ] = False,
+    root: Root = Path("."),
+    device: Device = "auto",
+) -> None:
+    """Fill a given time with the most valuable unfinished runs, and pack the results for another machine.
+
+    Without --suite the order is: the paper's ResNet-56, its ResNet-20, then the other CIFAR-10 suites; seed 0
+    of every method before seed 1. Nothing is downloaded: see GKP_DATA and GKP_CHECKPOINTS. The same command
+    continues, also after `unpack` on another machine.
+    """
+    from gkp.fill import fill as fill_time
+    from gkp.progress import Progress
+
+    try:
+        filled = fill_time(
+            minutes,
+            out,
+            suite or (),
+            jobs=jobs,
+            root=root,
+            device=device,
+            progress=Progress(),
+            cuda_graphs=cuda_graphs,
+        )
+    except KeyboardInterrupt:
+        print(f"interrupted: what was finished is packed in {out}", file=sys.stderr)
+        raise typer.Exit(130) from None
+    summary = filled.summary
+    print(f"{len(summary.done)} runs done, {len(summary.skipped)} had a record, {len(summary.left)} left")
+    print(filled.packed.text())
+    if summary.failed:
+        print(f"failed: {', '.join(summary.failed)}; the reasons stand above", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+@app.command()
+def unpack(
+    places: Annotated[list[Path], typer.Argument(help="Folders that `fill` packed into, or archives.")],
+    root: Root = Path("."),
+) -> None:
+    """Put packed records, weights and training states into this repository.
+
+    Everything is checked against its SHA-256 before anything is written. No record is replaced by one with
+    fewer attacks, no training state by one with fewer epochs.
+    """
+    from gkp.records import Store
+    from gkp.unpack import unpack as unpack_all
+
+    done = unpack_all(places, Store(root))
+    print(done.text() or "nothing to unpack")
 
 
 @app.command()

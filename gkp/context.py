@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gkp import data
+from gkp import data, suites
 from gkp.data import Split
 from gkp.progress import Progress, Task
 from gkp.records import Store
@@ -22,24 +22,66 @@ class OutOfTime(Exception):
     """The time budget is used up; what was finished is on disk and the run can be continued."""
 
 
+@dataclass
+class Pace:
+    """How long things take on this machine: the estimates of `suites`, corrected by what was measured.
+
+    With a pace a run stops before the epoch or the evaluation that would end after the deadline; without
+    one it stops after the epoch in which the deadline passes.
+    """
+
+    device: str
+    factor: float = 1.0  # measured by estimated seconds of the latest epoch
+    margin: float = 1.2  # epochs differ, more so when several processes share a device
+
+    def epoch(self, run: Run) -> float:
+        """Seconds of the next epoch; 0 for a run that trains nothing."""
+        return self._scaled(suites.training_minutes(run, self.device)) / max(run.epochs, 1)
+
+    def evaluation(self, run: Run) -> float:
+        return self._scaled(suites.evaluation_minutes(run, self.device))
+
+    def _scaled(self, minutes: float) -> float:
+        return 60 * minutes * self.factor * self.margin
+
+    def measured(self, run: Run, seconds: float) -> None:
+        """Take note of the seconds that an epoch of `run` took."""
+        self.factor *= seconds * self.margin / self.epoch(run)
+
+
 class TimedProgress(Progress):
     """Progress that raises `OutOfTime` at the end of the first epoch after the deadline.
 
     Training says one line per epoch, after that epoch's state is on disk: stopping there loses nothing.
+    ahead: the run and its pace, to stop already before an epoch that would end after the deadline.
     """
 
-    def __init__(self, inner: Progress | None, title: str, deadline: float | None) -> None:
+    def __init__(
+        self,
+        inner: Progress | None,
+        title: str,
+        deadline: float | None,
+        ahead: tuple[Run, Pace] | None = None,
+    ) -> None:
         super().__init__(inner.mode if inner else "off", stream=inner.stream if inner else None)
-        self.prefix, self.deadline = title, deadline
+        self.prefix, self.deadline, self.ahead = title, deadline, ahead
 
     @contextmanager
     def task(self, title: str, total: float, *, done: float = 0) -> Iterator[Task]:
         with super().task(f"{self.prefix}, {title}", total, done=done) as task:
-            say = task.say
+            say, started = task.say, time.monotonic()
 
             def say_and_check(text: str) -> None:
+                nonlocal started
                 say(text)
-                if text and self.expired():
+                if not text:
+                    return
+                ended = time.monotonic()
+                if self.ahead:
+                    run, pace = self.ahead
+                    pace.measured(run, ended - started)
+                started = ended
+                if self.expired() or (self.ahead and task.done < total and not self.fits_epoch()):
                     raise OutOfTime
 
             task.say = say_and_check  # type: ignore[method-assign]
@@ -47,6 +89,17 @@ class TimedProgress(Progress):
 
     def expired(self) -> bool:
         return self.deadline is not None and time.monotonic() > self.deadline
+
+    def fits_epoch(self) -> bool:
+        """Whether one more epoch ends before the deadline; True where nobody asked to look ahead."""
+        return self.ahead is None or self._left() > self.ahead[1].epoch(self.ahead[0])
+
+    def fits_evaluation(self) -> bool:
+        """The same for the attacks on every kept checkpoint."""
+        return self.ahead is None or self._left() > self.ahead[1].evaluation(self.ahead[0])
+
+    def _left(self) -> float:
+        return float("inf") if self.deadline is None else self.deadline - time.monotonic()
 
 
 @dataclass
@@ -59,6 +112,13 @@ class Context:
     deadline: float | None = None  # of time.monotonic()
     download: bool = False  # fetch data that are missing
     splits: dict[tuple[str, str], Split] = field(default_factory=dict)
+    cuda_graphs: bool = False  # see `gkp.train.fine_tune`
+    pace: Pace | None = None  # to end before the deadline instead of an epoch after it
+
+    def timed(self, run: Run) -> TimedProgress:
+        """Progress of the run that stops it in time."""
+        ahead = (run, self.pace) if self.pace else None
+        return TimedProgress(self.progress, run.label, self.deadline, ahead)
 
     def split(self, dataset: str, part: str) -> Split:
         if (dataset, part) not in self.splits:

@@ -36,7 +36,7 @@ def execute(run: Run, suite: str, context: Context) -> Record:
     Raises OutOfTime when the context's deadline passes; the training state stays and continues later.
     """
     record = context.store.find(run)
-    progress = TimedProgress(context.progress, run.label, context.deadline)
+    progress = context.timed(run)
     if record is not None:
         return complete(record, run, context, progress)
     started = time.monotonic()
@@ -45,6 +45,8 @@ def execute(run: Run, suite: str, context: Context) -> Record:
     record = describe(run, suite, model)
     before = costs(model, example)
     model, record["pruning"], history = prune_and_train(model, run, context, progress)
+    if not progress.fits_evaluation():
+        raise OutOfTime
     after = costs(model, example)
     ratio = after["prunable_macs"] / before["prunable_macs"]
     record["cost"] = {"before": before, "after": after, "macs_ratio": ratio}
@@ -59,6 +61,7 @@ def execute(run: Run, suite: str, context: Context) -> Record:
         }
     record["provenance"] = {
         **provenance(context.device),
+        "cuda_graphs": context.cuda_graphs and context.device.type == "cuda",
         "data": data_facts(context.split(run.dataset, "test")),
         "training_data": data_facts(context.split(run.dataset, "train")) if history else None,
         "seconds": round(time.monotonic() - started, 1),

@@ -83,9 +83,13 @@ class Store:
     def read(self, path: str | Path) -> Record:
         """Read one record; DamagedRecord when it is not whole or not what its name says."""
         path = Path(path)
+        return self.parse(path.read_bytes(), path)
+
+    def parse(self, data: bytes, path: Path) -> Record:
+        """The same for the content of a file that is to be `path`."""
         advice = "delete it and run the suite again, or restore it from git"
         try:
-            record = json.loads(path.read_text("utf-8"), parse_constant=_refuse_constant)
+            record = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
         except ValueError as error:
             raise DamagedRecord(f"damaged record {path}: {error}; {advice}") from error
         missing = [key for key in REQUIRED if not isinstance(record, dict) or key not in record]

@@ -1,13 +1,12 @@
-"""Running a suite: what is left, in which order, within which time, by how many processes."""
+"""Running suites: what is left, in which order, within which time."""
 
 from __future__ import annotations
 
 import fcntl
-import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +14,15 @@ from pathlib import Path
 import torch
 
 from gkp import suites
-from gkp.context import Context, OutOfTime
+from gkp.context import Context, OutOfTime, Pace
 from gkp.execute import execute, missing_entries
 from gkp.facts import record_facts
 from gkp.progress import Progress
 from gkp.records import Store
 from gkp.suites import Run, Suite
+from gkp.workers import work_together
+
+Queue = Sequence[tuple[str, Run]]  # (suite that the record is made for, run), the most valuable first
 
 POLL_SECONDS = 1.0  # how often a process looks whether another one has finished what it waits for
 
@@ -55,17 +57,28 @@ def run_suite(
     if jobs < 1:
         raise ValueError(f"jobs={jobs}: give 1 or more")
     deadline = None if budget_minutes is None else time.monotonic() + 60 * budget_minutes
-    store = Store(root)
+    context = Context(Store(root), pick_device(device), progress, deadline, download)
     for fact in suite.facts:
-        record_facts(fact, suite.name, store)
-    before = {run.stem for run in suite.ordered() if is_complete(run, store)}
-    if jobs == 1:
-        failed = work(suite, Context(store, pick_device(device), progress, deadline, download))
-    else:
-        failed = work_together(suite, jobs, store, device, progress, deadline, download)
-    complete = {run.stem for run in suite.ordered() if is_complete(run, store)}
-    store.update_manifest()
-    order = [run.stem for run in suite.ordered()]
+        record_facts(fact, suite.name, context.store)
+    queue = queue_of(suite)
+    before = complete_stems(queue, context.store)
+    failed = work(queue, context) if jobs == 1 else work_together(queue, jobs, context)
+    context.store.update_manifest()
+    return summarize(queue, before, failed, context.store)
+
+
+def queue_of(suite: Suite) -> Queue:
+    return [(suite.name, run) for run in suite.ordered()]
+
+
+def complete_stems(queue: Queue, store: Store) -> set[str]:
+    return {run.stem for _, run in queue if is_complete(run, store)}
+
+
+def summarize(queue: Queue, before: set[str], failed: dict[str, str], store: Store) -> Summary:
+    """What was done since `before`, the file stems of the runs that were complete then."""
+    complete = complete_stems(queue, store)
+    order = [run.stem for _, run in queue]
     return Summary(
         done=[stem for stem in order if stem in complete - before],
         skipped=[stem for stem in order if stem in before],
@@ -89,29 +102,45 @@ def is_complete(run: Run, store: Store) -> bool:
     return record is not None and not missing_entries(record, run)
 
 
-def work(suite: Suite, context: Context) -> dict[str, str]:
+def work(queue: Queue, context: Context) -> dict[str, str]:
     """Do runs until none is left or the time is up; returns the reasons of those that failed here."""
     failed: dict[str, str] = {}
     while not out_of_time(context):
         unfinished = [
-            run for run in suite.ordered() if run.stem not in failed and not is_complete(run, context.store)
+            run for _, run in queue if run.stem not in failed and not is_complete(run, context.store)
         ]
         ready = [run for run in unfinished if has_start(run, context.store)]
         with claim_first(affordable(ready, context), context.store.root) as run:
             if run is not None and not is_complete(run, context.store):
                 try:
-                    execute(run, suite.name, context)
+                    execute(run, next(suite for suite, other in queue if other == run), context)
                 except OutOfTime:
                     break
-                except (RuntimeError, ValueError) as error:
-                    # One network that diverges or refuses must not cost the others.
-                    failed[run.stem] = f"{type(error).__name__}: {error}"
-                    print(f"failed: {run.stem}: {failed[run.stem]}", file=sys.stderr, flush=True)
+                except (RuntimeError, ValueError, ModuleNotFoundError) as error:
+                    # One network that diverges, refuses or lacks a package must not cost the others.
+                    failed |= report_failure([run], error)
+                except FileNotFoundError as error:
+                    if len({suite for suite, _ in queue}) == 1:
+                        raise
+                    # Nor must a public network that is not here cost the suites that start elsewhere.
+                    failed |= report_failure([r for r in unfinished if same_start(r, run)], error)
         if run is None:
             if not any(is_claimed(other, context.store.root) for other in unfinished):
                 break
             time.sleep(POLL_SECONDS)
     return failed
+
+
+def report_failure(runs: list[Run], error: Exception) -> dict[str, str]:
+    """Say on standard error why the runs failed; the reason of each."""
+    failed = {run.stem: f"{type(error).__name__}: {error}" for run in runs}
+    for stem, reason in failed.items():
+        print(f"failed: {stem}: {reason}", file=sys.stderr, flush=True)
+    return failed
+
+
+def same_start(a: Run, b: Run) -> bool:
+    return (a.dataset, a.network, a.weights) == (b.dataset, b.network, b.weights)
 
 
 def has_start(run: Run, store: Store) -> bool:
@@ -129,8 +158,15 @@ def affordable(runs: list[Run], context: Context) -> list[Run]:
     if context.deadline is None:
         return runs
     left = (context.deadline - time.monotonic()) / 60
+    if context.pace:  # nothing that cannot end in time, and else the most valuable
+        return [run for run in runs if fits(run, 60 * left, context.pace)]
     fitting = [run for run in runs if suites.minutes(run, context.device.type) <= left]
     return fitting or [run for run in runs if run.epochs > 1]
+
+
+def fits(run: Run, seconds: float, pace: Pace) -> bool:
+    """Whether the run, or one epoch of it, ends within `seconds`."""
+    return (pace.epoch(run) if run.epochs > 1 else pace.epoch(run) + pace.evaluation(run)) <= seconds
 
 
 # ---- several processes ---------------------------------------------------------------------------
@@ -172,57 +208,3 @@ def _lock(run: Run, root: Path) -> int | None:
         os.close(handle)
         return None
     return handle
-
-
-def work_together(
-    suite: Suite,
-    jobs: int,
-    store: Store,
-    device: str,
-    progress: Progress | None,
-    deadline: float | None,
-    download: bool,
-) -> dict[str, str]:
-    """`work` in `jobs` processes at once; Ctrl-C reaches all of them through the terminal."""
-    spawn = multiprocessing.get_context("spawn")
-    reports = spawn.SimpleQueue()
-    left = None if deadline is None else deadline - time.monotonic()
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    mode = "lines" if progress and progress.mode != "off" else "off"
-    arguments = (suite.name, str(store.root), device, mode, left, threads, download, reports)
-    processes = [spawn.Process(target=_worker, args=arguments) for _ in range(jobs)]
-    for process in processes:
-        process.start()
-    try:
-        for process in processes:
-            process.join()
-    except KeyboardInterrupt:
-        for process in processes:
-            process.join()
-        raise
-    failed: dict[str, str] = {}
-    while not reports.empty():
-        failed |= reports.get()
-    crashed = sum(process.exitcode != 0 for process in processes)
-    if crashed:
-        raise RuntimeError(f"{crashed} of {jobs} processes ended early; what they said stands above")
-    return failed
-
-
-def _worker(
-    suite: str,
-    root: str,
-    device: str,
-    mode: str,
-    left: float | None,
-    threads: int,
-    download: bool,
-    reports: multiprocessing.SimpleQueue,
-) -> None:
-    torch.set_num_threads(threads)
-    deadline = None if left is None else time.monotonic() + left
-    try:
-        context = Context(Store(root), pick_device(device), Progress(mode), deadline, download)
-        reports.put(work(suites.get(suite), context))
-    except KeyboardInterrupt:
-        sys.exit(130)

@@ -38,13 +38,7 @@ def save_state(path: str | Path, identity: dict[str, str], content: dict) -> Non
 
 def load_state(path: str | Path, identity: dict[str, str]) -> dict:
     """The content saved at `path`, on the CPU. Raises StateError when damaged or of another run."""
-    data = Path(path).read_bytes()
-    data, digest = data[:-DIGEST_BYTES], data[-DIGEST_BYTES:]
-    if hashlib.sha256(data).digest() != digest:
-        raise StateError(f"{path} is damaged or not a training state: delete it to start the run again")
-    state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    if state["format"] != FORMAT:
-        raise StateError(f"{path} was written by another version of gkp: delete it to start the run again")
+    state = _parse(Path(path).read_bytes(), str(path))
     different = [name for name, value in identity.items() if state["identity"].get(name) != value]
     if different:
         raise StateError(
@@ -52,3 +46,18 @@ def load_state(path: str | Path, identity: dict[str, str]) -> dict:
             "choose another state_path, or delete the file to start again"
         )
     return state["content"]
+
+
+def epochs_done(data: bytes, name: str) -> int:
+    """Epochs that the run of this state file has behind it; StateError calls a damaged one `name`."""
+    return len(_parse(data, name)["content"]["epochs"])
+
+
+def _parse(data: bytes, name: str) -> dict:
+    data, digest = data[:-DIGEST_BYTES], data[-DIGEST_BYTES:]
+    if hashlib.sha256(data).digest() != digest:
+        raise StateError(f"{name} is damaged or not a training state: delete it to start the run again")
+    state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    if state["format"] != FORMAT:
+        raise StateError(f"{name} was written by another version of gkp: delete it to start the run again")
+    return state

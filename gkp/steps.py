@@ -173,6 +173,7 @@ def train(
         state_path=state,
         hooks=hooks,
         progress=progress,
+        cuda_graphs=context.cuda_graphs,
     )
     if progress.expired():
         raise OutOfTime

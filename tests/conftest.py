@@ -27,6 +27,20 @@ def cifar10_test():
     return data.load("cifar10", "test", root=os.environ["GKP_DATA"])
 
 
+@pytest.fixture
+def tiny(monkeypatch):
+    """The suite "tiny": one-shot methods and one that prunes in training, on few digits."""
+    from tiny_suite import IMAGES, tiny_suite
+
+    from gkp import data, suites
+
+    load = data.load
+    monkeypatch.setattr(data, "load", lambda name, part, **_: load(name, part).take(IMAGES))
+    suite = tiny_suite("random", "l1", "sr-gkp", "sfp")
+    monkeypatch.setitem(suites.SUITES, "tiny", lambda: suite)
+    return suite
+
+
 @pytest.fixture(scope="session")
 def ak20():
     """akamaster's ResNet-20 from GKP_CHECKPOINTS; deepcopy it before changing it."""

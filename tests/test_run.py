@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_suite import EVALUATION, RECIPE
 
 from gkp import data, evaluate, execute, steps, suites
 from gkp.attacks import Attack
@@ -20,30 +21,6 @@ from gkp.protocols import Entry
 from gkp.records import Store
 from gkp.run import claim_first, is_claimed, is_complete, run_suite
 from gkp.suites import MACS_RATIO, Run, Suite
-
-RECIPE = dataclasses.replace(suites.DIGITS_RECIPE, epochs=2)
-EVALUATION = (Entry(Attack("none")), Entry(Attack("fgsm", eps=8 / 255), 20))
-COMMON = Run(
-    "digits",
-    "resnet8",
-    "unpruned",
-    baseline=RECIPE,
-    macs_ratio=MACS_RATIO,
-    recipe=RECIPE,
-    validation=10,
-    rules=("last", "best-validation", "best-test"),
-    evaluation=EVALUATION,
-)
-
-
-@pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch) -> Suite:
-    """A suite of one-shot methods and one that prunes in training, on 80 digits."""
-    load = data.load
-    monkeypatch.setattr(data, "load", lambda name, part, **_: load(name, part).take(80))
-    suite = Suite("tiny", "", "", suites.grid(COMMON, seeds=(0,), names=("random", "l1", "sr-gkp", "sfp")))
-    monkeypatch.setitem(suites.SUITES, "tiny", lambda: suite)
-    return suite
 
 
 def context(root: Path, deadline: float | None = None) -> Context:

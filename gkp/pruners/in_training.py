@@ -116,7 +116,10 @@ class Masks:
     def freeze(self, model: nn.Module, epoch: int, step: int) -> None:
         """Zero the gradients of the masked filters."""
         for name, indices in self.dropped.items():
-            model.get_submodule(name).weight.grad[indices] = 0
+            gradient = model.get_submodule(name).weight.grad
+            if indices.device != gradient.device:  # after loading a state; a GPU would wait at every step
+                self.dropped[name] = indices = indices.to(gradient.device)
+            gradient.index_fill_(0, indices, 0)
 
     def cut(self, model: nn.Module, example_input: Tensor | None) -> Cut:
         """By the criterion, the masked filters before all others."""
