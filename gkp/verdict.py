@@ -1,0 +1,149 @@
+"""What the paper's abstract says, and what the records say for and against it: one table of sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from gkp import paired
+from gkp.compare import BENIGN, CONTROL, CONTROLS, PROTOCOL, compared, sound_attack
+from gkp.cost_tables import fact_record
+from gkp.records import Record
+from gkp.report import attack_titles
+
+METHOD = "sr-gkp"
+PAPER = PROTOCOL[0]  # FGSM 0.01, the paper's headline
+COLUMNS = ("the paper says", "for", "against", "how sure", "notebook")
+ABLATIONS, COST = ("cifar10-resnet20-ablations", "search-ablations"), ("cost", "latency")
+
+
+def abstract(root: str | Path, records: Sequence[Record]) -> pd.DataFrame:
+    """One row per statement of the abstract; `records` of one comparison, facts from the whole store."""
+    rows = [clean(records), fragile(records), milder(records), kept(records)]
+    rows += [free(root, records), smooth(root)]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def clean(records: Sequence[Record]) -> tuple[str, ...]:
+    frame = methods(paired.against(records, BENIGN))
+    return (
+        "structured pruning methods keep clean accuracy",
+        f"{len(frame)} methods lose {-frame.difference.max():.1f} to {-frame.difference.min():.1f} points "
+        f"against {CONTROL}",
+        f"{len(frame[frame.verdict == 'worse'])} of {len(frame)} are shown to lose some",
+        sure(records, BENIGN),
+        "02_fragility",
+    )
+
+
+def fragile(records: Sequence[Record]) -> tuple[str, ...]:
+    lost, gained, titles = [], [], attack_titles(records)
+    for attack in (PAPER, sound_attack(records)):
+        for control, sentences in ((CONTROL, lost), ("unpruned", gained)):
+            frame = methods(paired.against(records, attack, control))
+            worse, better = (len(frame[frame.verdict == word]) for word in ("worse", "better"))
+            sentences.append(f"{titles[attack]}: {worse} of {len(frame)} less robust, {better} more")
+    return (
+        "but lose robustness",
+        f"than {CONTROL}: {'; '.join(lost)}",
+        f"than the unpruned network as it was, with which the paper compares: {'; '.join(gained)}",
+        sure(records, PAPER, sound_attack(records)),
+        "02_fragility",
+    )
+
+
+def milder(records: Sequence[Record]) -> tuple[str, ...]:
+    won, lost, titles = [], [], attack_titles(records)
+    for attack in (PAPER, PROTOCOL[-1], sound_attack(records)):
+        frame = paired.against(records, attack, METHOD)
+        frame = frame[~frame.method.isin(("unpruned", CONTROL))]
+        for word, sentences in (("worse", won), ("better", lost)):
+            names = list(frame[frame.verdict == word].method)
+            listed = f" ({', '.join(names)})" if names else ""
+            sentences.append(f"{titles[attack]}: {len(names)} of {len(frame)}{listed}")
+    return (
+        "SR-GKP loses less than filter pruning",
+        f"less robust than SR-GKP at equal MACs: {'; '.join(won)}",
+        f"more robust: {'; '.join(lost)}",
+        sure(records, PAPER, sound_attack(records)),
+        "02_fragility",
+    )
+
+
+def kept(records: Sequence[Record]) -> tuple[str, ...]:
+    gained, lost = [], []
+    for control in ("unpruned", CONTROL):
+        for attack in (*PROTOCOL, sound_attack(records)):
+            row = paired.against(records, attack, control).set_index("method").loc[METHOD]
+            shown = "" if row.verdict.startswith("not") else " (shown)"
+            text = f"{row.difference:+.1f}{shown} {attack_titles(records)[attack]} over {control}"
+            (lost if row.difference < 0 else gained).append(text)
+    return (
+        "SR-GKP gains robustness over the unpruned network",
+        "points: " + ("; ".join(gained) or "none"),
+        "points: " + ("; ".join(lost) or "none"),
+        sure(records, PAPER, sound_attack(records)),
+        "02_fragility",
+    )
+
+
+def free(root: str | Path, records: Sequence[Record]) -> tuple[str, ...]:
+    record = next(r for r in compared(records) if r["label"] == METHOD)
+    training = sum(epoch["seconds"] for epoch in record["history"]["epochs"])
+    step, fact = record["pruning"], fact_record(root, *COST)
+    share = 100 * step["seconds"] / training
+    slower = "its latency has no record yet"
+    if fact:
+        ratios = {
+            network: batches["batch 64"]["pruned, grouped"]["ratio"]
+            for network, batches in fact["facts"]["networks"].items()
+        }
+        times = ", ".join(f"{ratio:.1f} times ({network})" for network, ratio in ratios.items())
+        slower = f"as grouped convolutions on this hardware it takes {times} the unpruned network's time"
+    return (
+        "for free: in one shot, from the weights alone",
+        f"{step['seconds']:.1f} s and {step['data_images']} images, {share:.1f} % of a fine-tuning of "
+        f"{len(record['history']['epochs'])} epochs",
+        slower,
+        "one machine",
+        "04_cost",
+    )
+
+
+def smooth(root: str | Path) -> tuple[str, ...]:
+    fact = fact_record(root, *ABLATIONS)
+    statement = "because it keeps smooth kernels"
+    if fact is None:
+        return (statement, "no record yet", "no record yet", "–", "03_ablations")
+    everything = {
+        title: entry["networks"]["all networks"] for title, entry in fact["facts"]["searches"].items()
+    }
+    groups = everything["alpha 0"]["groups"]
+    same = min(everything[title]["same_percent"] for title in everything if title.startswith("alpha"))
+    rough = min(entry["mean_percent"] for entry in fact["facts"]["smoother"].values())
+    return (
+        statement,
+        "it deals filters to groups by their smoothness",
+        f"whatever the weight of smoothness in the search, {same:.1f} % of the groups keep the same set; "
+        f"kept sets are rougher than {rough:.1f} % of all sets or more",
+        f"{groups} groups of {len(fact['facts']['smoother'])} published networks, no training",
+        "03_ablations",
+    )
+
+
+def methods(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a `paired.against` that are pruning methods and no controls."""
+    return frame[~frame.method.isin(CONTROLS)]
+
+
+def sure(records: Sequence[Record], *attacks: str) -> str:
+    """ "9,979 images, 1 seed, 4 epochs; McNemar's test, Holm-corrected"."""
+    trained = [record for record in compared(records) if record["config"]["recipe"]]
+    sizes = {trained[0]["checkpoints"]["last"]["metrics"][attack]["n"] for attack in attacks}
+    images = " and ".join(f"{n:,}" for n in sorted(sizes, reverse=True))
+    seeds = len({record["config"]["seed"] for record in trained})
+    epochs = trained[0]["config"]["recipe"]["epochs"]
+    plural = "s" * (seeds > 1)
+    return f"{images} images, {seeds} seed{plural}, {epochs} epochs; McNemar's test, Holm-corrected"
