@@ -26,7 +26,7 @@ class OutOfTime(Exception):
 class Pace:
     """How long things take on this machine: the estimates of `suites`, corrected by what was measured.
 
-    With a pace a run stops before the epoch or the evaluation that would end after the deadline; without
+    With a pace a run stops before the epoch that would end after the deadline; without
     one it stops after the epoch in which the deadline passes.
     """
 
@@ -38,8 +38,9 @@ class Pace:
         """Seconds of the next epoch; 0 for a run that trains nothing."""
         return self._scaled(suites.training_minutes(run, self.device)) / max(run.epochs, 1)
 
-    def evaluation(self, run: Run) -> float:
-        return self._scaled(suites.evaluation_minutes(run, self.device))
+    def attack(self, run: Run) -> float:
+        """Mean seconds of one attack on every kept checkpoint."""
+        return self._scaled(suites.evaluation_minutes(run, self.device)) / max(len(run.evaluation), 1)
 
     def _scaled(self, minutes: float) -> float:
         return 60 * minutes * self.factor * self.margin
@@ -93,10 +94,6 @@ class TimedProgress(Progress):
     def fits_epoch(self) -> bool:
         """Whether one more epoch ends before the deadline; True where nobody asked to look ahead."""
         return self.ahead is None or self._left() > self.ahead[1].epoch(self.ahead[0])
-
-    def fits_evaluation(self) -> bool:
-        """The same for the attacks on every kept checkpoint."""
-        return self.ahead is None or self._left() > self.ahead[1].evaluation(self.ahead[0])
 
     def _left(self) -> float:
         return float("inf") if self.deadline is None else self.deadline - time.monotonic()

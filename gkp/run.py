@@ -165,8 +165,8 @@ def affordable(runs: list[Run], context: Context) -> list[Run]:
 
 
 def fits(run: Run, seconds: float, pace: Pace) -> bool:
-    """Whether the run, or one epoch of it, ends within `seconds`."""
-    return (pace.epoch(run) if run.epochs > 1 else pace.epoch(run) + pace.evaluation(run)) <= seconds
+    """Whether what can be kept of the run, one epoch or one attack, ends within `seconds`."""
+    return (pace.epoch(run) if run.epochs > 1 else pace.epoch(run) + pace.attack(run)) <= seconds
 
 
 # ---- several processes ---------------------------------------------------------------------------

@@ -124,24 +124,30 @@ def test_no_epoch_is_begun_that_would_end_too_late(tiny: Suite, tmp_path: Path) 
     assert len(state["content"]["epochs"]) == 1
 
 
-def test_no_evaluation_is_begun_that_would_end_too_late(
+def test_attacks_are_kept_one_by_one_where_time_is_short(
     tiny: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Pace, "evaluation", lambda *_: 3600.0)
     context = Context(Store(tmp_path), torch.device("cpu"), deadline=time.monotonic() + 600, pace=Pace("cpu"))
     baseline = tiny.ordered()[0]
-    with pytest.raises(OutOfTime):
-        execute(baseline, "tiny", context)
-    state = torch.load(context.state_path(baseline), weights_only=True)
-    assert len(state["content"]["epochs"]) == baseline.epochs
+
+    def no_more(*arguments: object) -> None:
+        raise OutOfTime
+
+    with monkeypatch.context() as patch:
+        patch.setattr("gkp.execute.complete", no_more)
+        with pytest.raises(OutOfTime):
+            execute(baseline, "tiny", context)
+    kept = context.store.find(baseline)["checkpoints"]["last"]["metrics"]
+    assert list(kept) == ["benign"]
+    assert len(execute(baseline, "tiny", context)["checkpoints"]["last"]["metrics"]) == 2
 
 
 def test_the_pace_follows_what_is_measured() -> None:
     pace = Pace("cpu", margin=1.5)
-    guess = pace.epoch(COMMON), pace.evaluation(COMMON)
+    guess = pace.epoch(COMMON), pace.attack(COMMON)
     pace.measured(COMMON, 7.0)
     assert pace.epoch(COMMON) == pytest.approx(7.0 * 1.5)
-    assert pace.evaluation(COMMON) / guess[1] == pytest.approx(pace.epoch(COMMON) / guess[0])
+    assert pace.attack(COMMON) / guess[1] == pytest.approx(pace.epoch(COMMON) / guess[0])
     pace.measured(COMMON, 5.0)
     assert pace.epoch(COMMON) == pytest.approx(5.0 * 1.5)
 
@@ -151,8 +157,8 @@ def test_only_what_can_end_or_be_continued_is_affordable() -> None:
     untrained = dataclasses.replace(COMMON, recipe=None)
     assert run.fits(COMMON, pace.epoch(COMMON) + 0.01, pace)
     assert not run.fits(COMMON, pace.epoch(COMMON) - 0.01, pace)
-    assert run.fits(untrained, pace.evaluation(untrained) + 0.01, pace)
-    assert not run.fits(untrained, pace.evaluation(untrained) - 0.01, pace)
+    assert run.fits(untrained, pace.attack(untrained) + 0.01, pace)
+    assert not run.fits(untrained, pace.attack(untrained) - 0.01, pace)
 
 
 def test_one_public_network_that_is_missing_does_not_stop_the_others(
