@@ -104,7 +104,7 @@ def latency_text(found: Mapping[str, Any]) -> pd.DataFrame:
     """One row per network and execution: time over that of the unpruned network, with its quartiles."""
     rows = []
     for network, batches in found["networks"].items():
-        executions = next(iter(batches.values()))
+        executions = sorted(next(iter(batches.values())), key=lambda title: title != "unpruned")
         for execution in executions:
             row = {"network": network_title(network), "execution": execution}
             for batch, measured in batches.items():
