@@ -125,7 +125,8 @@ def pixel_attacks(records: Iterable[Record], kind: str | None = None) -> list[st
     found = {
         name: attack
         for name, attack in attacks(records).items()
-        if attack["kind"] != "none" and attack["space"] == "pixel" and attack["labels"] == "true"
+        if attack["kind"] in STRENGTH and attack["space"] == "pixel" and attack["labels"] == "true"
+        if attack.get("loss", "float32") == "float32"
     }
     chosen = [name for name, attack in found.items() if kind in (None, attack["kind"])]
     return sorted(chosen, key=lambda name: (STRENGTH[found[name]["kind"]], found[name]["eps"]))

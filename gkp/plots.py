@@ -91,13 +91,16 @@ def methods(records: Sequence[Record], names: Sequence[str], rule: str = "last")
 
 
 @styled
-def epsilon_curve(records: Sequence[Record], rule: str = "last", kind: str = "fgsm") -> Figure:
+def epsilon_curve(
+    records: Sequence[Record], rule: str = "last", kind: str = "fgsm", names: Sequence[str] = ()
+) -> Figure:
     """Accuracy over eps in 1/255 (left) and its difference to the control (right), one line per method.
 
-    eps = 0 is the accuracy without attack. The control is the unpruned network, fine-tuned like the others.
+    names: the attacks of the curve, by default all of that kind in pixels. eps = 0 is without attack.
+    The control is the unpruned network, fine-tuned like the others.
     """
     found = attacks(records)
-    names = [BENIGN, *pixel_attacks(records, kind)]
+    names = [BENIGN, *(names or pixel_attacks(records, kind))]
     frame = points(records, names, rule)
     frame["eps"] = [255 * found[name]["eps"] if name != BENIGN else 0.0 for name in frame.attack]
     wide = frame.pivot_table(index="eps", columns="label", values="mean")

@@ -13,6 +13,7 @@ from gkp.attacks import Attack
 
 Protocol = tuple["Entry", ...]
 CURVE = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # eps in 1/255
+THETAS = (0.3, 0.5, 0.7)  # cut-offs of the paper's Table 1
 SMALL = (0.5, 1.0)  # eps in 1/255 at which undefended networks still differ
 AUTOATTACK_PASSES = 2500  # forward and backward, for an image that survives about half of it; measured
 
@@ -29,7 +30,7 @@ class Entry:
         """Forward and backward passes per image, roughly; a forward pass alone counts a third."""
         if self.attack.kind == "autoattack":
             return AUTOATTACK_PASSES
-        steps = {"none": 0, "fgsm": 1}.get(self.attack.kind, self.attack.iterations)
+        steps = {"none": 0, "highpass": 0, "fgsm": 1}.get(self.attack.kind, self.attack.iterations)
         return steps * (1 + self.attack.restarts) + 1 / 3
 
 
@@ -65,16 +66,20 @@ def audit(n: int | None = 250, n_cheap: int | None = 1000) -> Protocol:
     """What the paper's protocol leaves open, one change at a time, and PGD-50 with a random restart.
 
     Its eps read as pixels, with true labels; its PGD with enough steps to arrive; a curve over eps by an
-    attack that does not stop early. `n_cheap` images where a step or three are taken, else `n`.
+    attack that does not stop early. `n_cheap` images where a step or three are taken, else `n`; all of them
+    for the high-pass filtered test set, which is the paper's Table 1.
     """
-    pixels = (Attack("fgsm", eps=0.01), Attack("fgsm", eps=0.1), Attack("fgsm", eps=0.25 / 255))
+    pixels = [Attack("fgsm", eps=0.01), Attack("fgsm", eps=0.1), Attack("fgsm", eps=0.25 / 255)]
+    unmasked = [Attack("fgsm", eps=e / 255, loss="float64") for e in (0.5, 2.0, 8.0)]
+    filtered = [Attack("highpass", theta=theta) for theta in THETAS]
     short = Attack("pgd", eps=8 / 255, step=2 / 255, iterations=3)
     longer = [
         Attack("pgd", eps=8 / 255, step=2 / 255, iterations=i, restarts=r, space="normalized")
         for i, r in ((10, 0), (50, 0), (50, 1))
     ]
     return (
-        *(Entry(attack, n_cheap) for attack in (*pixels, short)),
+        *(Entry(attack) for attack in filtered),
+        *(Entry(attack, n_cheap) for attack in (*pixels, *unmasked, short)),
         *(Entry(attack, n) for attack in (*longer, *curve())),
     )
 

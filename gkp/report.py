@@ -195,23 +195,29 @@ def attack_titles(records: Sequence[Record]) -> dict[str, str]:
 
 
 def _place(attack: dict[str, Any]) -> tuple:
-    kinds = ("none", "fgsm", "pgd", "autoattack")
+    kinds = ("none", "highpass", "fgsm", "pgd", "autoattack")
     relabelled = attack["space"] == "normalized" and attack["kind"] == "fgsm" and attack["labels"] == "true"
     order = (attack["kind"] != "none", attack["space"] == "pixel", relabelled, kinds.index(attack["kind"]))
-    return (*order, attack["iterations"], attack["eps"])
+    return (*order, attack["iterations"], attack.get("restarts", 0), attack["eps"], attack.get("theta", 0.0))
 
 
 def attack_title(attack: dict[str, Any]) -> str:
     """{"kind": "fgsm", ...} -> "FGSM 1/255" in pixels, "FGSM 0.01 norm., pred." in the paper's units."""
     if attack["kind"] == "none":
         return "benign"
+    if attack["kind"] == "highpass":
+        return f"high-pass {attack['theta']:g}"
+    if attack["kind"] == "autoattack":
+        return f"AutoAttack {attack['eps'] * 255:g}/255"
     eps = attack["eps"]
     pixel = attack["space"] == "pixel" or attack["kind"] == "pgd"
     size = f"{eps * 255:g}/255" if pixel else f"{eps:g}"
     kind = attack["kind"].upper() + (f"-{attack['iterations']}" if attack["kind"] == "pgd" else "")
+    kind += f" +{attack['restarts']}" if attack.get("restarts") else ""
     marks = ("" if attack["space"] == "pixel" else " norm.") + (
         ", pred." if attack["labels"] == "predicted" else ""
     )
+    marks += ", loss in float64" if attack.get("loss") == "float64" else ""
     return f"{kind} {size}{marks}"
 
 

@@ -476,3 +476,20 @@ def test_scalar_clip_range(name):
     for label, bound in ((0, low), (1, high)):
         found = fgsm(model, x, torch.tensor([label]), eps=100.0, space="normalized")
         np.testing.assert_allclose(model.normalize(found).flatten(), bound, atol=1e-4)
+
+
+def test_the_loss_in_float64_finds_gradients_that_float32_rounds_to_zero():
+    """Where the right class leads by 30, float32's softmax is exactly 1 and its gradient exactly 0."""
+    weight = torch.zeros(2, 12)
+    weight[0] = 5.0
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2, bias=False))
+    model[1].weight.data = weight
+    x, y = torch.full((1, 3, 2, 2), 0.5), torch.zeros(1, dtype=torch.long)
+    eps = 0.1
+    assert torch.equal(fgsm(model, x, y, eps=eps), x)
+    torch.testing.assert_close(fgsm(model, x, y, eps=eps, loss="float64"), x - eps)
+    exact = Attack("fgsm", eps=eps, loss="float64")
+    torch.testing.assert_close(exact.perturb(model, x, y), x - eps)
+    assert exact.name == "fgsm_pixel_25.5/255_true_loss64"
+    with pytest.raises(ValueError, match="loss='float64'"):
+        Attack("pgd", eps=eps, step=eps, loss="float64")

@@ -1,0 +1,306 @@
+"""What an evaluation protocol measures: one change at a time, on the very same networks and images.
+
+Everything here reads records and works with those networks that have what is asked for; `missing` names
+the others. Accuracies are in percent, differences in points.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from statistics import NormalDist
+
+import numpy as np
+import pandas as pd
+
+from gkp import suites
+from gkp.attacks import Attack
+from gkp.compare import BENIGN, compared, points
+from gkp.evaluate import mcnemar
+from gkp.paired import LEVEL, bits, holm
+from gkp.records import Record
+from gkp.report import attack_titles
+from gkp.style import ordered
+
+POWER = 0.8  # with which a difference is to be found
+NORM, PIXEL = "norm_8/255_step2/255_true", "pixel_8/255_step2/255_true"
+
+
+@dataclass(frozen=True)
+class Change:
+    """One change of the protocol: from the attack `before` to the attack `after`."""
+
+    what: str
+    before: str
+    after: str
+
+
+CHANGES = (
+    Change("FGSM 0.01: true labels", "fgsm_norm_0.01_predicted", "fgsm_norm_0.01_true"),
+    Change("FGSM 0.01: eps in pixels", "fgsm_norm_0.01_true", "fgsm_pixel_2.55/255_true"),
+    Change("FGSM 0.1: true labels", "fgsm_norm_0.1_predicted", "fgsm_norm_0.1_true"),
+    Change("FGSM 0.1: eps in pixels", "fgsm_norm_0.1_true", "fgsm_pixel_25.5/255_true"),
+    Change("PGD 8/255: 10 steps instead of 3", f"pgd3_{NORM}", f"pgd10_{NORM}"),
+    Change("PGD 8/255: 50 steps instead of 10", f"pgd10_{NORM}", f"pgd50_{NORM}"),
+    Change("PGD-50 8/255: a random restart", f"pgd50_{NORM}", f"pgd50r1_{NORM}"),
+    Change("PGD-3 8/255: eps in pixels", f"pgd3_{NORM}", f"pgd3_{PIXEL}"),
+    Change("FGSM 0.5/255: loss in float64", "fgsm_pixel_0.5/255_true", "fgsm_pixel_0.5/255_true_loss64"),
+    Change("FGSM 2/255: loss in float64", "fgsm_pixel_2/255_true", "fgsm_pixel_2/255_true_loss64"),
+    Change("FGSM 8/255: loss in float64", "fgsm_pixel_8/255_true", "fgsm_pixel_8/255_true_loss64"),
+)
+
+
+# ---- what there is -------------------------------------------------------------------------------
+
+
+def having(records: Iterable[Record], names: Sequence[str], rule: str = "last") -> list[Record]:
+    """The records to compare whose network met every one of these attacks."""
+    return [
+        record
+        for record in compared(records)
+        if set(names) <= record["checkpoints"].get(rule, {}).get("metrics", {}).keys()
+    ]
+
+
+def missing(records: Sequence[Record], suite: str) -> list[str]:
+    """One sentence per set of attacks that the suite asks for and the same networks have not met yet."""
+    asked = suites.get(suite).runs
+    titles, lacking = attack_titles(records), {}
+    for entry in dict.fromkeys(entry for run in asked for entry in run.evaluation):
+        there = {record["hash"] for record in having(records, [entry.attack.name])}
+        labels = tuple(ordered(run.label for run in asked if run.hash not in there))
+        lacking.setdefault(labels, []).append(titles.get(entry.attack.name, entry.attack.name))
+    return [
+        f"{len(attacks)} attacks on {len(labels)} of {len(asked)} networks ({', '.join(labels)})"
+        for labels, attacks in lacking.items()
+        if labels
+    ]
+
+
+# ---- one change at a time ------------------------------------------------------------------------
+
+
+def effect(records: Sequence[Record], change: Change, rule: str = "last") -> pd.DataFrame:
+    """label, seed, n, before, after (percent), difference (points), p: one row per network with both.
+
+    On the images that both attacks saw; p by McNemar's exact test, Holm-corrected for these networks.
+    """
+    rows = []
+    for label in ordered(r["label"] for r in having(records, (change.before, change.after), rule)):
+        sides = [bits(records, label, name, rule) for name in (change.before, change.after)]
+        for seed in sorted(sides[0].keys() & sides[1].keys()):
+            n = min(len(side[seed]) for side in sides)
+            first, second = (side[seed][:n] for side in sides)
+            before, after = (100 * side.double().mean().item() for side in (first, second))
+            row = {"label": label, "seed": seed, "n": n, "before": before, "after": after}
+            rows.append(row | {"difference": after - before, "p": mcnemar(first, second)})
+    frame = pd.DataFrame(rows, columns=["label", "seed", "n", "before", "after", "difference", "p"])
+    return frame.assign(p=holm(frame["p"]))
+
+
+def effects(records: Sequence[Record], changes: Sequence[Change] = CHANGES) -> pd.DataFrame:
+    """Text table: one row per change, what it does to the accuracy of the networks that met both attacks."""
+    rows = []
+    for change in changes:
+        frame = effect(records, change)
+        if frame.empty:
+            continue
+        low, high = frame.difference.min(), frame.difference.max()
+        rows.append(
+            {
+                "change": change.what,
+                "networks": str(len(frame)),
+                "images": f"{frame.n.min():,}",
+                "before": f"{frame.before.mean():.1f}",
+                "after": f"{frame.after.mean():.1f}",
+                "points, mean": f"{frame.difference.mean():+.1f}",
+                "least to most": f"{high:+.1f} to {low:+.1f}" if high < 0 else f"{low:+.1f} to {high:+.1f}",
+                "beyond chance": f"{(frame.p < LEVEL).sum()} of {len(frame)}",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+# ---- what could be seen at all -------------------------------------------------------------------
+
+
+def detectable(n: int, discordant: float) -> float:
+    """Smallest difference of two accuracies, in points, that n common images show: level 5 %, power 80 %.
+
+    discordant: share of the images on which exactly one of the two networks is right; McNemar's test has no
+    other. Normal approximation after Connor (1987), solved for the difference.
+    """
+    if n < 1 or not 0 < discordant <= 1:
+        raise ValueError(f"n={n}, discordant={discordant}: give at least one image and a share in (0, 1]")
+    alpha, beta = (NormalDist().inv_cdf(p) for p in (1 - LEVEL / 2, POWER))
+    # n d^2 = (alpha sqrt(D) + beta sqrt(D - d^2))^2 with D the discordant share; d is on both sides
+    d = 0.0
+    for _ in range(50):
+        d = (alpha * discordant**0.5 + beta * max(0.0, discordant - d * d) ** 0.5) / n**0.5
+    return 100 * min(1.0, d)
+
+
+def discordance(records: Sequence[Record], name: str, rule: str = "last") -> float:
+    """Median share of images on which one of two pruned networks of one seed is right and the other wrong."""
+    pruned = [record for record in having(records, [name], rule) if record.get("pruned")]
+    found = [bits(pruned, label, name, rule) for label in ordered(record["label"] for record in pruned)]
+    shares = []
+    for first, second in combinations(found, 2):
+        for seed in first.keys() & second.keys():
+            n = min(len(first[seed]), len(second[seed]))
+            shares.append((first[seed][:n] != second[seed][:n]).double().mean().item())
+    if not shares:
+        raise ValueError(f"no two pruned networks met {name}: run the suite to its end")
+    return float(np.median(shares))
+
+
+# ---- the paper's own tables ----------------------------------------------------------------------
+
+
+def printed(path: str | Path) -> pd.DataFrame:
+    """Tables 9 to 12 of the paper: network, method, checkpoint_rule and one column (percent) per attack."""
+    from gkp.published import COLUMNS, MAIN_TABLES
+
+    frame = pd.read_csv(path, dtype=str)
+    frame = frame[frame.table.isin(MAIN_TABLES)].rename(columns=COLUMNS)
+    for attack in COLUMNS.values():
+        frame[attack] = pd.to_numeric(frame[attack], errors="coerce")
+    return frame[["network", "method", "checkpoint_rule", *COLUMNS.values()]]
+
+
+def selection(path: str | Path, method: str = "SR-GKP") -> pd.DataFrame:
+    """Within and between methods in the paper's tables, in points: one row per network and attack.
+
+    within: median over methods with several printed checkpoints of their highest minus lowest value;
+    own: the same of `method`; lead: best value of `method` minus the best of any other pruned network,
+    which is the comparison that bold face makes.
+    """
+    from gkp.published import ATTACKS
+
+    rows = []
+    for network, part in printed(path).groupby("network", sort=False):
+        pruned = part[part.method != "Unpruned"].groupby("method")
+        several = pruned.size()[lambda count: count > 1].index
+        for attack in ATTACKS:
+            best, spread = pruned[attack].max(), pruned[attack].max() - pruned[attack].min()
+            rows.append(
+                {
+                    "network": network,
+                    "attack": attack,
+                    "within": spread[several].median(),
+                    "own": spread[method],
+                    "lead": best[method] - best.drop(method).max(),
+                    "ahead": best.drop(method).idxmax(),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def visible(
+    path: str | Path, shares: dict[str, float], n: int = 10000, method: str = "SR-GKP"
+) -> pd.DataFrame:
+    """Which of the paper's differences to `method` n images could show: one row per attack of `shares`.
+
+    shares: attack -> assumed share of discordant images, e.g. `discordance` of our own networks, because the
+    paper gives no outcomes per image. pairs: networks times other methods, by their best-benign rows.
+    """
+    from gkp.published import rows
+
+    found = []
+    table = rows(path)
+    for attack, share in shares.items():
+        own = table[table.method == method].set_index("network")[attack]
+        others = table[~table.method.isin((method, "Unpruned"))]
+        gaps = own[others.network].to_numpy() - others[attack].to_numpy()
+        gaps = gaps[~np.isnan(gaps)]
+        least = detectable(n, share)
+        counts = {
+            "pairs": len(gaps),
+            "better": int((gaps >= least).sum()),
+            "worse": int((gaps <= -least).sum()),
+        }
+        found.append({"attack": attack, "discordant": share, "detectable": least} | counts)
+    return pd.DataFrame(found)
+
+
+def table1(records: Sequence[Record], path: str | Path, rule: str = "last") -> pd.DataFrame:
+    """Text table: accuracy on the high-pass filtered test set, the paper's ResNet-56 rows above ours.
+
+    One column per theta; theta = 0 is the test set as it is.
+    """
+    paper = pd.read_csv(path, index_col="theta")
+    names = {theta: Attack("highpass", theta=theta).name if theta else BENIGN for theta in paper.index}
+    lines = [{"network": f"{method} (paper, ResNet-56)"} | dict(paper[method]) for method in paper]
+    frame = points(having(records, list(names.values()), rule), list(names.values()), rule)
+    ours = frame.pivot_table(index="label", columns="attack", values="mean")
+    for label in ordered(ours.index):
+        lines.append({"network": label} | {theta: ours[name][label] for theta, name in names.items()})
+    texts = pd.DataFrame(lines)
+    for theta in names:
+        texts[theta] = [f"{value:.2f}" for value in texts[theta]]
+    return texts.rename(columns={theta: f"theta {theta:g}" for theta in names})
+
+
+# ---- ranks and seeds -----------------------------------------------------------------------------
+
+
+def rank_agreement(
+    records: Sequence[Record], first: str, second: str, draws: int = 500, rule: str = "last"
+) -> dict[str, float]:
+    """Spearman's rank correlation of the pruned networks under two attacks, with a bootstrap interval.
+
+    The images are drawn again, the same for all networks; low and high hold 95 % of the correlations. An
+    interval that is wide says that these images do not settle the ranking. Keys: correlation, low, high,
+    networks, images.
+    """
+    pruned = [record for record in having(records, (first, second), rule) if record.get("pruned")]
+    labels = ordered(record["label"] for record in pruned)
+    generator = np.random.default_rng(0)
+    measured, drawn, n = [], [], 0
+    for name in (first, second):
+        outcomes = [bits(pruned, label, name, rule) for label in labels]
+        seeds = [min(found) for found in outcomes]
+        n = min(len(found[seed]) for found, seed in zip(outcomes, seeds, strict=True))
+        right = np.stack([found[seed][:n] for found, seed in zip(outcomes, seeds, strict=True)], axis=1)
+        weights = generator.multinomial(n, np.full(n, 1 / n), size=draws)  # how often each image is drawn
+        measured.append(pd.DataFrame([right.mean(0)]))
+        drawn.append(pd.DataFrame(weights.astype(np.float32) @ right.astype(np.float32)))
+    low, high = np.nanquantile(_spearman(*drawn), (0.025, 0.975))
+    return {
+        "correlation": float(_spearman(*measured)[0]),
+        "low": float(low),
+        "high": float(high),
+        "networks": len(labels),
+        "images": n,
+    }
+
+
+def _spearman(a: pd.DataFrame, b: pd.DataFrame) -> pd.Series:
+    """Rank correlation of each row of a with the same row of b."""
+    return a.rank(axis=1).corrwith(b.rank(axis=1), axis=1)
+
+
+def seeds(records: Iterable[Record], names: Sequence[str], rule: str = "last") -> pd.DataFrame:
+    """label, epochs, attack, seeds, mean, deviation, range (points): one row per configuration and attack.
+
+    Only configurations that were run with several seeds, everything else alike.
+    """
+    groups: dict[tuple[str, int, str, str], list[float]] = {}
+    for record in {record["hash"]: record for record in compared(records)}.values():
+        same = {key: value for key, value in record["config"].items() if key != "seed"}
+        epochs = (same.get("recipe") or {}).get("epochs", 0)
+        for name in names:
+            metric = record["checkpoints"].get(rule, {}).get("metrics", {}).get(name)
+            if metric:
+                key = (record["label"], epochs, name, json.dumps(same, sort_keys=True))
+                groups.setdefault(key, []).append(100 * metric["accuracy"])
+    columns = ["label", "epochs", "attack", "seeds", "mean", "deviation", "range"]
+    found = [
+        (*key[:3], len(v), float(np.mean(v)), float(np.std(v, ddof=1)), max(v) - min(v))
+        for key, v in groups.items()
+        if len(v) > 1
+    ]
+    return pd.DataFrame(found, columns=columns)

@@ -1,0 +1,62 @@
+"""Figures of the audit: what is left of an accuracy, one change of the protocol after another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+
+from gkp.audit import NORM, PIXEL, having
+from gkp.compare import BENIGN, points
+from gkp.records import Record
+from gkp.style import DOUBLE, in_front, legend, look, new_figure, ordered, styled
+
+# title -> {words below the axis: attack}, from the paper's evaluation to a sound one
+LADDERS: dict[str, dict[str, str]] = {
+    "FGSM 0.01": {
+        "no attack": BENIGN,
+        "as in the paper": "fgsm_norm_0.01_predicted",
+        "true labels": "fgsm_norm_0.01_true",
+        "eps in pixels": "fgsm_pixel_2.55/255_true",
+    },
+    "PGD 8/255, step 2/255": {
+        "as in the paper\n(3 steps)": f"pgd3_{NORM}",
+        "10 steps": f"pgd10_{NORM}",
+        "50 steps,\na restart": f"pgd50r1_{NORM}",
+        "3 steps, eps\nin pixels": f"pgd3_{PIXEL}",
+    },
+}
+
+
+def climbed(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Title -> the networks that met every attack of that ladder; ladders without one are left out."""
+    found = {title: having(records, list(rungs.values())) for title, rungs in LADDERS.items()}
+    return {title: networks for title, networks in found.items() if networks}
+
+
+@styled
+def ladder(records: Sequence[Record]) -> Figure:
+    """Accuracy (percent) from the paper's evaluation to a sound one: a line per network, a panel per attack.
+
+    ValueError when no network met all attacks of a panel.
+    """
+    panels = climbed(records)
+    if not panels:
+        raise ValueError("no network met every attack of a ladder: run the suite cifar10-resnet20-audit")
+    shown = ordered(record["label"] for networks in panels.values() for record in networks)
+    figure = new_figure(DOUBLE, 2.6 + 0.14 * math.ceil(len(shown) / 6))
+    for axes, (title, networks) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+    ):
+        rungs = LADDERS[title]
+        frame = points(networks, list(rungs.values())).pivot_table(
+            index="attack", columns="label", values="mean"
+        )
+        for label in reversed(ordered(frame.columns)):
+            front = {"linewidth": 1.3 if in_front(label) else 0.8, "zorder": 3 if in_front(label) else 2}
+            axes.plot(range(len(rungs)), frame[label][list(rungs.values())], **look(label).line | front)
+        axes.set(title=title, ylabel="accuracy (%)", ylim=(0, None))
+        axes.set_xticks(range(len(rungs)), list(rungs))
+    legend(figure, shown)
+    return figure

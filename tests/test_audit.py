@@ -1,0 +1,154 @@
+"""The audit's comparisons, on synthetic records and on the paper's tables."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from many_records import many_records
+from scipy.stats import binom
+
+from gkp import audit, audit_plots, protocols, suites
+from gkp.attacks import Attack
+from gkp.evaluate import pack_bits
+from gkp.published import ATTACKS
+
+EXPECTED = Path(__file__).parents[1] / "expected"
+TABLES = EXPECTED / "paper_cifar10.csv"
+FGSM = "fgsm_norm_0.01_predicted"
+
+
+@pytest.fixture(scope="module")
+def few():
+    return many_records(("random", "l1", "sr-gkp"))
+
+
+def with_audit(records, factor=1.0):
+    """The same records after the audit: every added attack leaves `factor` of the clean images right."""
+    for record in records:
+        metrics = record["checkpoints"]["last"]["metrics"]
+        benign = metrics["benign"]
+        for entry in protocols.audit():
+            right = torch.arange(benign["n"]) < factor * benign["correct"]
+            share = {"accuracy": right.double().mean().item(), "correct": int(right.sum())}
+            own = {"attack": asdict(entry.attack), "bits": pack_bits(right), "asked_n": entry.n}
+            metrics.setdefault(entry.attack.name, benign | own | share)
+    return records
+
+
+def test_every_attack_of_the_changes_is_asked_for_by_the_suite():
+    asked = {entry.attack.name for entry in suites.get("cifar10-resnet20-audit").runs[0].evaluation}
+    assert {name for change in audit.CHANGES for name in (change.before, change.after)} <= asked
+    assert {name for rungs in audit_plots.LADDERS.values() for name in rungs.values()} <= asked
+
+
+def test_networks_without_an_attack_are_left_out_and_named(few):
+    assert len(audit.having(few, [FGSM])) == 5
+    assert audit.having(few, ["highpass_0.3"]) == []
+    sentences = audit.missing(few, "cifar10-resnet20-audit")
+    assert any("sr-gkp" in sentence for sentence in sentences)
+    assert audit.effects(few, [audit.Change("none", FGSM, "highpass_0.3")]).empty
+
+
+def test_an_effect_is_the_difference_on_common_images(few):
+    change = audit.Change("labels", FGSM, "fgsm_norm_0.01_true")
+    frame = audit.effect(few, change).set_index("label")
+    metrics = few[0]["checkpoints"]["last"]["metrics"]
+    by_hand = [100 * metrics[name]["accuracy"] for name in (change.before, change.after)]
+    row = frame.loc[few[0]["label"]]
+    assert [row.before, row.after] == pytest.approx(by_hand)
+    assert row.difference == pytest.approx(by_hand[1] - by_hand[0])
+    text = audit.effects(few, [change])
+    assert text["networks"].tolist() == ["5"]
+    assert text["images"].tolist() == ["400"]
+
+
+def test_the_detectable_difference_has_the_power_it_claims():
+    """Exact power of McNemar's exact test at that difference, by summing over all discordant pairs."""
+    n, discordant = 2000, 0.1
+    gap = audit.detectable(n, discordant) / 100
+    share = (discordant + gap) / 2 / discordant
+    power = 0.0
+    for pairs in range(120, 290):
+        wins = np.arange(pairs + 1)
+        p = np.minimum(1, 2 * binom.cdf(np.minimum(wins, pairs - wins), pairs, 0.5))
+        power += binom.pmf(pairs, n, discordant) * binom.pmf(wins, pairs, share)[p < 0.05].sum()
+    assert power == pytest.approx(0.8, abs=0.03)
+
+
+def test_more_images_show_smaller_differences():
+    found = [audit.detectable(n, 0.2) for n in (100, 1000, 10000)]
+    assert found == sorted(found, reverse=True)
+    with pytest.raises(ValueError, match="discordant=0"):
+        audit.detectable(100, 0)
+
+
+def test_discordance_of_known_outcomes():
+    first = torch.arange(100) < 50
+    records = many_records(("l1", "l2"))
+    for record, right in zip(records[2:], (first, first.roll(5)), strict=True):
+        record["checkpoints"]["last"]["metrics"][FGSM] |= {"bits": pack_bits(right), "n": 100}
+    assert audit.discordance(records, FGSM) == pytest.approx(0.1)
+    with pytest.raises(ValueError, match="no two pruned networks"):
+        audit.discordance(records[:3], FGSM)
+
+
+def test_selection_against_the_printed_rows():
+    """ResNet-32, FGSM 0.01 of SR-GKP: 70.57, 71.52 and 70.79 are printed."""
+    frame = audit.selection(TABLES).set_index(["network", "attack"])
+    assert set(frame.index.get_level_values("attack")) == set(ATTACKS)
+    assert frame.loc[("ResNet-32", FGSM), "own"] == pytest.approx(0.95)
+    rows = pd.read_csv(TABLES, dtype=str)
+    others = rows[(rows.table == "9") & ~rows.method.isin(("SR-GKP", "Unpruned"))]["fgsm_0.01"].astype(float)
+    assert frame.loc[("ResNet-32", FGSM), "lead"] == pytest.approx(71.52 - others.max())
+
+
+def test_fewer_of_the_papers_differences_are_visible_with_fewer_images():
+    many, few_images = (audit.visible(TABLES, {FGSM: 0.2}, n).iloc[0] for n in (10000, 500))
+    assert many.pairs == few_images.pairs > 20
+    assert few_images.better + few_images.worse < many.better + many.worse < many.pairs
+
+
+def test_ranks_agree_with_themselves_and_the_interval_says_how_sure():
+    records = many_records(("random", "l1", "l2", "fpgm", "sr-gkp"))
+    same = audit.rank_agreement(records, FGSM, FGSM, draws=50)
+    assert same["correlation"] == pytest.approx(1)
+    assert same["low"] <= same["high"] <= 1
+    assert (same["networks"], same["images"]) == (5, 400)
+
+
+def test_seeds_by_hand():
+    records = many_records(("l1",), seeds=(0, 1, 2))
+    frame = audit.seeds([*records, *records], ["benign"]).set_index("label")  # each counts once
+    values = [
+        100 * r["checkpoints"]["last"]["metrics"]["benign"]["accuracy"] for r in records if r["label"] == "l1"
+    ]
+    assert frame.loc["l1", "seeds"] == 3
+    assert frame.loc["l1", "epochs"] == suites.SHORT_RECIPE.epochs
+    assert "unpruned" not in frame.index
+    assert frame.loc["l1", "range"] == pytest.approx(max(values) - min(values))
+    assert frame.loc["l1", "deviation"] == pytest.approx(np.std(values, ddof=1))
+
+
+def test_table_1_has_the_papers_rows_and_ours(few):
+    table = audit.table1(few, EXPECTED / "paper_table1.csv")
+    assert table["network"].str.endswith("(paper, ResNet-56)").all()
+    records = with_audit(many_records(("l1",)), 0.5)
+    table = audit.table1(records, EXPECTED / "paper_table1.csv").set_index("network")
+    assert list(table.columns) == ["theta 0", "theta 0.3", "theta 0.5", "theta 0.7"]
+    assert table.loc["Unpruned (paper, ResNet-56)"].tolist() == ["93.24", "77.05", "50.77", "22.79"]
+    benign, filtered = table.loc["l1", ["theta 0", "theta 0.5"]].astype(float)
+    assert filtered == pytest.approx(benign / 2, abs=0.3)
+
+
+def test_the_ladder_draws_the_networks_that_met_all_attacks(few):
+    with pytest.raises(ValueError, match="cifar10-resnet20-audit"):
+        audit_plots.ladder(few)
+    records = with_audit(many_records(("l1", "sr-gkp")), 0.4)
+    figure = audit_plots.ladder(records)
+    assert [axes.get_title(loc="left") for axes in figure.axes] == list(audit_plots.LADDERS)
+    assert all(len(axes.lines) == 4 for axes in figure.axes)
+    highpass = Attack("highpass", theta=0.3).name
+    assert highpass in records[0]["checkpoints"]["last"]["metrics"]
