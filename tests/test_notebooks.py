@@ -28,7 +28,7 @@ def _code(notebook):
 
 
 def test_there_are_notebooks():
-    expected = {"00_start_here", "01_method", "02_fragility", "03_ablations", "04_cost"}
+    expected = {"00_start_here", "01_method", "02_fragility", "03_ablations", "04_cost", "05_audit"}
     assert expected <= {path.stem for path in PATHS}
 
 
