@@ -102,9 +102,10 @@ def plan(names: Sequence[str]) -> Queue:
 
 
 def value(run: Run) -> tuple[int, int, int]:
-    """Sorts what others start from and what trains nothing first, then seeds, then methods."""
+    """Sorts what others start from and what trains nothing first, then seeds, then methods, then variants."""
     first = run.method == BASELINE or run.epochs == 0
-    rank = METHODS.index(run.method) if run.method in METHODS else len(METHODS)
+    listed = run.method in METHODS and not run.options
+    rank = METHODS.index(run.method) if listed else len(METHODS) + bool(run.options)
     return (0, 0, 0) if first else (1, run.seed, rank)
 
 
