@@ -161,13 +161,20 @@ def discordance(records: Sequence[Record], name: str, rule: str = "last") -> flo
 
 
 def printed(path: str | Path) -> pd.DataFrame:
-    """Tables 9 to 12 of the paper: network, method, checkpoint_rule and one column (percent) per attack."""
+    """Tables 9 to 12 of the paper: network, method, checkpoint_rule and one column (percent) per attack.
+
+    Where the larger eps leaves more right, the two FGSM columns were printed in each other's place (one row
+    of Table 10); they are put back.
+    """
     from gkp.published import COLUMNS, MAIN_TABLES
 
     frame = pd.read_csv(path, dtype=str)
     frame = frame[frame.table.isin(MAIN_TABLES)].rename(columns=COLUMNS)
     for attack in COLUMNS.values():
         frame[attack] = pd.to_numeric(frame[attack], errors="coerce")
+    small, large = COLUMNS["fgsm_0.01"], COLUMNS["fgsm_0.1"]
+    swapped = frame[large] > frame[small]
+    frame.loc[swapped, [small, large]] = frame.loc[swapped, [large, small]].to_numpy()
     return frame[["network", "method", "checkpoint_rule", *COLUMNS.values()]]
 
 

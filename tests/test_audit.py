@@ -12,6 +12,7 @@ from scipy.stats import binom
 
 from gkp import audit, audit_plots, protocols, suites
 from gkp.attacks import Attack
+from gkp.compare import PROTOCOL
 from gkp.evaluate import pack_bits
 from gkp.published import ATTACKS
 
@@ -103,6 +104,15 @@ def test_selection_against_the_printed_rows():
     rows = pd.read_csv(TABLES, dtype=str)
     others = rows[(rows.table == "9") & ~rows.method.isin(("SR-GKP", "Unpruned"))]["fgsm_0.01"].astype(float)
     assert frame.loc[("ResNet-32", FGSM), "lead"] == pytest.approx(71.52 - others.max())
+
+
+def test_columns_printed_in_each_others_place_are_put_back():
+    frame = audit.printed(TABLES)
+    row = frame[
+        (frame.network == "ResNet-56") & (frame.method == "DHP") & (frame.checkpoint_rule == "Best (b)")
+    ]
+    assert row[list(PROTOCOL[:2])].to_numpy().tolist() == [[70.42, 31.54]]
+    assert (frame[PROTOCOL[0]] >= frame[PROTOCOL[1]]).all()
 
 
 def test_fewer_of_the_papers_differences_are_visible_with_fewer_images():
