@@ -110,6 +110,7 @@ VARIANTS: dict[str, tuple[str, float]] = {
     "variant-absolute": ("<", 1),
     "beam_width-1": ("d", 0.5),
 }
+LONG_LABEL = 24  # letters; variants have longer ones, of which four fit beside one another
 OTHERS = "others"
 OTHER_COLOUR, OTHER_MARKERS = "#7A5230", ("8", "1", "2", "3", "4", "|")
 OPEN_MARKERS = "+1234|"  # have no face: their edge carries the colour
@@ -213,7 +214,8 @@ def legend(figure: Figure, labels: Iterable[str], columns: int = 6) -> None:
         Line2D([], [], linestyle="", label=label, **{**look(label).line, "alpha": 1})
         for label in ordered(labels)
     ]
-    columns = min(columns, len(handles))
+    longest = max(len(str(handle.get_label())) for handle in handles)
+    columns = min(columns if longest <= LONG_LABEL else 4, len(handles))
     figure.legend(
         handles=handles, ncols=columns, loc="outside lower center", handletextpad=0.2, columnspacing=1.2
     )

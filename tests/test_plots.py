@@ -244,3 +244,13 @@ def _lab(colour, matrix):
     xyz = np.asarray(to_xyz) @ seen / [0.9505, 1.0, 1.089]
     f = np.where(xyz > 216 / 24389, np.cbrt(xyz), (24389 / 27 * xyz + 16) / 116)
     return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+def test_the_legend_of_many_variants_fits_the_figure():
+    labels = {run.label for run in suites.get("cifar10-resnet20-ablations").runs if run.epochs}
+    figure = style.new_figure(style.DOUBLE, 4)
+    figure.subplots()
+    style.styled(lambda: style.legend(figure, labels) or figure)()
+    box = figure.legends[0].get_window_extent().transformed(figure.transFigure.inverted())
+    assert box.x0 >= 0
+    assert box.x1 <= 1
