@@ -27,6 +27,7 @@ RESNETS = (
 VGG = (("vgg16", "random"),)
 LATENCY_NETWORKS = ("resnet20",)
 BATCHES = (1, 64)
+FILTERS = "filters removed (l1)"  # at the same rate, so at the same multiply-adds but for rounding
 REPEATS = 3
 ROUNDS = 9  # at batch 64; small batches get ten times as many
 
@@ -89,7 +90,7 @@ def latency(
 
 
 def executions(model: nn.Module) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
-    """The unpruned network and every way to run the pruned one; all of the latter compute the same."""
+    """The unpruned network, every way to run the pruned one (they compute the same), and L1 filter pruning."""
     pruned = prune(model, "sr-gkp", strategy="smoothest").eval()  # which kernels stay costs no time
     return {
         "unpruned": model,
@@ -99,6 +100,7 @@ def executions(model: nn.Module) -> dict[str, Callable[[torch.Tensor], torch.Ten
         "pruned, grouped, permutations folded": grouped.set_execution(
             grouped.fold_permutations(pruned), "grouped"
         ),
+        FILTERS: prune(model, "l1").eval(),
     }
 
 
