@@ -90,7 +90,7 @@ def latency(
 
 
 def executions(model: nn.Module) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
-    """The unpruned network, every way to run the pruned one (they compute the same), and L1 filter pruning."""
+    """The unpruned network, the ways to run the pruned one (they compute the same), L1 filter pruning."""
     pruned = prune(model, "sr-gkp", strategy="smoothest").eval()  # which kernels stay costs no time
     return {
         "unpruned": model,
