@@ -70,12 +70,13 @@ def setting(records: Sequence[Record]) -> str:
     left = (
         " to ".join(dict.fromkeys(f"{100 * r:.1f}" for r in (min(ratios), max(ratios)))) if ratios else "100"
     )
+    pruned = {r["label"] for r in chosen if r.get("pruned")} - set(CONTROLS)
     whole = "all" if data["images"] == data["official_size"] else "of the publisher's"
     return (
         f"{network_title(first['network'])} on {DATASETS.get(data['dataset'], data['dataset'])}: "
-        f"{len({r['label'] for r in chosen if r.get('pruned')})} pruning methods and the controls, with "
-        f"{left} % of the prunable convolutions' multiply-adds left, fine-tuned alike for "
-        f"{first['recipe']['epochs']} epochs, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}; "
+        f"{len(pruned)} pruning methods and the controls, with "
+        f"{left} % of the prunable convolutions' multiply-adds left, {first['recipe']['epochs']} "
+        f"epochs of training each, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}; "
         f"tested on up to {data['images']:,} images ({whole} {data['official_size']:,})."
         + (" †: more than 1 % off the target of multiply-adds." if any(map(misses_target, chosen)) else "")
     )

@@ -240,7 +240,11 @@ def footnote(records: Sequence[Record], attacks: Iterable[str] | None = None) ->
     official = facts["official_size"]
     whole = "" if facts["images"] == official else f" of the publisher's {official:,}"
     seeds = sorted({record["config"]["seed"] for record in records if "seed" in record["config"]})
-    spread = "half the 95 % Wilson interval" if len(seeds) == 1 else "standard deviation over seeds"
+    spread = (
+        "half the 95 % Wilson interval"
+        if len(seeds) == 1
+        else "standard deviation over seeds (one seed: half the interval)"
+    )
     return (
         f"Accuracy in % ± {spread}. Test set: {facts['images']:,}{whole} images. {counted}. "
         '"norm.": eps counts after normalisation, the paper\'s unit (0.01 is about 0.5/255); '

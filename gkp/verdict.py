@@ -127,7 +127,7 @@ def smooth(root: str | Path) -> tuple[str, ...]:
         statement,
         "it deals filters to groups by their smoothness",
         f"whatever the weight of smoothness in the search, {same:.1f} % of the groups keep the same set; "
-        f"kept sets are rougher than {rough:.1f} % of all sets or more",
+        f"kept sets are on average rougher than {rough:.1f} % of all sets",
         f"{groups} groups of {len(fact['facts']['smoother'])} published networks, no training",
         "03_ablations",
     )
