@@ -127,7 +127,12 @@ class Context:
         return self.split(dataset, "test").pixels(slice(1)).to(self.device)
 
     def state_path(self, run: Run, part: str = "") -> Path:
-        return self.store.root / "work" / "state" / f"{run.hash}{part}.pt"
+        return self.state_folder / f"{run.hash}{part}.pt"
+
+    @property
+    def state_folder(self) -> Path:
+        """Where everything that can be continued lies until it is done."""
+        return self.store.root / "work" / "state"
 
     def snapshots_folder(self, run: Run) -> Path:
         """Where the weights that a training passed through are kept."""

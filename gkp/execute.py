@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import time
 from collections.abc import Sequence
@@ -180,13 +181,17 @@ def attack_all(
 
 
 def autoattack(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, context: Context) -> AutoAttackOutcome:
-    """AutoAttack, continued from its last batch; the state goes when all images are done."""
+    """AutoAttack, continued from its last batch; the state goes when all images are done.
+
+    A copy in channels last is attacked: the same function up to rounding, a quarter less time on a CPU.
+    """
     from gkp.autoattack import autoattack as run_autoattack
 
     digest = sha256_bytes(f"{weights_sha256(model)} {attack.name} {len(x)}".encode())[:16]
-    state = context.store.root / "work" / "state" / f"autoattack-{digest}.json"
+    state = context.state_folder / f"autoattack-{digest}.json"
     state.parent.mkdir(parents=True, exist_ok=True)
-    outcome = run_autoattack(model, x, y, eps=attack.eps, seed=attack.seed, batch_size=64, state_path=state)
+    fast = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    outcome = run_autoattack(fast, x, y, eps=attack.eps, seed=attack.seed, batch_size=64, state_path=state)
     state.unlink()
     return outcome
 
