@@ -16,10 +16,10 @@ import pandas as pd
 from gkp import suites
 from gkp.ablations import ALL, titles
 from gkp.compare import BENIGN, points
+from gkp.configuration import RATE, Run
 from gkp.evaluate import wilson
 from gkp.records import Record, Store
-from gkp.report import attack_titles
-from gkp.suites import Run
+from gkp.tables import attack_titles
 
 MISSING = "not yet recorded"
 PAPER_COLUMNS = {"benign": "benign", "fgsm_0.01": "FGSM 0.01", "fgsm_0.1": "FGSM 0.1"}
@@ -27,10 +27,10 @@ PAPER_COLUMNS = {"benign": "benign", "fgsm_0.01": "FGSM 0.01", "fgsm_0.1": "FGSM
 
 def facts(root: str | Path, suite: str, name: str) -> dict[str, Any]:
     """The recorded fact of that name; FileNotFoundError says how to compute it."""
-    for record in Store(root).all(suite):
-        if record["label"] == name:
-            return record["facts"]
-    raise FileNotFoundError(f"no record of {name!r}: run `python -m gkp run --suite {suite}`")
+    record = Store(root).fact(suite, name)
+    if record is None:
+        raise FileNotFoundError(f"no record of {name!r}: run `python -m gkp run --suite {suite}`")
+    return record["facts"]
 
 
 # ---- searches ------------------------------------------------------------------------------------
@@ -79,7 +79,7 @@ def smoother_text(found: Mapping[str, Any]) -> pd.DataFrame:
 
 def untuned(run: Run) -> Run:
     """The same pruning without any training, as the ablation suite records it."""
-    return replace(run, recipe=None, validation=0, macs_ratio=None, rate=suites.RATE)
+    return replace(run, recipe=None, validation=0, macs_ratio=None, rate=RATE)
 
 
 def networks_text(suite: str, root: str | Path, attacks: Sequence[str]) -> pd.DataFrame:

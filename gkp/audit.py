@@ -22,8 +22,8 @@ from gkp.compare import BENIGN, compared, points
 from gkp.evaluate import mcnemar
 from gkp.paired import LEVEL, bits, holm
 from gkp.records import Record
-from gkp.report import attack_titles
 from gkp.style import ordered
+from gkp.tables import attack_titles
 
 POWER = 0.8  # with which a difference is to be found
 NORM, PIXEL = "norm_8/255_step2/255_true", "pixel_8/255_step2/255_true"
@@ -157,80 +157,7 @@ def discordance(records: Sequence[Record], name: str, rule: str = "last") -> flo
     return float(np.median(shares))
 
 
-# ---- the paper's own tables ----------------------------------------------------------------------
-
-
-def printed(path: str | Path) -> pd.DataFrame:
-    """Tables 9 to 12 of the paper: network, method, checkpoint_rule and one column (percent) per attack.
-
-    Where the larger eps leaves more right, the two FGSM columns were printed in each other's place (one row
-    of Table 10); they are put back.
-    """
-    from gkp.published import COLUMNS, MAIN_TABLES
-
-    frame = pd.read_csv(path, dtype=str)
-    frame = frame[frame.table.isin(MAIN_TABLES)].rename(columns=COLUMNS)
-    for attack in COLUMNS.values():
-        frame[attack] = pd.to_numeric(frame[attack], errors="coerce")
-    small, large = COLUMNS["fgsm_0.01"], COLUMNS["fgsm_0.1"]
-    swapped = frame[large] > frame[small]
-    frame.loc[swapped, [small, large]] = frame.loc[swapped, [large, small]].to_numpy()
-    return frame[["network", "method", "checkpoint_rule", *COLUMNS.values()]]
-
-
-def selection(path: str | Path, method: str = "SR-GKP") -> pd.DataFrame:
-    """Within and between methods in the paper's tables, in points: one row per network and attack.
-
-    within: median over methods with several printed checkpoints of their highest minus lowest value;
-    own: the same of `method`; lead: best value of `method` minus the best of any other pruned network,
-    which is the comparison that bold face makes.
-    """
-    from gkp.published import ATTACKS
-
-    rows = []
-    for network, part in printed(path).groupby("network", sort=False):
-        pruned = part[part.method != "Unpruned"].groupby("method")
-        several = pruned.size()[lambda count: count > 1].index
-        for attack in ATTACKS:
-            best, spread = pruned[attack].max(), pruned[attack].max() - pruned[attack].min()
-            rows.append(
-                {
-                    "network": network,
-                    "attack": attack,
-                    "within": spread[several].median(),
-                    "own": spread[method],
-                    "lead": best[method] - best.drop(method).max(),
-                    "ahead": best.drop(method).idxmax(),
-                }
-            )
-    return pd.DataFrame(rows)
-
-
-def visible(
-    path: str | Path, shares: dict[str, float], n: int = 10000, method: str = "SR-GKP"
-) -> pd.DataFrame:
-    """Which of the paper's differences to `method` n images could show: one row per attack of `shares`.
-
-    shares: attack -> assumed share of discordant images, e.g. `discordance` of our own networks, because the
-    paper gives no outcomes per image. pairs: networks times other methods, by their best-benign rows.
-    """
-    from gkp.published import rows
-
-    found = []
-    table = rows(path)
-    for attack, share in shares.items():
-        own = table[table.method == method].set_index("network")[attack]
-        others = table[~table.method.isin((method, "Unpruned"))]
-        gaps = own[others.network].to_numpy() - others[attack].to_numpy()
-        gaps = gaps[~np.isnan(gaps)]
-        least = detectable(n, share)
-        counts = {
-            "pairs": len(gaps),
-            "better": int((gaps >= least).sum()),
-            "worse": int((gaps <= -least).sum()),
-        }
-        found.append({"attack": attack, "discordant": share, "detectable": least} | counts)
-    return pd.DataFrame(found)
+# ---- high-pass filtered images -------------------------------------------------------------------
 
 
 def table1(records: Sequence[Record], path: str | Path, rule: str = "last") -> pd.DataFrame:
@@ -259,19 +186,20 @@ def rank_agreement(
 ) -> dict[str, float]:
     """Spearman's rank correlation of the pruned networks under two attacks, with a bootstrap interval.
 
-    The images are drawn again, the same for all networks; low and high hold 95 % of the correlations. An
-    interval that is wide says that these images do not settle the ranking. Keys: correlation, low, high,
-    networks, images.
+    The images are drawn again, the same for all networks, and for both attacks where they saw as many; low
+    and high hold 95 % of the correlations. A wide interval says that these images do not settle the ranking;
+    drawing again adds to the noise that the ranks have already, so that it sits low. Keys: correlation, low,
+    high, networks, images.
     """
     pruned = [record for record in having(records, (first, second), rule) if record.get("pruned")]
     labels = ordered(record["label"] for record in pruned)
-    generator = np.random.default_rng(0)
     measured, drawn, n = [], [], 0
     for name in (first, second):
         outcomes = [bits(pruned, label, name, rule) for label in labels]
         seeds = [min(found) for found in outcomes]
         n = min(len(found[seed]) for found, seed in zip(outcomes, seeds, strict=True))
         right = np.stack([found[seed][:n] for found, seed in zip(outcomes, seeds, strict=True)], axis=1)
+        generator = np.random.default_rng(0)
         weights = generator.multinomial(n, np.full(n, 1 / n), size=draws)  # how often each image is drawn
         measured.append(pd.DataFrame([right.mean(0)]))
         drawn.append(pd.DataFrame(weights.astype(np.float32) @ right.astype(np.float32)))
@@ -283,6 +211,30 @@ def rank_agreement(
         "networks": len(labels),
         "images": n,
     }
+
+
+def ranks_text(sources: Sequence[Sequence[Record]], first: str, others: Sequence[str]) -> pd.DataFrame:
+    """Text table: rank correlation of every attack with `first`, where more than three networks met both.
+
+    sources: records of several suites; the first whose networks met an attack is taken for it.
+    """
+    titles = {name: title for records in sources for name, title in attack_titles(records).items()}
+    lines = []
+    for other in others:
+        for records in sources:
+            if sum(bool(r.get("pruned")) for r in having(records, (first, other))) > 3:
+                r = rank_agreement(records, first, other)
+                lines.append(
+                    {
+                        "attack": titles[other],
+                        "rank correlation": f"{r['correlation']:+.2f}",
+                        "95 % interval": f"{r['low']:+.2f} to {r['high']:+.2f}",
+                        "networks": str(r["networks"]),
+                        "images": f"{r['images']:,}",
+                    }
+                )
+                break
+    return pd.DataFrame(lines)
 
 
 def _spearman(a: pd.DataFrame, b: pd.DataFrame) -> pd.Series:
@@ -311,3 +263,17 @@ def seeds(records: Iterable[Record], names: Sequence[str], rule: str = "last") -
         if len(v) > 1
     ]
     return pd.DataFrame(found, columns=columns)
+
+
+def seeds_text(records: Sequence[Record], names: Sequence[str]) -> pd.DataFrame:
+    """`seeds` as a text table: one row per configuration, "mean ± deviation (range)" per attack."""
+    found, titles = seeds(records, names), attack_titles(records)
+    cells = found.assign(
+        attack=found.attack.map(titles),
+        cell=[f"{r.mean:.2f} ± {r.deviation:.2f} ({r.range:.2f})" for r in found.itertuples()],
+    )
+    lines = []
+    for (label, epochs, n), part in cells.groupby(["label", "epochs", "seeds"], sort=False):
+        line = {"network": label, "epochs": str(epochs), "seeds": str(n)}
+        lines.append(line | dict(zip(part.attack, part.cell, strict=True)))
+    return pd.DataFrame(lines)

@@ -16,8 +16,8 @@ from gkp import protocols, suites
 from gkp.checkpoint import load_file
 from gkp.evaluate import STRENGTH
 from gkp.records import Record, Store, misses_target, table
-from gkp.report import attack_titles, marked
 from gkp.style import ordered
+from gkp.tables import attack_titles, marked
 
 BENIGN = "benign"
 CONTROL = "unpruned + fine-tune"  # same start, same recipe, nothing removed

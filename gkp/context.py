@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gkp import data, suites
+from gkp import data, estimates
+from gkp.configuration import Run
 from gkp.data import Split
 from gkp.progress import Progress, Task
 from gkp.records import Store
-from gkp.suites import Run
 
 
 class OutOfTime(Exception):
@@ -36,11 +36,11 @@ class Pace:
 
     def epoch(self, run: Run) -> float:
         """Seconds of the next epoch; 0 for a run that trains nothing."""
-        return self._scaled(suites.training_minutes(run, self.device)) / max(run.epochs, 1)
+        return self._scaled(estimates.training_minutes(run, self.device)) / max(run.epochs, 1)
 
     def attack(self, run: Run) -> float:
         """Mean seconds of one attack on every kept checkpoint."""
-        return self._scaled(suites.evaluation_minutes(run, self.device)) / max(len(run.evaluation), 1)
+        return self._scaled(estimates.evaluation_minutes(run, self.device)) / max(len(run.evaluation), 1)
 
     def _scaled(self, minutes: float) -> float:
         return 60 * minutes * self.factor * self.margin

@@ -20,11 +20,6 @@ NETWORKS = ("resnet20", "resnet32", "resnet56", "resnet110", "vgg16")
 MISSING = "not yet recorded"
 
 
-def fact_record(root: str | Path, suite: str, name: str) -> Record | None:
-    """The record of a fact, None when there is none."""
-    return next((r for r in Store(root).all(suite) if r["label"] == name), None)
-
-
 def measured_on(record: Record) -> str:
     """Where a time was measured, in words: "1 thread of cpu: AMD EPYC"."""
     about, threads = record["provenance"], record["facts"]["threads"]
@@ -35,7 +30,7 @@ def times(root: str | Path, suite: str = "cost") -> pd.DataFrame:
     """network, weights, layers, seconds, least, most, grouping: what our pruning step took; by network."""
     rows = []
     for name in ("pruning-time", "pruning-time-vgg16"):
-        record = fact_record(root, suite, name)
+        record = Store(root).fact(suite, name)
         for network, found in (record["facts"]["networks"] if record else {}).items():
             rows.append({"network": network, **found})
     columns = ["network", "weights", "layers", "seconds", "least", "most", "grouping_seconds"]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from gkp import evaluate, models, zoo
 from gkp.attacks import Attack
 from gkp.checkpoint import load_file, save_model
+from gkp.configuration import BASELINE, VERSION, Run
 from gkp.context import Context, OutOfTime, TimedProgress
 from gkp.data import Split
 from gkp.files import sha256_bytes
@@ -22,7 +23,6 @@ from gkp.progress import Progress
 from gkp.protocols import Entry
 from gkp.records import Record, peak_memory_mb, provenance, run_config, weights_sha256
 from gkp.steps import chosen_weights, prune, prune_and_train
-from gkp.suites import BASELINE, VERSION, Run
 from gkp.target import costs
 
 if TYPE_CHECKING:

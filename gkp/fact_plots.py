@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from gkp import ablations
 from gkp.ablations import ALL, REFERENCE
 from gkp.compare import network_title
+from gkp.configuration import RATE
 from gkp.style import DOUBLE, FAINT, look, new_figure, styled
-from gkp.suites import RATE
 
 DASHED: dict[str, Any] = {"color": FAINT, "linestyle": (0, (4, 3)), "linewidth": 0.7, "zorder": 0.5}
 

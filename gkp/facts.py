@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from gkp import ablations, cost, models, timings, zoo
+from gkp.configuration import RATE, VERSION
 from gkp.records import CODE, Record, Store, provenance
 from gkp.search import Problem, Selection, grouped_kernel_distance, kept_count, resolve_beta, select, set_cost
 from gkp.smoothness import smoothness
-from gkp.suites import RATE, VERSION
 from gkp.surgery import kernel_layers, replace_convolutions
 
 GOLDEN = CODE / "tests" / "golden"

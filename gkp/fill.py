@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gkp import cifar, suites
+from gkp.configuration import BASELINE, UNPRUNED, Run
 from gkp.context import Context, Pace
 from gkp.pack import Packed, archives_in, pack, stamps
 from gkp.progress import Progress
 from gkp.records import Store
 from gkp.run import Queue, Summary, complete_stems, pick_device, summarize, work
-from gkp.suites import BASELINE, UNPRUNED, Run
 from gkp.workers import work_together
 
 SUITES = ("cifar10-resnet56", "cifar10-resnet20")

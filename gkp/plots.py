@@ -18,8 +18,8 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from gkp.compare import BENIGN, CONTROL, attacks, compared, paper_attacks, pixel_attacks, points, sound_attack
 from gkp.records import Record
-from gkp.report import attack_titles
 from gkp.style import DOUBLE, FAINT, in_front, legend, look, new_figure, ordered, save, styled
+from gkp.tables import attack_titles
 
 
 def save_all(suite: str, records: Sequence[Record], folder: str | Path) -> list[Path]:

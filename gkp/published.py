@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
+from gkp.audit import detectable
 from gkp.claims import Claim
 from gkp.compare import BENIGN, CONTROL, PROTOCOL, compared, network_title, points
+from gkp.configuration import RATE
 from gkp.records import Record
-from gkp.report import attack_titles
-from gkp.suites import RATE
+from gkp.tables import attack_titles
 
 TABLES = Path("expected") / "paper_cifar10.csv"
 MAIN_TABLES = ("9", "10", "11", "12")
@@ -121,3 +123,87 @@ def gain_over_unpruned(
     for attack in ATTACKS:
         text[titles.get(attack, attack)] = [f"{value:+.2f}" for value in frame[attack]]
     return text
+
+
+# ---- what the printed numbers can tell -----------------------------------------------------------
+
+
+def printed(path: str | Path) -> pd.DataFrame:
+    """Tables 9 to 12 of the paper: network, method, checkpoint_rule and one column (percent) per attack.
+
+    Where the larger eps leaves more right, the two FGSM columns were printed in each other's place (one row
+    of Table 10); they are put back.
+    """
+    frame = pd.read_csv(path, dtype=str)
+    frame = frame[frame.table.isin(MAIN_TABLES)].rename(columns=COLUMNS)
+    for attack in COLUMNS.values():
+        frame[attack] = pd.to_numeric(frame[attack], errors="coerce")
+    small, large = COLUMNS["fgsm_0.01"], COLUMNS["fgsm_0.1"]
+    swapped = frame[large] > frame[small]
+    frame.loc[swapped, [small, large]] = frame.loc[swapped, [large, small]].to_numpy()
+    return frame[["network", "method", "checkpoint_rule", *COLUMNS.values()]]
+
+
+def selection(path: str | Path, method: str = "SR-GKP") -> pd.DataFrame:
+    """Within and between methods in the paper's tables, in points: one row per network and attack.
+
+    within: median over methods with several printed checkpoints of their highest minus lowest value;
+    own: the same of `method`; lead: best value of `method` minus the best of any other pruned network,
+    which is the comparison that bold face makes.
+    """
+    rows = []
+    for network, part in printed(path).groupby("network", sort=False):
+        pruned = part[part.method != "Unpruned"].groupby("method")
+        several = pruned.size()[lambda count: count > 1].index
+        for attack in ATTACKS:
+            best, spread = pruned[attack].max(), pruned[attack].max() - pruned[attack].min()
+            rows.append(
+                {
+                    "network": network,
+                    "attack": attack,
+                    "within": spread[several].median(),
+                    "own": spread[method],
+                    "lead": best[method] - best.drop(method).max(),
+                    "ahead": best.drop(method).idxmax(),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def visible(
+    path: str | Path, shares: dict[str, float], n: int = 10000, method: str = "SR-GKP"
+) -> pd.DataFrame:
+    """Which of the paper's differences to `method` n images could show: one row per attack of `shares`.
+
+    shares: attack -> assumed share of discordant images, e.g. `discordance` of our own networks, because the
+    paper gives no outcomes per image. pairs: networks times other methods, by their best-benign rows.
+    """
+    found = []
+    table = rows(path)
+    for attack, share in shares.items():
+        own = table[table.method == method].set_index("network")[attack]
+        others = table[~table.method.isin((method, "Unpruned"))]
+        gaps = own[others.network].to_numpy() - others[attack].to_numpy()
+        gaps = gaps[~np.isnan(gaps)]
+        least = detectable(n, share)
+        counts = {
+            "pairs": len(gaps),
+            "better": int((gaps >= least).sum()),
+            "worse": int((gaps <= -least).sum()),
+        }
+        found.append({"attack": attack, "discordant": share, "detectable": least} | counts)
+    return pd.DataFrame(found)
+
+
+def visible_text(found: pd.DataFrame, titles: Mapping[str, str]) -> pd.DataFrame:
+    """`visible` as a text table."""
+    return pd.DataFrame(
+        {
+            "attack": titles[row.attack],
+            "images two networks disagree on": f"{100 * row.discordant:.1f} %",
+            "visible from (points)": f"{row.detectable:.2f}",
+            "SR-GKP visibly better": f"{row.better} of {row.pairs}",
+            "visibly worse": f"{row.worse} of {row.pairs}",
+        }
+        for row in found.itertuples()
+    )

@@ -40,8 +40,8 @@ import torch
 
 from gkp import suites
 from gkp.checkpoint import tensors_sha256
+from gkp.configuration import VERSION, Run
 from gkp.files import atomic_write_text, sha256_file
-from gkp.suites import VERSION, Run
 
 Record = dict[str, Any]
 REQUIRED = ("version", "hash", "suite", "stem", "config", "provenance")
@@ -112,6 +112,10 @@ class Store:
         found = [record for record in self.all() if record["suite"] == name or record["hash"] in runs]
         return [asked_for(r, runs[r["hash"]]) if r["hash"] in runs else r for r in found]
 
+    def fact(self, suite: str, name: str) -> Record | None:
+        """The record of a computed fact of that suite; None when there is none."""
+        return next((record for record in self.all(suite) if record["label"] == name), None)
+
     def find(self, run: Run) -> Record | None:
         """The record of that configuration, whatever suite it was made for; None when there is none."""
         for path in sorted(self.results.glob(f"*/*-{run.hash[:8]}.json")):
@@ -121,7 +125,7 @@ class Store:
             if not _agrees(record["config"], run_config(run)):
                 raise DamagedRecord(
                     f"{path} has the hash of {run.stem} but another configuration: "
-                    "a default changed, so raise gkp.suites.VERSION"
+                    "a default changed, so raise gkp.configuration.VERSION"
                 )
             return record
         return None

@@ -18,8 +18,8 @@ from gkp.files import sha256_file
 from gkp.progress import Progress
 from gkp.protocols import Entry
 from gkp.records import Record, Store
-from gkp.report import attack_title, to_markdown
 from gkp.run import pick_device
+from gkp.tables import attack_title, to_markdown
 
 TOLERANCE = 0.05  # points; other builds and devices round differently on a handful of images
 

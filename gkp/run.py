@@ -13,13 +13,14 @@ from pathlib import Path
 
 import torch
 
-from gkp import suites
+from gkp import estimates, suites
+from gkp.configuration import Run
 from gkp.context import Context, OutOfTime, Pace
 from gkp.execute import execute, missing_entries
 from gkp.facts import record_facts
 from gkp.progress import Progress
 from gkp.records import Store
-from gkp.suites import Run, Suite
+from gkp.suites import Suite
 from gkp.workers import work_together
 
 Queue = Sequence[tuple[str, Run]]  # (suite that the record is made for, run), the most valuable first
@@ -160,7 +161,7 @@ def affordable(runs: list[Run], context: Context) -> list[Run]:
     left = (context.deadline - time.monotonic()) / 60
     if context.pace:  # nothing that cannot end in time, and else the most valuable
         return [run for run in runs if fits(run, 60 * left, context.pace)]
-    fitting = [run for run in runs if suites.minutes(run, context.device.type) <= left]
+    fitting = [run for run in runs if estimates.minutes(run, context.device.type) <= left]
     return fitting or [run for run in runs if run.epochs > 1]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from gkp.claims import Verdict
-from gkp.report import claims_table, to_markdown
+from gkp.tables import claims_table, to_markdown
 
 
 def say(*lines: str) -> None:

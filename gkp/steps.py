@@ -10,10 +10,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from gkp import data, pruners, snapshots
+from gkp.configuration import BASELINE, Run
 from gkp.context import Context, OutOfTime, TimedProgress
 from gkp.data import Split
 from gkp.pruners import Cut
-from gkp.suites import BASELINE, Run
 from gkp.target import cut_to
 from gkp.train import History, Hooks, Recipe, fine_tune
 

@@ -1,29 +1,15 @@
-"""What to run: data set x network x method x seed, as frozen dataclasses.
-
-A `Run` is one network that is pruned, fine-tuned and attacked. Its hash is its identity: the same
-configuration has one record, whichever suite asks for it. The list of attacks is not part of the
-hash, because attacks can be added to a finished run from its saved weights.
-"""
+"""What to run: named sets of `Run`s, data set x network x method x seed."""
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gkp import protocols
-from gkp.protocols import Entry
+from gkp.configuration import MACS_RATIO, RATE, UNPRUNED, Run
 from gkp.pruners import methods
-from gkp.recipe import PAPER, Recipe
-
-VERSION = 1  # part of every hash: raise it when the meaning of a default changes
-UNPRUNED, BASELINE = "unpruned", "baseline"
-RATE = 0.4375  # the paper's pruning rate on CIFAR-10 (derived from its tables)
-MACS_RATIO = 1 - RATE
-GROUPS = 8
+from gkp.recipe import PAPER
 
 PAPER_RECIPE = PAPER
 SHORT_RECIPE = replace(PAPER, epochs=4, batch_size=128, lr=0.02, schedule="onecycle", precision="bfloat16")
@@ -32,110 +18,6 @@ SCRATCH_RECIPE = replace(PAPER, epochs=200, batch_size=128, lr=0.1, schedule="co
 # No flips: a mirrored digit is another digit or none.
 DIGITS_BASELINE = replace(PAPER, epochs=12, batch_size=32, lr=0.1, schedule="onecycle", augment="crop")
 DIGITS_RECIPE = replace(DIGITS_BASELINE, epochs=2, lr=0.03)
-
-
-@dataclass(frozen=True)
-class Run:
-    """One network of a suite: where it starts, how it is pruned, fine-tuned and attacked.
-
-    weights: as in `gkp.load_model`, or None when the suite trains `baseline` from scratch first.
-    method: a name of `gkp.methods()`, "unpruned", or "baseline" (the training of the start itself).
-    macs_ratio: the share of MACs left in all convolutions but the first, which is how SR-GKP counts;
-    the method's own rate is found by bisection. rate: that rate itself; exactly one of the two.
-    validation: images of the training part that are held out; rules: which checkpoints are kept.
-    """
-
-    dataset: str
-    network: str
-    method: str
-    weights: str | None = None
-    baseline: Recipe | None = None
-    options: tuple[tuple[str, Any], ...] = ()
-    macs_ratio: float | None = None
-    rate: float | None = None
-    groups: int = GROUPS
-    seed: int = 0
-    recipe: Recipe | None = None
-    validation: int = 0
-    rules: tuple[str, ...] = ("last",)
-    evaluation: tuple[Entry, ...] = field(default=(), metadata={"hashed": False})
-
-    def __post_init__(self) -> None:
-        if self.prunes and (self.macs_ratio is None) == (self.rate is None):
-            raise ValueError(f"{self.method}: give either macs_ratio or rate")
-        if self.weights is None and self.baseline is None:
-            raise ValueError(f"{self.method}: give weights, or the recipe that trains the baseline")
-
-    @property
-    def prunes(self) -> bool:
-        return self.method not in (UNPRUNED, BASELINE)
-
-    @property
-    def epochs(self) -> int:
-        """Epochs that this run trains, 0 for none."""
-        recipe = self.baseline if self.method == BASELINE else self.recipe
-        return recipe.epochs if recipe else 0
-
-    @property
-    def label(self) -> str:
-        """How tables call it: the method, with what differs from its defaults."""
-        name = "unpruned + fine-tune" if self.method == UNPRUNED and self.recipe else self.method
-        return f"{name} ({self.variant})" if self.variant and self.method != UNPRUNED else name
-
-    @property
-    def variant(self) -> str:
-        """What differs from the method's defaults, short enough for a file name; "" for nothing."""
-        parts = [f"{key}-{value}" for key, value in self.options]
-        if self.groups != GROUPS:
-            parts.append(f"groups-{self.groups}")
-        if self.rate not in (None, RATE):
-            parts.append(f"rate-{self.rate:g}")
-        if self.macs_ratio not in (None, MACS_RATIO):
-            parts.append(f"macs-{self.macs_ratio:g}")
-        if self.method == UNPRUNED and self.recipe:
-            parts.append("finetuned")
-        if self.prunes and self.recipe is None:
-            parts.append("untuned")
-        return "-".join(parts)
-
-    @property
-    def hash(self) -> str:
-        """First 16 hex digits of the SHA-256 of the canonical JSON."""
-        text = json.dumps({"version": VERSION, **config(self)}, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-    @property
-    def stem(self) -> str:
-        """File name without ending: method, variant, seed and the first 8 digits of the hash."""
-        name = "-".join(part for part in (self.method, self.variant) if part)
-        slug = "".join(c if c.isalnum() or c in "-." else "-" for c in name)
-        return f"{slug}-s{self.seed}-{self.hash[:8]}"
-
-    def start(self) -> Run | None:
-        """The run that trains this one's baseline, None when it starts from public weights."""
-        if self.baseline is None or self.method == BASELINE:
-            return None
-        return replace(
-            Run(self.dataset, self.network, BASELINE, baseline=self.baseline), evaluation=self.evaluation
-        )
-
-
-def config(value: Any) -> Any:
-    """A dataclass as JSON-able data, without unhashed fields and fields at their default.
-
-    Leaving defaults out means that a new field with a default keeps every earlier hash.
-    """
-    if dataclasses.is_dataclass(value):
-        kept = {}
-        for item in dataclasses.fields(value):
-            own = getattr(value, item.name)
-            default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
-            if item.metadata.get("hashed", True) and own != default:
-                kept[item.name] = config(own)
-        return kept
-    if isinstance(value, (tuple, list)):
-        return [config(item) for item in value]
-    return value
 
 
 @dataclass(frozen=True)
@@ -154,14 +36,11 @@ class Suite:
         return baselines + sorted(self.runs, key=lambda run: run.seed)
 
 
-# ---- suites --------------------------------------------------------------------------------------
-
-
 # Which methods a grid does first: this paper's, the control, the one every paper compares with.
 FIRST = ("sr-gkp", "random", "l1")
-
-
 SEEDS = (0, 1, 2)
+LIVE = "digits"  # this suite's records are made on the reader's machine and are not committed
+# Those that are done first where not all can be, and with three seeds.
 TELLING = (
     "sr-gkp",
     "unpruned + fine-tune",
@@ -375,35 +254,3 @@ def get(name: str) -> Suite:
     if name not in SUITES:
         raise ValueError(f"unknown suite {name!r}; known: {', '.join(SUITES)}")
     return SUITES[name]()
-
-
-# ---- estimates -----------------------------------------------------------------------------------
-
-# images per second, forward and backward at 32x32 in float32 on 2 CPU cores
-SPEED = {"resnet8": 1280, "resnet20": 500, "resnet32": 300, "resnet56": 165, "resnet110": 80, "vgg16": 110}
-GPU_SPEEDUP = 30  # a guess until somebody has measured it
-TRAIN_IMAGES = {"digits": 1300, "cifar10": 50000, "cifar100": 50000}
-TEST_IMAGES = {"digits": 497, "cifar10": 10000, "cifar100": 10000}
-
-
-def minutes(run: Run, device: str = "cpu") -> float:
-    """Estimated minutes of training and evaluation on 2 CPU cores or one GPU; a guide, not a promise."""
-    return training_minutes(run, device) + evaluation_minutes(run, device)
-
-
-def training_minutes(run: Run, device: str = "cpu") -> float:
-    """The part of `minutes` that all epochs take."""
-    return _minutes(run.epochs * (TRAIN_IMAGES[run.dataset] - run.validation), run, device)
-
-
-def evaluation_minutes(run: Run, device: str = "cpu") -> float:
-    """The part of `minutes` that the attacks on every kept checkpoint take."""
-    passes = 0.0
-    for entry in run.evaluation:
-        passes += entry.passes * (entry.n or TEST_IMAGES[run.dataset]) * len(run.rules)
-    return _minutes(passes, run, device)
-
-
-def _minutes(passes: float, run: Run, device: str) -> float:
-    """Minutes of `passes` images forward and backward."""
-    return passes / SPEED.get(run.network, 100) / 60 / (GPU_SPEEDUP if device == "cuda" else 1)

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from gkp import anatomy, cost, grouped, grouping, pruners, zoo
-from gkp.suites import GROUPS, RATE
+from gkp.configuration import GROUPS, RATE
 
 RESNETS = (
     ("resnet20", "authors"),

@@ -9,9 +9,8 @@ import pandas as pd
 
 from gkp import paired
 from gkp.compare import BENIGN, CONTROL, CONTROLS, PROTOCOL, compared, sound_attack
-from gkp.cost_tables import fact_record
-from gkp.records import Record
-from gkp.report import attack_titles
+from gkp.records import Record, Store
+from gkp.tables import attack_titles
 
 METHOD = "sr-gkp"
 PAPER = PROTOCOL[0]  # FGSM 0.01, the paper's headline
@@ -92,7 +91,7 @@ def kept(records: Sequence[Record]) -> tuple[str, ...]:
 def free(root: str | Path, records: Sequence[Record]) -> tuple[str, ...]:
     record = next(r for r in compared(records) if r["label"] == METHOD)
     training = sum(epoch["seconds"] for epoch in record["history"]["epochs"])
-    step, fact = record["pruning"], fact_record(root, *COST)
+    step, fact = record["pruning"], Store(root).fact(*COST)
     share = 100 * step["seconds"] / training
     slower = "its latency has no record yet"
     if fact:
@@ -113,7 +112,7 @@ def free(root: str | Path, records: Sequence[Record]) -> tuple[str, ...]:
 
 
 def smooth(root: str | Path) -> tuple[str, ...]:
-    fact = fact_record(root, *ABLATIONS)
+    fact = Store(root).fact(*ABLATIONS)
     statement = "because it keeps smooth kernels"
     if fact is None:
         return (statement, "no record yet", "no record yet", "–", "03_ablations")

@@ -5,10 +5,11 @@ from dataclasses import asdict, replace
 import torch
 
 from gkp import protocols
+from gkp.configuration import UNPRUNED, VERSION, Run
 from gkp.evaluate import Outcome, pack_bits
 from gkp.records import run_config
 from gkp.style import LOOKS
-from gkp.suites import SHORT_RECIPE, UNPRUNED, VERSION, Run
+from gkp.suites import SHORT_RECIPE
 
 IMAGES = 400
 METHODS = tuple(name for name in LOOKS if name not in ("baseline", "unpruned", "unpruned + fine-tune"))

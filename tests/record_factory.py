@@ -5,9 +5,9 @@ from dataclasses import asdict
 import torch
 
 from gkp.attacks import Attack
+from gkp.configuration import VERSION, Run
 from gkp.evaluate import pack_bits
 from gkp.records import run_config
-from gkp.suites import VERSION, Run
 
 RUN = Run("digits", "resnet8", "l1", weights="resnet8", rate=0.4375)
 

@@ -4,7 +4,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from many_records import many_records
@@ -12,9 +11,7 @@ from scipy.stats import binom
 
 from gkp import audit, audit_plots, protocols, suites
 from gkp.attacks import Attack
-from gkp.compare import PROTOCOL
 from gkp.evaluate import pack_bits
-from gkp.published import ATTACKS
 
 EXPECTED = Path(__file__).parents[1] / "expected"
 TABLES = EXPECTED / "paper_cifar10.csv"
@@ -96,37 +93,28 @@ def test_discordance_of_known_outcomes():
         audit.discordance(records[:3], FGSM)
 
 
-def test_selection_against_the_printed_rows():
-    """ResNet-32, FGSM 0.01 of SR-GKP: 70.57, 71.52 and 70.79 are printed."""
-    frame = audit.selection(TABLES).set_index(["network", "attack"])
-    assert set(frame.index.get_level_values("attack")) == set(ATTACKS)
-    assert frame.loc[("ResNet-32", FGSM), "own"] == pytest.approx(0.95)
-    rows = pd.read_csv(TABLES, dtype=str)
-    others = rows[(rows.table == "9") & ~rows.method.isin(("SR-GKP", "Unpruned"))]["fgsm_0.01"].astype(float)
-    assert frame.loc[("ResNet-32", FGSM), "lead"] == pytest.approx(71.52 - others.max())
-
-
-def test_columns_printed_in_each_others_place_are_put_back():
-    frame = audit.printed(TABLES)
-    row = frame[
-        (frame.network == "ResNet-56") & (frame.method == "DHP") & (frame.checkpoint_rule == "Best (b)")
-    ]
-    assert row[list(PROTOCOL[:2])].to_numpy().tolist() == [[70.42, 31.54]]
-    assert (frame[PROTOCOL[0]] >= frame[PROTOCOL[1]]).all()
-
-
-def test_fewer_of_the_papers_differences_are_visible_with_fewer_images():
-    many, few_images = (audit.visible(TABLES, {FGSM: 0.2}, n).iloc[0] for n in (10000, 500))
-    assert many.pairs == few_images.pairs > 20
-    assert few_images.better + few_images.worse < many.better + many.worse < many.pairs
-
-
 def test_ranks_agree_with_themselves_and_the_interval_says_how_sure():
     records = many_records(("random", "l1", "l2", "fpgm", "sr-gkp"))
     same = audit.rank_agreement(records, FGSM, FGSM, draws=50)
     assert same["correlation"] == pytest.approx(1)
-    assert same["low"] <= same["high"] <= 1
+    # the same images are drawn for both
+    assert [same["low"], same["high"]] == pytest.approx([1, 1])
     assert (same["networks"], same["images"]) == (5, 400)
+
+
+def test_ranks_are_shown_from_the_first_suite_whose_networks_met_the_attack():
+    few, many = many_records(("l1", "l2")), many_records(("random", "l1", "l2", "fpgm", "sr-gkp"))
+    shown = audit.ranks_text((few, many), FGSM, [FGSM, "highpass_0.3"])
+    assert shown.to_dict("records") == [
+        {
+            "attack": "FGSM 0.01 norm., pred.",
+            "rank correlation": "+1.00",
+            "95 % interval": "+1.00 to +1.00",
+            "networks": "5",
+            "images": "400",
+        }
+    ]
+    assert audit.ranks_text((few,), FGSM, [FGSM]).empty
 
 
 def test_seeds_by_hand():
@@ -162,3 +150,14 @@ def test_the_ladder_draws_the_networks_that_met_all_attacks(few):
     assert all(len(axes.lines) == 4 for axes in figure.axes)
     highpass = Attack("highpass", theta=0.3).name
     assert highpass in records[0]["checkpoints"]["last"]["metrics"]
+
+
+def test_seeds_are_shown_one_row_per_network():
+    records = many_records(("l1", "l2"), seeds=(0, 1, 2))
+    shown = audit.seeds_text(records, ["benign", FGSM])
+    assert list(shown.columns) == ["network", "epochs", "seeds", "benign", "FGSM 0.01 norm., pred."]
+    assert {"l1", "l2"} <= set(shown.network)
+    frame = audit.seeds(records, ["benign"]).set_index("label")
+    row = frame.loc["l1"]
+    cell = shown.set_index("network").loc["l1", "benign"]
+    assert cell == f"{row['mean']:.2f} ± {row.deviation:.2f} ({row['range']:.2f})"

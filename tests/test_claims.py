@@ -7,7 +7,7 @@ from record_factory import make_record
 
 from gkp import claims
 from gkp.claims import Claim
-from gkp.suites import Run
+from gkp.configuration import Run
 
 BENIGN = {"suite": "small", "attack": "benign"}
 

@@ -10,8 +10,8 @@ from record_factory import make_record
 
 from gkp import checkpoint, cli, data, evaluate, files, models
 from gkp.attacks import Attack
+from gkp.configuration import UNPRUNED, Run
 from gkp.records import Store
-from gkp.suites import UNPRUNED, Run
 
 
 def gkp(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:

@@ -1,11 +1,13 @@
 """What is compared: attacks, one row per method, the sentence about the setting."""
 
+from dataclasses import replace
+
 import pytest
 from many_records import START, a_record, many_records
 
-from gkp import compare, protocols, report
+from gkp import compare, protocols, tables
+from gkp.configuration import RATE
 from gkp.records import Store
-from gkp.suites import RATE, replace
 
 FEW = ("random", "l1", "sr-gkp")
 
@@ -67,9 +69,9 @@ def test_a_method_off_the_target_of_macs_is_marked_and_explained(few):
     assert "l1 †" in set(compare.results(off, [])["method"])
     assert "†: more than 1 %" in compare.setting(off)
     assert "†" not in compare.setting(few) + "".join(compare.results(few, [])["method"])
-    assert "l1 †" in set(report.summary(off)["method"])
-    assert "† More than 1 %" in report.footnote(off)
-    assert "†" not in report.footnote(few)
+    assert "l1 †" in set(tables.summary(off)["method"])
+    assert "† More than 1 %" in tables.footnote(off)
+    assert "†" not in tables.footnote(few)
 
 
 def heavier(cost):

@@ -17,12 +17,13 @@ import torch
 from tiny_suite import COMMON, tiny_suite
 
 from gkp import fill, run, suites
+from gkp.configuration import Run
 from gkp.context import Context, OutOfTime, Pace
 from gkp.execute import execute
 from gkp.pack import archives_in, pack
 from gkp.records import Store
 from gkp.run_state import epochs_done
-from gkp.suites import Run, Suite
+from gkp.suites import Suite
 from gkp.unpack import unpack
 from gkp.workers import work_together
 

@@ -1,15 +1,20 @@
 """The paper's rows: which are taken, and how they stand beside ours."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from many_records import START, a_record, many_records
 
-from gkp import published, report
+from gkp import audit, published, report
 from gkp.claims import CLAIMS
+from gkp.compare import PROTOCOL
+from gkp.published import ATTACKS
 from gkp.records import Store
-from gkp.suites import SHORT_RECIPE, SUITES, replace
+from gkp.suites import SHORT_RECIPE, SUITES
 
+FGSM = PROTOCOL[0]
 TABLES = Path(__file__).parents[1] / "expected" / "paper_cifar10.csv"
 
 
@@ -70,3 +75,36 @@ def test_every_number_a_suite_can_reach_is_a_claim_and_waits_for_its_record(tmp_
     assert {v.claim.id for v in report.verdicts(tmp_path)} == {
         f"P-resnet56-sr-gkp-{column}" for column in published.COLUMNS
     }
+
+
+def test_selection_against_the_printed_rows():
+    """ResNet-32, FGSM 0.01 of SR-GKP: 70.57, 71.52 and 70.79 are printed."""
+    frame = published.selection(TABLES).set_index(["network", "attack"])
+    assert set(frame.index.get_level_values("attack")) == set(ATTACKS)
+    assert frame.loc[("ResNet-32", FGSM), "own"] == pytest.approx(0.95)
+    rows = pd.read_csv(TABLES, dtype=str)
+    others = rows[(rows.table == "9") & ~rows.method.isin(("SR-GKP", "Unpruned"))]["fgsm_0.01"].astype(float)
+    assert frame.loc[("ResNet-32", FGSM), "lead"] == pytest.approx(71.52 - others.max())
+
+
+def test_columns_printed_in_each_others_place_are_put_back():
+    frame = published.printed(TABLES)
+    row = frame[
+        (frame.network == "ResNet-56") & (frame.method == "DHP") & (frame.checkpoint_rule == "Best (b)")
+    ]
+    assert row[list(PROTOCOL[:2])].to_numpy().tolist() == [[70.42, 31.54]]
+    assert (frame[PROTOCOL[0]] >= frame[PROTOCOL[1]]).all()
+
+
+def test_fewer_of_the_papers_differences_are_visible_with_fewer_images():
+    many, few_images = (published.visible(TABLES, {FGSM: 0.2}, n).iloc[0] for n in (10000, 500))
+    assert many.pairs == few_images.pairs > 20
+    assert few_images.better + few_images.worse < many.better + many.worse < many.pairs
+
+
+def test_what_is_visible_is_counted_out_of_all_pairs():
+    found = published.visible(TABLES, {FGSM: 0.2})
+    shown = published.visible_text(found, {FGSM: "FGSM"}).iloc[0]
+    assert shown["attack"] == "FGSM"
+    assert shown["SR-GKP visibly better"] == f"{found.better[0]} of {found.pairs[0]}"
+    assert shown["visible from (points)"] == f"{audit.detectable(10000, 0.2):.2f}"

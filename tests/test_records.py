@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from record_factory import RUN, make_record
 
+from gkp.configuration import VERSION, Run
 from gkp.records import (
     DamagedRecord,
     Store,
@@ -22,7 +23,6 @@ from gkp.records import (
     weights_sha256,
     wide,
 )
-from gkp.suites import VERSION, Run
 
 
 @pytest.fixture

@@ -16,11 +16,12 @@ from gkp import data, evaluate, execute, steps, suites
 from gkp.attacks import Attack
 from gkp.autoattack import autoattack
 from gkp.checkpoint import load_file
+from gkp.configuration import MACS_RATIO, Run
 from gkp.context import Context, OutOfTime
 from gkp.protocols import Entry
 from gkp.records import Store
 from gkp.run import claim_first, is_claimed, is_complete, run_suite
-from gkp.suites import MACS_RATIO, Run, Suite
+from gkp.suites import Suite
 
 
 def context(root: Path, deadline: float | None = None) -> Context:

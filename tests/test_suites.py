@@ -1,78 +1,11 @@
-"""Identity and order of runs."""
+"""What the suites hold, in which order."""
 
 import dataclasses
 import re
 
 import pytest
 
-from gkp import suites
-from gkp.attacks import Attack
-from gkp.protocols import Entry
-from gkp.recipe import PAPER
-from gkp.suites import Run, config
-
-RUN = Run("cifar10", "resnet20", "sr-gkp", weights="authors", rate=0.4375, recipe=PAPER)
-
-# Another value for every hashed field, to see that none of them is forgotten.
-OTHER = {
-    "dataset": "cifar100",
-    "network": "resnet56",
-    "method": "l1",
-    "weights": "akamaster",
-    "baseline": PAPER,
-    "options": (("beta", "exact"),),
-    "rate": 0.5,
-    "groups": 4,
-    "seed": 1,
-    "recipe": dataclasses.replace(PAPER, epochs=1),
-    "validation": 2000,
-    "rules": ("last", "best-test"),
-}
-
-
-def test_the_hash_is_the_one_that_committed_records_carry() -> None:
-    """A change here orphans every record: raise VERSION and run the suites again, or undo it."""
-    assert RUN.hash == "ac802f54427a2664"
-
-
-@pytest.mark.parametrize("name", OTHER)
-def test_every_field_of_the_configuration_is_hashed(name: str) -> None:
-    assert dataclasses.replace(RUN, **{name: OTHER[name]}).hash != RUN.hash
-
-
-def test_no_hashed_field_is_left_out_of_that_test() -> None:
-    hashed = {item.name for item in dataclasses.fields(Run) if item.metadata.get("hashed", True)}
-    assert hashed - set(OTHER) == {"macs_ratio"}  # excludes rate; see the next test
-
-
-def test_macs_ratio_is_hashed() -> None:
-    by_macs = [dataclasses.replace(RUN, rate=None, macs_ratio=ratio).hash for ratio in (0.5625, 0.5)]
-    assert len({*by_macs, RUN.hash}) == 3
-
-
-def test_attacks_can_be_added_without_a_new_identity() -> None:
-    assert dataclasses.replace(RUN, evaluation=(Entry(Attack("none")),)).hash == RUN.hash
-
-
-def test_fields_at_their_default_are_left_out_so_that_new_ones_keep_old_hashes() -> None:
-    assert config(RUN) == {
-        "dataset": "cifar10",
-        "network": "resnet20",
-        "method": "sr-gkp",
-        "weights": "authors",
-        "rate": 0.4375,
-        "recipe": {},
-    }
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [{"rate": None}, {"macs_ratio": 0.5}, {"weights": None}],
-    ids=["no target", "two targets", "no start"],
-)
-def test_an_incomplete_run_is_refused(fields: dict) -> None:
-    with pytest.raises(ValueError, match=r"give"):
-        dataclasses.replace(RUN, **fields)
+from gkp import configuration, suites
 
 
 def test_an_unknown_suite_lists_the_known_ones() -> None:
@@ -93,8 +26,8 @@ def test_every_suite_has_runs_of_its_own_with_plain_file_names(name: str) -> Non
 @pytest.mark.parametrize("name", ["digits", "cifar10-vgg16"])
 def test_a_baseline_comes_first_and_is_trained_once(name: str) -> None:
     ordered = suites.get(name).ordered()
-    assert [run.method for run in ordered].count(suites.BASELINE) == 1
-    assert ordered[0].method == suites.BASELINE
+    assert [run.method for run in ordered].count(configuration.BASELINE) == 1
+    assert ordered[0].method == configuration.BASELINE
     assert all(run.start() == ordered[0] for run in ordered[1:])
     assert ordered[0].start() is None
 
@@ -135,16 +68,6 @@ def test_controls_are_the_unpruned_network_as_it_is_and_fine_tuned_alike() -> No
     assert labels["unpruned + fine-tune"].recipe == labels["sr-gkp"].recipe
 
 
-def test_the_digits_take_few_minutes() -> None:
-    assert 0.2 < sum(suites.minutes(run) for run in suites.get("digits").ordered()) < 4
-
-
-def test_estimates_grow_with_epochs_and_shrink_on_a_gpu() -> None:
-    longer = dataclasses.replace(RUN, recipe=PAPER.scaled(600))
-    assert suites.minutes(longer) == pytest.approx(2 * suites.minutes(RUN))
-    assert suites.minutes(RUN, "cuda") < suites.minutes(RUN)
-
-
 def test_ablations_change_one_thing_and_share_the_rest_with_the_short_suite() -> None:
     suite = suites.get("cifar10-resnet20-ablations")
     short = {run.label: run.hash for run in suites.get("cifar10-resnet20-short").runs}
@@ -158,7 +81,6 @@ def test_ablations_change_one_thing_and_share_the_rest_with_the_short_suite() ->
     assert plain.hash in {run.hash for run in suites.get("method").runs}
 
 
-def test_variants_are_named_by_what_differs() -> None:
-    assert dataclasses.replace(RUN, groups=4).label == "sr-gkp (groups-4)"
+def test_labels_tell_the_runs_of_a_suite_apart() -> None:
     labels = [(run.label, run.seed) for run in suites.get("cifar10-resnet20-ablations").runs]
     assert len(set(labels)) == len(labels)

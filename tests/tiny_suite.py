@@ -4,7 +4,9 @@ import dataclasses
 
 from gkp import suites
 from gkp.attacks import Attack
-from gkp.suites import MACS_RATIO, Entry, Run, Suite
+from gkp.configuration import MACS_RATIO, Run
+from gkp.protocols import Entry
+from gkp.suites import Suite
 
 IMAGES = 80
 RECIPE = dataclasses.replace(suites.DIGITS_RECIPE, epochs=2)

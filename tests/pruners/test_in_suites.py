@@ -12,10 +12,10 @@ import torch
 from gkp import data, execute, models, pruners, snapshots, steps, suites
 from gkp.attacks import Attack
 from gkp.checkpoint import load_file
+from gkp.configuration import MACS_RATIO, Run
 from gkp.context import Context, OutOfTime, TimedProgress
 from gkp.protocols import Entry
 from gkp.records import Store
-from gkp.suites import MACS_RATIO, Run
 
 RECIPE = dataclasses.replace(suites.DIGITS_RECIPE, epochs=3)
 BASELINE = dataclasses.replace(suites.DIGITS_RECIPE, epochs=1)

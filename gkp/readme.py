@@ -1,0 +1,73 @@
+"""The generated blocks of the README; the lists of suites and methods are also what `gkp list` prints."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import pandas as pd
+
+from gkp import estimates, pruners, suites
+from gkp.claims import Verdict
+from gkp.records import Store
+from gkp.suites import LIVE
+from gkp.tables import claims_table, footnote, summary, to_markdown
+
+# The columns of a table in the README; all of them stand in figures/<suite>/results.md.
+SHORT = (
+    "benign",
+    "fgsm_norm_0.01_predicted",
+    "pgd3_norm_8/255_step2/255_true",
+    "fgsm_pixel_1/255_true",
+    "pgd10_pixel_0.5/255_step0.125/255_true",
+)
+BLOCK = re.compile(r"(<!-- generated:([\w:-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def fill_blocks(text: str, store: Store, judged: Sequence[Verdict]) -> str:
+    """Fill in between `<!-- generated:NAME -->` and `<!-- end -->`; ValueError for an unknown NAME."""
+    return BLOCK.sub(lambda match: f"{match[1]}{block(match[2], store, judged)}{match[3]}", text)
+
+
+def block(name: str, store: Store, judged: Sequence[Verdict]) -> str:
+    """The text of one generated block: "claims", "suites", "methods" or "table:SUITE"."""
+    kind, _, suite = name.partition(":")
+    if kind == "claims":
+        committed = [verdict for verdict in judged if verdict.claim.ours["suite"] != LIVE]
+        return to_markdown(claims_table(committed))
+    if kind == "suites":
+        return to_markdown(suites_table())
+    if kind == "methods":
+        return to_markdown(methods_table().drop(columns="options"))  # they stand in `gkp list`
+    if kind == "table":
+        records = store.of_suite(suite)
+        return f"{to_markdown(summary(records, SHORT))}\n{footnote(records, SHORT)}\n"
+    raise ValueError(f"README.md: no generated block {name!r}; use claims, suites, methods or table:SUITE")
+
+
+def suites_table() -> pd.DataFrame:
+    """What can be run, what it needs and about how long it takes on 2 CPU cores."""
+    rows = []
+    for name in suites.SUITES:
+        suite = suites.get(name)
+        minutes = sum(estimates.minutes(run) for run in suite.ordered())
+        length = f"{minutes / 60:.0f} h" if minutes > 90 else f"{max(minutes, 1):.0f} min"
+        rows.append({"suite": name, "what": suite.title, "needs": suite.needs, "2 CPU cores": length})
+    return pd.DataFrame(rows)
+
+
+def methods_table() -> pd.DataFrame:
+    """The registered pruning methods: what each removes, when, by what, and who published it."""
+    entries = sorted((pruners.get(name) for name in pruners.methods()), key=lambda m: (m.structure, m.name))
+    return pd.DataFrame(
+        {
+            "method": entry.name,
+            "removes": entry.structure,
+            "when": entry.schedule,
+            "scores with": entry.needs,
+            "how": entry.summary,
+            "source": entry.citation,
+            "options": ", ".join(f"{name}={value!r}" for name, value in entry.options.items()) or "none",
+        }
+        for entry in entries
+    )

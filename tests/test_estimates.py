@@ -1,0 +1,21 @@
+"""Estimates are in proportion."""
+
+import dataclasses
+
+import pytest
+
+from gkp import estimates, suites
+from gkp.configuration import Run
+from gkp.recipe import PAPER
+
+RUN = Run("cifar10", "resnet20", "sr-gkp", weights="authors", rate=0.4375, recipe=PAPER)
+
+
+def test_the_digits_take_few_minutes() -> None:
+    assert 0.2 < sum(estimates.minutes(run) for run in suites.get("digits").ordered()) < 4
+
+
+def test_estimates_grow_with_epochs_and_shrink_on_a_gpu() -> None:
+    longer = dataclasses.replace(RUN, recipe=PAPER.scaled(600))
+    assert estimates.minutes(longer) == pytest.approx(2 * estimates.minutes(RUN))
+    assert estimates.minutes(RUN, "cuda") < estimates.minutes(RUN)
