@@ -7,7 +7,9 @@
     unit             "%", "layers", ...; tolerance, in the same unit, and `why` it is that large
     ours             where our number is: `suite` and further conditions on the record (label, rule, or a
                      field of its configuration), and either `attack` (accuracy in percent) or `path`;
-                     `against`, with `attack`: the difference to the record of that label, in points
+                     `against`, with `attack`: the difference to the record of that label, in points;
+                     `over`, with `attack`: the difference to the same network under that other attack, on
+                     the images that both saw, in points
     each             true: every matching record has to meet the claim, the worst one is shown
     verdict          "miss" where an honest miss is known; then `explanation` says why
 """
@@ -22,6 +24,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from gkp.evaluate import unpack_bits
 from gkp.records import Record
 
 CLAIMS = Path("expected") / "claims.toml"
@@ -55,6 +58,8 @@ class Claim:
             raise ValueError(f"claim {self.id}: ours needs a suite, and either an attack or a path")
         if "against" in self.ours and not {"attack", "label"} <= set(self.ours):
             raise ValueError(f"claim {self.id}: against needs an attack and a label")
+        if "over" in self.ours and ("attack" not in self.ours or "against" in self.ours):
+            raise ValueError(f"claim {self.id}: over needs an attack, and no against")
 
     @property
     def wanted(self) -> str:
@@ -145,7 +150,7 @@ def _judge(claim: Claim, values: tuple[float, ...]) -> Verdict:
 
 
 def _values(claim: Claim, records: Sequence[Record]) -> tuple[float, ...]:
-    places = ("suite", "attack", "path", "rule", "against")
+    places = ("suite", "attack", "path", "rule", "against", "over")
     if other := claim.ours.get("against"):
         own, theirs = (_values(_plain(claim, label), records) for label in (claim.ours["label"], other))
         return tuple(value - statistics.fmean(theirs) for value in own) if theirs else ()
@@ -156,12 +161,24 @@ def _values(claim: Claim, records: Sequence[Record]) -> tuple[float, ...]:
         if not all(_field(record, key) == value for key, value in conditions.items()):
             continue
         if "attack" in claim.ours:
-            path = ["checkpoints", rule, "metrics", claim.ours["attack"], "accuracy"]
-            value = _follow(record, path)
-            values += [] if value is None else [100 * value]
+            metrics = _follow(record, ["checkpoints", rule, "metrics"]) or {}
+            value = _percent(metrics, claim.ours["attack"], claim.ours.get("over"))
+            values += [] if value is None else [value]
         elif (value := _follow(record, claim.ours["path"])) is not None:
             values.append(float(value))
     return tuple(values)
+
+
+def _percent(metrics: dict[str, Any], attack: str, over: str | None) -> float | None:
+    """Accuracy under `attack`, or its difference to that under `over`; None where one is missing."""
+    if not {attack, over or attack} <= metrics.keys():
+        return None
+    if over is None:
+        return 100 * metrics[attack]["accuracy"]
+    sides = [unpack_bits(metrics[name]["bits"], metrics[name]["n"]) for name in (attack, over)]
+    n = min(map(len, sides))
+    first, second = (side[:n].double().mean().item() for side in sides)
+    return 100 * (first - second)
 
 
 def _plain(claim: Claim, label: str) -> Claim:

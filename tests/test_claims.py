@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import pytest
+import torch
 from record_factory import make_record
 
 from gkp import claims
 from gkp.claims import Claim
 from gkp.configuration import Run
+from gkp.evaluate import pack_bits
 
 BENIGN = {"suite": "small", "attack": "benign"}
 
@@ -48,6 +50,22 @@ def test_only_an_explained_miss_is_as_expected_and_it_stays_a_miss() -> None:
     assert not verdict_of(make_claim(expect=80.0), 90).as_expected
     # An explanation that is no longer needed is wrong too.
     assert not verdict_of(explained, 80).as_expected
+
+
+def test_two_attacks_are_compared_on_the_images_that_both_saw() -> None:
+    """60 of 100 right under one, the first 40 of its first 50 under the other: 50 of 50 minus 40 of 50."""
+    record = make_record(correct=60)
+    metrics = record["checkpoints"]["last"]["metrics"]
+    seen = torch.arange(100)
+    metrics["long"] = metrics["benign"] | {"bits": pack_bits(seen < 60), "n": 100}
+    metrics["short"] = metrics["benign"] | {"bits": pack_bits(seen[:50] < 40), "n": 50}
+    claim = make_claim(ours={"suite": "small", "attack": "short", "over": "long"}, expect=-20.0)
+    verdict = claims.judge([claim], lambda suite: [record])[0]
+    assert (verdict.ours, verdict.status) == (pytest.approx(-20), "OK")
+    del metrics["long"]
+    assert claims.judge([claim], lambda suite: [record])[0].status == "MISSING"
+    with pytest.raises(ValueError, match="over needs an attack"):
+        make_claim(ours={"suite": "small", "path": ["facts"], "over": "long"}, expect=0.0)
 
 
 def test_a_missing_record_and_a_nan_are_failures() -> None:
