@@ -18,7 +18,7 @@ import pandas as pd
 
 from gkp import suites
 from gkp.attacks import Attack
-from gkp.compare import BENIGN, compared, points
+from gkp.compare import BENIGN, compared, distinct, points
 from gkp.evaluate import mcnemar
 from gkp.paired import LEVEL, bits, holm
 from gkp.records import Record
@@ -89,7 +89,7 @@ def effect(records: Sequence[Record], change: Change, rule: str = "last") -> pd.
     On the images that both attacks saw; p by McNemar's exact test, Holm-corrected for these networks.
     """
     rows = []
-    for label in ordered(r["label"] for r in having(records, (change.before, change.after), rule)):
+    for label in distinct(having(records, (change.before, change.after), rule), rule):
         sides = [bits(records, label, name, rule) for name in (change.before, change.after)]
         for seed in sorted(sides[0].keys() & sides[1].keys()):
             n = min(len(side[seed]) for side in sides)
@@ -146,7 +146,7 @@ def detectable(n: int, discordant: float) -> float:
 def discordance(records: Sequence[Record], name: str, rule: str = "last") -> float:
     """Median share of images on which one of two pruned networks of one seed is right and the other wrong."""
     pruned = [record for record in having(records, [name], rule) if record.get("pruned")]
-    found = [bits(pruned, label, name, rule) for label in ordered(record["label"] for record in pruned)]
+    found = [bits(pruned, label, name, rule) for label in distinct(pruned, rule)]
     shares = []
     for first, second in combinations(found, 2):
         for seed in first.keys() & second.keys():
@@ -192,7 +192,7 @@ def rank_agreement(
     high, networks, images.
     """
     pruned = [record for record in having(records, (first, second), rule) if record.get("pruned")]
-    labels = ordered(record["label"] for record in pruned)
+    labels = distinct(pruned, rule)
     measured, drawn, n = [], [], 0
     for name in (first, second):
         outcomes = [bits(pruned, label, name, rule) for label in labels]

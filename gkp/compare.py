@@ -82,14 +82,37 @@ def setting(records: Sequence[Record]) -> str:
     )
 
 
-def twins(records: Iterable[Record], rule: str = "last") -> str:
-    """A sentence naming methods that answer alike on every image under every attack; "" without any."""
-    names: dict[tuple[str, ...], list[str]] = {}
-    for record in compared(records):
-        metrics = record["checkpoints"][rule]["metrics"]
-        names.setdefault(tuple(metrics[name]["bits"] for name in sorted(metrics)), []).append(record["label"])
-    alike = dict.fromkeys(" and ".join(ordered(labels)) for labels in names.values() if len(labels) > 1)
-    return f"One and the same network under two names: {'; '.join(alike)}." if alike else ""
+def twins(records: Iterable[Record], rule: str = "last") -> dict[str, str]:
+    """Label -> an earlier one (in the order of all figures): pruned networks that are the same twice.
+
+    They answer alike on every image under every attack that both met. Tests and counts take them once.
+    """
+    answers: dict[str, dict[tuple[int, str], str]] = {}
+    for record in filter(lambda record: record.get("pruned"), compared(records)):
+        metrics, own = record["checkpoints"][rule]["metrics"], answers.setdefault(record["label"], {})
+        own |= {(record["config"]["seed"], name): metric["bits"] for name, metric in metrics.items()}
+    found: dict[str, str] = {}
+    labels = ordered(answers)
+    for place, label in enumerate(labels):
+        for other in labels[:place]:
+            both = answers[label].keys() & answers[other].keys()
+            if both and all(answers[label][key] == answers[other][key] for key in both):
+                found.setdefault(label, other)
+    return found
+
+
+def distinct(records: Sequence[Record], rule: str = "last") -> list[str]:
+    """The labels to compare, in the order of all figures, without twins."""
+    alike = twins(records, rule)
+    return [label for label in ordered(r["label"] for r in compared(records)) if label not in alike]
+
+
+def twins_text(records: Iterable[Record], rule: str = "last") -> str:
+    """A sentence naming the twins; "" without any."""
+    pairs = [f"{first} and {label}" for label, first in twins(records, rule).items()]
+    if not pairs:
+        return ""
+    return f"One and the same network under two names, tested and counted once: {'; '.join(pairs)}."
 
 
 def network_title(name: str) -> str:

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from gkp.compare import BENIGN, CONTROL, CONTROLS, attacks, compared, points
+from gkp.compare import BENIGN, CONTROL, CONTROLS, attacks, compared, distinct, points
 from gkp.evaluate import mcnemar, unpack_bits
 from gkp.records import Record
 from gkp.style import ordered
@@ -36,13 +36,13 @@ def against(
 
     McNemar's exact test on the same images, p corrected by Holm for the number of methods. Several
     seeds are paired seed by seed; the test is about these networks on other images, not about other
-    seeds. The verdict is "better", "worse" or "not shown to differ".
+    seeds. Twins have one row. The verdict is "better", "worse" or "not shown to differ".
     """
     reference = bits(records, control, attack, rule)
     if not reference:
         raise ValueError(f"no record of {control!r} under {attack}: run the suite to its end")
     rows = []
-    for label in ordered(record["label"] for record in compared(records)):
+    for label in distinct(records, rule):
         own = bits(records, label, attack, rule)
         seeds = [seed for seed in own if seed in reference]
         if label == control or not seeds:

@@ -102,15 +102,17 @@ def test_network_without_weights_says_what_to_run(few, tmp_path):
         compare.network(tmp_path, few)
 
 
-def test_twins_answer_alike_under_every_attack(few):
-    assert compare.twins(few) == ""
+def test_twins_answer_alike_under_every_attack_and_count_once(few):
+    assert compare.twins(few) == {}
+    assert compare.twins_text(few) == ""
     by_label = {record["label"]: record for record in few}
     checkpoints = by_label["random"]["checkpoints"]
     twin = by_label["l1"] | {"checkpoints": checkpoints}
-    assert compare.twins([*by_label.values(), twin]) == (
-        "One and the same network under two names: random and l1."
-    )
+    with_twin = [*(by_label | {"l1": twin}).values()]
+    assert compare.twins(with_twin) == {"l1": "random"}
+    assert compare.twins_text(with_twin).endswith("counted once: random and l1.")
+    assert set(compare.distinct(few)) - set(compare.distinct(with_twin)) == {"l1"}
     last = checkpoints["last"]
     benign = last["metrics"] | {"benign": by_label["l1"]["checkpoints"]["last"]["metrics"]["benign"]}
     alike_but_once = twin | {"checkpoints": {"last": last | {"metrics": benign}}}
-    assert compare.twins([*by_label.values(), alike_but_once]) == ""
+    assert compare.twins([*(by_label | {"l1": alike_but_once}).values()]) == {}
