@@ -6,7 +6,6 @@ the others. Accuracies are in percent, differences in points.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -178,7 +177,7 @@ def table1(records: Sequence[Record], path: str | Path, rule: str = "last") -> p
     return texts.rename(columns={theta: f"theta {theta:g}" for theta in names})
 
 
-# ---- ranks and seeds -----------------------------------------------------------------------------
+# ---- ranks ---------- -----------------------------------------------------------------------------
 
 
 def rank_agreement(
@@ -240,40 +239,3 @@ def ranks_text(sources: Sequence[Sequence[Record]], first: str, others: Sequence
 def _spearman(a: pd.DataFrame, b: pd.DataFrame) -> pd.Series:
     """Rank correlation of each row of a with the same row of b."""
     return a.rank(axis=1).corrwith(b.rank(axis=1), axis=1)
-
-
-def seeds(records: Iterable[Record], names: Sequence[str], rule: str = "last") -> pd.DataFrame:
-    """label, epochs, attack, seeds, mean, deviation, range (points): one row per configuration and attack.
-
-    Only configurations that were run with several seeds, everything else alike.
-    """
-    groups: dict[tuple[str, int, str, str], list[float]] = {}
-    for record in {record["hash"]: record for record in compared(records)}.values():
-        same = {key: value for key, value in record["config"].items() if key != "seed"}
-        epochs = (same.get("recipe") or {}).get("epochs", 0)
-        for name in names:
-            metric = record["checkpoints"].get(rule, {}).get("metrics", {}).get(name)
-            if metric:
-                key = (record["label"], epochs, name, json.dumps(same, sort_keys=True))
-                groups.setdefault(key, []).append(100 * metric["accuracy"])
-    columns = ["label", "epochs", "attack", "seeds", "mean", "deviation", "range"]
-    found = [
-        (*key[:3], len(v), float(np.mean(v)), float(np.std(v, ddof=1)), max(v) - min(v))
-        for key, v in groups.items()
-        if len(v) > 1
-    ]
-    return pd.DataFrame(found, columns=columns)
-
-
-def seeds_text(records: Sequence[Record], names: Sequence[str]) -> pd.DataFrame:
-    """`seeds` as a text table: one row per configuration, "mean ± deviation (range)" per attack."""
-    found, titles = seeds(records, names), attack_titles(records)
-    cells = found.assign(
-        attack=found.attack.map(titles),
-        cell=[f"{r.mean:.2f} ± {r.deviation:.2f} ({r.range:.2f})" for r in found.itertuples()],
-    )
-    lines = []
-    for (label, epochs, n), part in cells.groupby(["label", "epochs", "seeds"], sort=False):
-        line = {"network": label, "epochs": str(epochs), "seeds": str(n)}
-        lines.append(line | dict(zip(part.attack, part.cell, strict=True)))
-    return pd.DataFrame(lines)

@@ -117,19 +117,6 @@ def test_ranks_are_shown_from_the_first_suite_whose_networks_met_the_attack():
     assert audit.ranks_text((few,), FGSM, [FGSM]).empty
 
 
-def test_seeds_by_hand():
-    records = many_records(("l1",), seeds=(0, 1, 2))
-    frame = audit.seeds([*records, *records], ["benign"]).set_index("label")  # each counts once
-    values = [
-        100 * r["checkpoints"]["last"]["metrics"]["benign"]["accuracy"] for r in records if r["label"] == "l1"
-    ]
-    assert frame.loc["l1", "seeds"] == 3
-    assert frame.loc["l1", "epochs"] == suites.SHORT_RECIPE.epochs
-    assert "unpruned" not in frame.index
-    assert frame.loc["l1", "range"] == pytest.approx(max(values) - min(values))
-    assert frame.loc["l1", "deviation"] == pytest.approx(np.std(values, ddof=1))
-
-
 def test_table_1_has_the_papers_rows_and_ours(few):
     table = audit.table1(few, EXPECTED / "paper_table1.csv")
     assert table["network"].str.endswith("(paper, ResNet-56)").all()
@@ -150,14 +137,3 @@ def test_the_ladder_draws_the_networks_that_met_all_attacks(few):
     assert all(len(axes.lines) == 4 for axes in figure.axes)
     highpass = Attack("highpass", theta=0.3).name
     assert highpass in records[0]["checkpoints"]["last"]["metrics"]
-
-
-def test_seeds_are_shown_one_row_per_network():
-    records = many_records(("l1", "l2"), seeds=(0, 1, 2))
-    shown = audit.seeds_text(records, ["benign", FGSM])
-    assert list(shown.columns) == ["network", "epochs", "seeds", "benign", "FGSM 0.01 norm., pred."]
-    assert {"l1", "l2"} <= set(shown.network)
-    frame = audit.seeds(records, ["benign"]).set_index("label")
-    row = frame.loc["l1"]
-    cell = shown.set_index("network").loc["l1", "benign"]
-    assert cell == f"{row['mean']:.2f} ± {row.deviation:.2f} ({row['range']:.2f})"
