@@ -8,19 +8,23 @@ from pathlib import Path
 import pandas as pd
 
 from gkp import paired
+from gkp.attacks import Attack
+from gkp.audit import having
 from gkp.compare import BENIGN, CONTROL, CONTROLS, PROTOCOL, compared, sound_attack
+from gkp.protocols import SMALL
 from gkp.records import Record, Store
 from gkp.tables import attack_titles
 
 METHOD = "sr-gkp"
 PAPER = PROTOCOL[0]  # FGSM 0.01, the paper's headline
 COLUMNS = ("the paper says", "for", "against", "how sure", "notebook")
+AUTOATTACK, STRONGEST = "cifar10-resnet20-autoattack", Attack("autoattack", eps=SMALL[0] / 255).name
 ABLATIONS, COST = ("cifar10-resnet20-ablations", "search-ablations"), ("cost", "latency")
 
 
 def abstract(root: str | Path, records: Sequence[Record]) -> pd.DataFrame:
     """One row per statement of the abstract; `records` of one comparison, facts from the whole store."""
-    rows = [clean(records), fragile(records), milder(records), kept(records)]
+    rows = [clean(records), fragile(records), milder(records, strong(root)), kept(records)]
     rows += [free(root, records), smooth(root)]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
@@ -53,10 +57,19 @@ def fragile(records: Sequence[Record]) -> tuple[str, ...]:
     )
 
 
-def milder(records: Sequence[Record]) -> tuple[str, ...]:
-    won, lost, titles = [], [], attack_titles(records)
-    for attack in (PAPER, PROTOCOL[-1], sound_attack(records)):
-        frame = paired.against(records, attack, METHOD)
+def strong(root: str | Path) -> list[Record]:
+    """Records of the networks that met AutoAttack at its smaller eps; [] before SR-GKP and another have."""
+    found = having(Store(root).of_suite(AUTOATTACK), [STRONGEST])
+    pruned = {record["label"] for record in found if record.get("pruned")}
+    return found if METHOD in pruned and len(pruned) > 1 else []
+
+
+def milder(records: Sequence[Record], attacked: Sequence[Record] = ()) -> tuple[str, ...]:
+    """`attacked`: records of the same networks with AutoAttack, where there are any."""
+    won, lost, titles = [], [], attack_titles([*records, *attacked])
+    sources = [(records, attack) for attack in (PAPER, PROTOCOL[-1], sound_attack(records))]
+    for source, attack in [*sources, *([(attacked, STRONGEST)] if attacked else [])]:
+        frame = paired.against(source, attack, METHOD)
         frame = frame[~frame.method.isin(("unpruned", CONTROL))]
         for word, sentences in (("worse", won), ("better", lost)):
             names = list(frame[frame.verdict == word].method)
@@ -66,9 +79,17 @@ def milder(records: Sequence[Record]) -> tuple[str, ...]:
         "SR-GKP loses less than filter pruning",
         f"less robust than SR-GKP at equal MACs: {'; '.join(won)}",
         f"more robust: {'; '.join(lost)}",
-        sure(records, PAPER, sound_attack(records)),
+        sure(records, PAPER, sound_attack(records)) + autoattacked(attacked),
         "02_fragility",
     )
+
+
+def autoattacked(records: Sequence[Record]) -> str:
+    """On how many images AutoAttack ran, as the end of a sentence; "" without records."""
+    if not records:
+        return ""
+    n = min(record["checkpoints"]["last"]["metrics"][STRONGEST]["n"] for record in records)
+    return f"; AutoAttack: {n:,} images"
 
 
 def kept(records: Sequence[Record]) -> tuple[str, ...]:

@@ -1,12 +1,16 @@
 """The table of the abstract's statements: what its sentences count."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from many_records import many_records
 
 from gkp import paired, verdict
+from gkp.attacks import Attack
+from gkp.audit import having
 from gkp.compare import BENIGN, CONTROL
+from gkp.evaluate import pack_bits, unpack_bits
 from gkp.records import Store
 
 ROOT = Path(__file__).parents[1]
@@ -46,6 +50,25 @@ def test_methods_are_counted_without_the_controls(records):
     _, worse, better, *_ = verdict.milder(records)
     assert " of 3" in worse  # l1, chip and random, which is compared but is no unpruned control
     assert "unpruned" not in worse + better
+
+
+def test_autoattack_counts_where_it_ran(records):
+    """SR-GKP keeps every image that it had right, l1 every other one; no other network is attacked."""
+    found = []
+    for record in records:
+        last = record["checkpoints"]["last"]
+        metrics = dict(last["metrics"])
+        if record["label"] in (CONTROL, "sr-gkp", "l1"):
+            right = unpack_bits(metrics[BENIGN]["bits"], metrics[BENIGN]["n"])
+            right[::2] &= record["label"] != "l1"
+            attack = asdict(Attack("autoattack", eps=0.5 / 255))
+            metrics[verdict.STRONGEST] = metrics[BENIGN] | {"bits": pack_bits(right), "attack": attack}
+        found.append(record | {"checkpoints": {"last": last | {"metrics": metrics}}})
+    _, worse, better, images, _ = verdict.milder(records, having(found, [verdict.STRONGEST]))
+    assert worse.endswith("AutoAttack 0.5/255: 1 of 1 (l1)")
+    assert better.endswith("AutoAttack 0.5/255: 0 of 1")
+    assert images.endswith("; AutoAttack: 400 images")
+    assert verdict.milder(records)[3] == images.removesuffix("; AutoAttack: 400 images")
 
 
 def test_the_committed_facts_are_found():
