@@ -15,7 +15,7 @@ Protocol = tuple["Entry", ...]
 CURVE = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # eps in 1/255
 THETAS = (0.3, 0.5, 0.7)  # cut-offs of the paper's Table 1
 SMALL = (0.5, 1.0)  # eps in 1/255 at which undefended networks still differ
-AUTOATTACK_PASSES = 2500  # forward and backward, for an image that survives about half of it; measured
+AUTOATTACK_PASSES = 1300  # forward and backward per image: 2,000 at 0.5/255, 650 at 1/255, on two ResNet-20
 
 
 @dataclass(frozen=True)
