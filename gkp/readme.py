@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from gkp import estimates, pruners, suites
+from gkp import estimates, pruners, suites, verdict
 from gkp.claims import Verdict
 from gkp.records import Store
 from gkp.suites import LIVE
@@ -30,7 +30,7 @@ def fill_blocks(text: str, store: Store, judged: Sequence[Verdict]) -> str:
 
 
 def block(name: str, store: Store, judged: Sequence[Verdict]) -> str:
-    """The text of one generated block: "claims", "suites", "methods" or "table:SUITE"."""
+    """The text of one generated block: "claims", "suites", "methods", "table:SUITE" or "verdict:SUITE"."""
     kind, _, suite = name.partition(":")
     if kind == "claims":
         committed = [verdict for verdict in judged if verdict.claim.ours["suite"] != LIVE]
@@ -42,7 +42,19 @@ def block(name: str, store: Store, judged: Sequence[Verdict]) -> str:
     if kind == "table":
         records = store.of_suite(suite)
         return f"{to_markdown(summary(records, SHORT))}\n{footnote(records, SHORT)}\n"
-    raise ValueError(f"README.md: no generated block {name!r}; use claims, suites, methods or table:SUITE")
+    if kind == "verdict":
+        return statements(verdict.abstract(store.root, store.of_suite(suite)))
+    known = "claims, suites, methods, table:SUITE or verdict:SUITE"
+    raise ValueError(f"README.md: no generated block {name!r}; use {known}")
+
+
+def statements(abstract: pd.DataFrame) -> str:
+    """`gkp.verdict.abstract` as a list: what the paper says, then for, against, how sure, where."""
+    lines = []
+    for says, found, against, sure, notebook in abstract.itertuples(index=False):
+        link = f"[{notebook}](notebooks/{notebook}.ipynb)"
+        lines += [f"- ***{says}***", f"  - for: {found}", f"  - against: {against}", f"  - {sure}; {link}"]
+    return "\n".join(lines) + "\n"
 
 
 def suites_table() -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from record_factory import RUN, make_record
 
@@ -66,6 +67,14 @@ def test_an_unknown_block_is_named(root: Path) -> None:
     (root / "README.md").write_text(README.replace("table:method", "tables"))
     with pytest.raises(ValueError, match="'tables'"):
         report.check(root)
+
+
+def test_the_verdict_block_has_every_statement_with_both_sides() -> None:
+    frame = pd.DataFrame([["it is free", "0.9 s", "4.1 times", "one machine", "04_cost"]])
+    assert readme.statements(frame) == (
+        "- ***it is free***\n  - for: 0.9 s\n  - against: 4.1 times\n"
+        "  - one machine; [04_cost](notebooks/04_cost.ipynb)\n"
+    )
 
 
 def test_the_claims_block_shows_status_and_numbers(root: Path) -> None:
