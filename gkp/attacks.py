@@ -153,7 +153,7 @@ class Attack:
         if self.kind == "none":
             return x
         if self.kind == "highpass":
-            return high_pass(x, self.theta, model.normalize.mean)
+            return high_pass(x, self.theta, model.get_buffer("normalize.mean"))
         if self.kind == "autoattack":
             raise ValueError("Attack.perturb cannot run AutoAttack: call gkp.autoattack.autoattack")
         if self.kind == "fgsm":

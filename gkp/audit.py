@@ -67,7 +67,8 @@ def having(records: Iterable[Record], names: Sequence[str], rule: str = "last") 
 def missing(records: Sequence[Record], suite: str) -> list[str]:
     """One sentence per set of attacks that the suite asks for and the same networks have not met yet."""
     asked = suites.get(suite).runs
-    titles, lacking = attack_titles(records), {}
+    titles = attack_titles(records)
+    lacking: dict[tuple[str, ...], list[str]] = {}
     for entry in dict.fromkeys(entry for run in asked for entry in run.evaluation):
         there = {record["hash"] for record in having(records, [entry.attack.name])}
         labels = tuple(ordered(run.label for run in asked if run.hash not in there))

@@ -170,6 +170,7 @@ def attack_all(
     with progress.task("attacks", len(entries)) as task:
         for entry in entries:
             n = entry.n or len(test)
+            outcome: evaluate.Outcome
             if entry.attack.kind == "autoattack":
                 outcome = autoattack(model, x[:n], y[:n], entry.attack, context)
             else:

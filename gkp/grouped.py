@@ -8,6 +8,7 @@ same function; which is faster depends on the hardware.
 from __future__ import annotations
 
 import copy
+from typing import TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,11 @@ class GroupedKernelConv2d(nn.Module):
     (N, I, H, W), output (N, O, H', W'), equal up to rounding in both.
     """
 
+    filter_order: Tensor
+    kept: Tensor
+    positions: Tensor
+    unpermute: Tensor
+
     def __init__(
         self,
         in_channels: int,
@@ -48,11 +54,11 @@ class GroupedKernelConv2d(nn.Module):
                 "filter_order (O,) and kept (groups, keep) are needed: take a gkp.search.Selection's"
             )
         _check_indices(filter_order, kept, in_channels, out_channels)
-        size = (kernel_size, kernel_size) if isinstance(kernel_size, int) else tuple(kernel_size)
-        self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, size
+        height, width = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
+        self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, (height, width)
         self.stride, self.padding, self.dilation = stride, padding, dilation
         self.groups = len(kept)
-        self.weight = nn.Parameter(torch.empty(out_channels, kept.shape[1], *size))
+        self.weight = nn.Parameter(torch.empty(out_channels, kept.shape[1], height, width))
         self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
         self.register_buffer("filter_order", filter_order.clone().long())
         self.register_buffer("kept", kept.clone().long())
@@ -98,18 +104,15 @@ class GroupedKernelConv2d(nn.Module):
         pruned = cls(
             conv.in_channels,
             conv.out_channels,
-            conv.kernel_size,
-            conv.stride,
-            conv.padding,
-            conv.dilation,
-            conv.bias is not None,
-            selection.filter_order,
-            selection.kept,
-            execution,
+            **window(conv),
+            bias=conv.bias is not None,
+            filter_order=selection.filter_order,
+            kept=selection.kept,
+            execution=execution,
         ).to(conv.weight)
         with torch.no_grad():
             pruned.weight.copy_(conv.weight.flatten(0, 1)[pruned.positions].view_as(pruned.weight))
-            if conv.bias is not None:
+            if pruned.bias is not None and conv.bias is not None:  # both or neither
                 pruned.bias.copy_(conv.bias)
         pruned.weight.requires_grad_(conv.weight.requires_grad)
         return pruned.train(conv.training)
@@ -135,7 +138,7 @@ class GroupedKernelConv2d(nn.Module):
         ).to(self.weight)
         with torch.no_grad():
             conv.weight.copy_(self.dense_weight())
-            if self.bias is not None:
+            if conv.bias is not None and self.bias is not None:  # both or neither
                 conv.bias.copy_(self.bias)
         return conv.train(self.training)
 
@@ -153,6 +156,30 @@ class GroupedKernelConv2d(nn.Module):
             f"padding={self.padding}, groups={self.groups}, kept={self.kept.shape[1]}, "
             f"bias={self.bias is not None}, execution={self.execution}"
         )
+
+
+class Window(TypedDict):
+    """Where a convolution reads its input: arguments of nn.Conv2d and of GroupedKernelConv2d."""
+
+    kernel_size: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int] | str
+    dilation: tuple[int, int]
+
+
+def window(conv: nn.Conv2d) -> Window:
+    """The window of `conv`, in pairs as its constructor takes them; torch declares tuples of any length."""
+    return {
+        "kernel_size": _pair(conv.kernel_size),
+        "stride": _pair(conv.stride),
+        "padding": conv.padding if isinstance(conv.padding, str) else _pair(conv.padding),
+        "dilation": _pair(conv.dilation),
+    }
+
+
+def _pair(sizes: tuple[int, ...]) -> tuple[int, int]:
+    height, width = sizes
+    return height, width
 
 
 def unsupported(conv: nn.Conv2d) -> str:
@@ -181,8 +208,8 @@ def to_dense(model: nn.Module) -> nn.Module:
     return model
 
 
-CHANNELWISE = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Hardswish, nn.LeakyReLU, nn.Dropout, nn.Identity)
-CHANNELWISE += (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
+ELEMENTWISE = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Hardswish, nn.LeakyReLU, nn.Dropout, nn.Identity)
+CHANNELWISE = (*ELEMENTWISE, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 CHANNELWISE_FUNCTIONS = (F.relu, torch.relu, F.relu6, F.silu, F.gelu, F.max_pool2d, F.avg_pool2d)
 
 
@@ -230,7 +257,7 @@ def _chains(model: nn.Module) -> list[tuple[GroupedKernelConv2d, list[nn.BatchNo
         first = modules.get(node.target) if node.op == "call_module" else None
         if not isinstance(first, GroupedKernelConv2d) or first.in_order or calls.count(node.target) > 1:
             continue
-        norms = []
+        norms: list[nn.BatchNorm2d] = []
         while len(node.users) == 1:
             node = next(iter(node.users))
             module = modules.get(node.target) if node.op == "call_module" else None

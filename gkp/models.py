@@ -21,6 +21,9 @@ VGG16_WIDTHS = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "
 class Normalize(nn.Module):
     """(x - mean) / std per channel, for x of shape (N, C, H, W) in [0, 1]."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
@@ -131,7 +134,7 @@ class CifarVGG16(nn.Module):
         layers: list[nn.Module] = []
         channels = 3
         for width in VGG16_WIDTHS:
-            if width == "M":
+            if isinstance(width, str):  # "M"
                 layers.append(nn.MaxPool2d(2))
                 continue
             layers += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
@@ -142,7 +145,8 @@ class CifarVGG16(nn.Module):
         for module in self.features:
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.linear(torch.flatten(self.pool(self.features(self.normalize(x))), 1))

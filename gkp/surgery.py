@@ -38,6 +38,14 @@ def default_input(model: nn.Module, example_input: Tensor | None) -> Tensor:
     )
 
 
+def convolution(model: nn.Module, name: str) -> nn.Conv2d:
+    """The convolution called `name`. TypeError when the layer of that name is another kind."""
+    layer = model.get_submodule(name)
+    if not isinstance(layer, nn.Conv2d):
+        raise TypeError(f"{name} is a {type(layer).__name__}, not a convolution")
+    return layer
+
+
 def kernel_layers(model: nn.Module, groups: int) -> tuple[dict[str, nn.Conv2d], dict[str, str]]:
     """Convolutions that grouped kernel pruning can treat, and why it leaves the others alone.
 
@@ -65,7 +73,7 @@ def replace_convolutions(
     """A copy of `model` in which each named convolution keeps only its selected kernels."""
     pruned = copy.deepcopy(model)
     for name, selection in selections.items():
-        conv = pruned.get_submodule(name)
+        conv = convolution(pruned, name)
         pruned.set_submodule(name, GroupedKernelConv2d.from_conv(conv, selection, execution))
     return pruned
 
@@ -101,7 +109,7 @@ def filter_layers(model: nn.Module, example_input: Tensor) -> dict[str, FilterLa
             elif isinstance(module, nn.Conv2d) and module.groups == 1 and names[module] not in producers:
                 producers.append(names[module])
         if len(producers) == 1 and consumers:
-            conv = model.get_submodule(producers[0])
+            conv = convolution(model, producers[0])
             norm = next(iter(norms), None)
             found[producers[0]] = FilterLayer(producers[0], conv.out_channels, tuple(consumers), norm)
     return {name: found[name] for name in names.values() if name in found}
@@ -118,14 +126,14 @@ def remove_filters(model: nn.Module, drop: Mapping[str, Tensor], example_input: 
     trainable = {name: p.requires_grad for name, p in pruned.named_parameters()}
     graph = _dependency_graph(pruned, example_input)
     for name, indices in drop.items():
-        conv = pruned.get_submodule(name)
-        indices = sorted(set(torch.as_tensor(indices).tolist()))
-        if len(indices) >= conv.out_channels:
+        conv = convolution(pruned, name)
+        gone = sorted(set(torch.as_tensor(indices).tolist()))
+        if len(gone) >= conv.out_channels:
             raise ValueError(
                 f"layer {name} would lose all of its {conv.out_channels} filters: lower the rate"
             )
-        if indices:
-            graph.get_pruning_group(conv, prune_conv_out_channels, indices).prune()
+        if gone:
+            graph.get_pruning_group(conv, prune_conv_out_channels, gone).prune()
     for name, parameter in pruned.named_parameters():
         parameter.requires_grad_(trainable[name])
         parameter.grad = None

@@ -10,6 +10,7 @@ import copy
 import statistics
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -45,8 +46,8 @@ def pruning_time(networks: Iterable[tuple[str, str]] = RESNETS, repeats: int = R
         found[name] = {
             "weights": weights,
             "layers": len(layers),
-            **repeated(lambda model=model: prune(model, "sr-gkp"), repeats),
-            "grouping_seconds": repeated(lambda layers=layers: snake(layers), repeats)["seconds"],
+            **repeated(partial(prune, model, "sr-gkp"), repeats),
+            "grouping_seconds": repeated(partial(snake, layers), repeats)["seconds"],
         }
     return {"threads": torch.get_num_threads(), "repeats": repeats, "networks": found}
 
@@ -56,7 +57,7 @@ def method_time(repeats: int = REPEATS) -> dict[str, Any]:
     model, found = _load("resnet20", "authors"), {}
     for name in pruners.methods():
         if pruners.get(name).needs == "nothing" and pruners.get(name).schedule == "one-shot":
-            found[name] = repeated(lambda name=name: prune(model, name), repeats)
+            found[name] = repeated(partial(prune, model, name), repeats)
     return {"threads": torch.get_num_threads(), "repeats": repeats, "rate": RATE, "methods": found}
 
 

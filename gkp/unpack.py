@@ -78,11 +78,12 @@ def read_archive(path: Path) -> dict[str, bytes]:
         raise PackError(f"{path} is larger than any archive of `gkp fill`")
     try:
         with tarfile.open(path, "r:") as tar:
-            members = tar.getmembers()
-            odd = [member.name for member in members if not member.isreg()]
-            if odd:
-                raise PackError(f"{path}: {odd[0]!r} is not a plain file")
-            found = [(member.name, tar.extractfile(member).read()) for member in members]
+            found = []
+            for member in tar.getmembers():
+                content = tar.extractfile(member) if member.isreg() else None
+                if content is None:
+                    raise PackError(f"{path}: {member.name!r} is not a plain file")
+                found.append((member.name, content.read()))
     except (tarfile.TarError, OSError) as error:
         raise PackError(f"{path} is damaged: {error}; fetch it again") from error
     files = dict(found)

@@ -42,7 +42,9 @@ def clean(records: Sequence[Record]) -> tuple[str, ...]:
 
 
 def fragile(records: Sequence[Record]) -> tuple[str, ...]:
-    lost, gained, titles = [], [], attack_titles(records)
+    lost: list[str] = []
+    gained: list[str] = []
+    titles = attack_titles(records)
     for attack in (PAPER, sound_attack(records)):
         for control, sentences in ((CONTROL, lost), ("unpruned", gained)):
             frame = methods(paired.against(records, attack, control))
@@ -66,7 +68,9 @@ def strong(root: str | Path) -> list[Record]:
 
 def milder(records: Sequence[Record], attacked: Sequence[Record] = ()) -> tuple[str, ...]:
     """`attacked`: records of the same networks with AutoAttack, where there are any."""
-    won, lost, titles = [], [], attack_titles([*records, *attacked])
+    won: list[str] = []
+    lost: list[str] = []
+    titles = attack_titles([*records, *attacked])
     sources = [(records, attack) for attack in (PAPER, PROTOCOL[-1], sound_attack(records))]
     for source, attack in [*sources, *([(attacked, STRONGEST)] if attacked else [])]:
         frame = paired.against(source, attack, METHOD)
@@ -93,7 +97,8 @@ def autoattacked(records: Sequence[Record]) -> str:
 
 
 def kept(records: Sequence[Record]) -> tuple[str, ...]:
-    gained, lost = [], []
+    gained: list[str] = []
+    lost: list[str] = []
     for control in ("unpruned", CONTROL):
         for attack in (*PROTOCOL, sound_attack(records)):
             row = paired.against(records, attack, control).set_index("method").loc[METHOD]

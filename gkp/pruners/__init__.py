@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 from torch import Tensor, nn
@@ -114,6 +115,8 @@ def start(
     _check_options(entry, options)
     if data is None:
         raise ValueError(f"{method} prunes in training: give data=gkp.data.load(...), and a recipe")
+    if entry.start is None:
+        raise TypeError(f"{method} does not prune in training: call gkp.pruners.prepare")
     return entry.start(
         model, rate=rate, epochs=epochs, groups=groups, example_input=example_input, data=data, **options
     )
@@ -136,21 +139,20 @@ def match_macs(
     """
     example_input = default_input(model, example_input)
     low, high = 0.0, 1.0
-    best: tuple[float, nn.Module, float] | None = None
+    error, nearest, nearest_rate = math.inf, model, 0.0
     for _ in range(12):
         rate = (low + high) / 2
         pruned = cut(rate)
         found = cost.count(pruned, example_input).macs
-        if best is None or abs(found - macs) < best[0]:
-            best = (abs(found - macs), pruned, rate)
+        if abs(found - macs) < error:
+            error, nearest, nearest_rate = abs(found - macs), pruned, rate
         low, high = (rate, high) if found > macs else (low, rate)
-    error, pruned, rate = best
     if error > tolerance * macs:
         raise ValueError(
             f"no rate comes within {tolerance:.0%} of {macs / 1e6:.3f} M multiply-adds: the nearest misses "
-            f"by {error / macs:.1%} (rate {rate:.4f}); raise the tolerance or choose another target"
+            f"by {error / macs:.1%} (rate {nearest_rate:.4f}); raise the tolerance or choose another target"
         )
-    return pruned, rate
+    return nearest, nearest_rate
 
 
 plugins.load_from_environment()

@@ -73,9 +73,9 @@ def _reads(item: GroupItem) -> bool:
     return item.dep.handler.__name__ == "prune_in_channels"
 
 
-def _squares(layer: nn.Module, reads: bool) -> Tensor:
+def _squares(layer: nn.Conv2d | nn.Linear | nn.BatchNorm2d, reads: bool) -> Tensor:
     """Sum of squared weights for each output channel, or input channel if `reads`; (channels,), float64."""
-    if layer.weight is None:  # a batch norm without scale
+    if isinstance(layer, nn.BatchNorm2d) and layer.weight is None:  # it has no scale
         return torch.zeros(layer.num_features, dtype=torch.float64)
     weight = layer.weight.detach().double().cpu()
     return (weight.transpose(0, 1) if reads else weight.unsqueeze(1)).flatten(1).square().sum(1)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gkp.pruners.registry import Cut
-from gkp.surgery import FilterLayer, default_input, filter_layers, remove_filters
+from gkp.surgery import FilterLayer, convolution, default_input, filter_layers, remove_filters
 
 
 def filters_to_drop(scores: Tensor, rate: float) -> Tensor:
@@ -39,5 +39,5 @@ def weight_cut(
     if not layers:
         raise ValueError("this network has no convolution whose filters can be removed on their own")
     with torch.no_grad():
-        scores = {name: score(model.get_submodule(name).weight, layer) for name, layer in layers.items()}
+        scores = {name: score(convolution(model, name).weight, layer) for name, layer in layers.items()}
     return uniform_cut(model, scores, example_input)

@@ -12,7 +12,7 @@ from gkp.data import Split
 from gkp.pruners.images import batches, sample
 from gkp.pruners.ranking import MINIMUM, global_cut, own_norm
 from gkp.pruners.registry import Cut, register
-from gkp.surgery import FilterLayer, default_input, filter_layers
+from gkp.surgery import FilterLayer, convolution, default_input, filter_layers
 
 
 @register(
@@ -55,10 +55,10 @@ def first_order(
 ) -> dict[str, Tensor]:
     """{layer: squared first-order change of the loss (O,)}, averaged over the batches of `data`."""
     model = copy.deepcopy(model).eval().requires_grad_(True)
-    gates = {}
+    gates: dict[str, list[Tensor]] = {}
     for name, layer in layers.items():
         norm = own_norm(model, layer)
-        scaled = norm if norm is not None and norm.affine else model.get_submodule(name)
+        scaled = norm if norm is not None and norm.affine else convolution(model, name)
         gates[name] = [p for p in (scaled.weight, scaled.bias) if p is not None]
     parameters = [p for gate in gates.values() for p in gate]
     totals = {name: torch.zeros(layer.filters, device=parameters[0].device) for name, layer in layers.items()}
@@ -68,7 +68,8 @@ def first_order(
         gradients = dict(zip(parameters, torch.autograd.grad(loss, parameters), strict=True))
         with torch.no_grad():
             for name, gate in gates.items():
-                totals[name] += sum(_per_filter(p * gradients[p]) for p in gate).square()
+                change = sum((_per_filter(p * gradients[p]) for p in gate), start=torch.zeros(()))
+                totals[name] += change.square()
         count += 1
     return {name: total / count for name, total in totals.items()}
 

@@ -14,7 +14,7 @@ from gkp.pruners.geometry import distance_to_others, fpgm
 from gkp.pruners.norms import bn_gamma, l2
 from gkp.pruners.ranking import MINIMUM, own_norm
 from gkp.pruners.registry import Cut, Session, register
-from gkp.surgery import FilterLayer, default_input, filter_layers
+from gkp.surgery import FilterLayer, convolution, default_input, filter_layers
 from gkp.train import Hooks
 
 # ---- Network Slimming ----------------------------------------------------------------------------
@@ -37,12 +37,12 @@ def start_slimming(
     if sparsity < 0:
         raise ValueError(f"sparsity={sparsity!r}: give the weight of the L1 penalty, 0 or more")
     layers = filter_layers(model, example_input)
-    slimmed = [name for name, layer in layers.items() if own_norm(model, layer) is not None]
 
     def before_step(model: nn.Module, epoch: int, step: int) -> None:
-        for name in slimmed:
-            scale = own_norm(model, layers[name]).weight
-            scale.grad.add_(scale.detach().sign(), alpha=sparsity)
+        for layer in layers.values():
+            norm = own_norm(model, layer)
+            if norm is not None:
+                _gradient(norm).add_(norm.weight.detach().sign(), alpha=sparsity)
 
     def finish(model: nn.Module) -> Cut:
         return bn_gamma(model, groups=groups, example_input=example_input, data=data, minimum=minimum)
@@ -79,6 +79,12 @@ def slimming(
     return bn_gamma(model, groups=groups, example_input=example_input, data=data, minimum=minimum)
 
 
+def _gradient(layer: nn.Conv2d | nn.BatchNorm2d) -> Tensor:
+    gradient = layer.weight.grad
+    assert gradient is not None  # hooks run between the backward pass and the optimizer's step
+    return gradient
+
+
 # ---- methods that mask -----------------------------------------------------------------------------
 
 MASKED_SHARE = 0.8
@@ -106,9 +112,11 @@ class Masks:
         is the masked network the one that is left when the filters are gone.
         """
         for name, layer in self.layers.items():
-            conv, norm = model.get_submodule(name), own_norm(model, layer)
+            conv, norm = convolution(model, name), own_norm(model, layer)
             self.dropped[name] = filters_to_drop(self.criterion(conv.weight), self.rate)
-            masked = [conv] if epoch < self.last_epoch or norm is None else [conv, norm]
+            masked: list[nn.Conv2d | nn.BatchNorm2d] = [conv]
+            if norm is not None and epoch >= self.last_epoch:
+                masked.append(norm)
             for parameter in (p for module in masked for p in (module.weight, module.bias)):
                 if parameter is not None:
                     parameter[self.dropped[name]] = 0
@@ -116,7 +124,7 @@ class Masks:
     def freeze(self, model: nn.Module, epoch: int, step: int) -> None:
         """Zero the gradients of the masked filters."""
         for name, indices in self.dropped.items():
-            gradient = model.get_submodule(name).weight.grad
+            gradient = _gradient(convolution(model, name))
             if indices.device != gradient.device:  # after loading a state; a GPU would wait at every step
                 self.dropped[name] = indices = indices.to(gradient.device)
             gradient.index_fill_(0, indices, 0)
@@ -125,7 +133,7 @@ class Masks:
         """By the criterion, the masked filters before all others."""
         scores = {}
         for name in self.layers:
-            scores[name] = self.criterion(model.get_submodule(name).weight.detach()).clone()
+            scores[name] = self.criterion(convolution(model, name).weight.detach()).clone()
             if name in self.dropped:
                 scores[name][self.dropped[name]] = -torch.inf
         return uniform_cut(model, scores, default_input(model, example_input))
@@ -183,8 +191,16 @@ def start_sfp(
     share: float = MASKED_SHARE,
 ) -> Session:
     """Zero the filters of smallest L2 norm, now and after every epoch; in between they may regrow."""
-    common = {"rate": rate, "epochs": epochs, "example_input": example_input, "share": share}
-    return _masking_session(model, "sfp", _l2_norm, frozen=False, **common)
+    return _masking_session(
+        model,
+        "sfp",
+        _l2_norm,
+        rate=rate,
+        epochs=epochs,
+        example_input=example_input,
+        share=share,
+        frozen=False,
+    )
 
 
 @register(
@@ -230,8 +246,16 @@ def start_fpgm_training(
     share: float = MASKED_SHARE,
 ) -> Session:
     """Zero the filters nearest to the geometric median, now and after every epoch, and their gradients."""
-    common = {"rate": rate, "epochs": epochs, "example_input": example_input, "share": share}
-    return _masking_session(model, "fpgm-training", distance_to_others, frozen=True, **common)
+    return _masking_session(
+        model,
+        "fpgm-training",
+        distance_to_others,
+        rate=rate,
+        epochs=epochs,
+        example_input=example_input,
+        share=share,
+        frozen=True,
+    )
 
 
 @register(

@@ -8,6 +8,7 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
+from gkp.grouped import window
 from gkp.pruners.registry import Cut, register
 from gkp.surgery import kernel_layers
 
@@ -78,25 +79,23 @@ def factorise(conv: nn.Conv2d, rate: float, products: Tensor, order: list[int]) 
         slices = gram(weight.transpose(0, 1))
         inputs = _rest(channels, removal_order(slices, drop_in))
         weight = weight[:, inputs]
-    layers = OrderedDict()
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
     if drop_in:
         layers["reduce"] = _pointwise(mixture(slices, inputs).t(), conv)
-    layers["conv"] = nn.Conv2d(
+    last = layers["conv"] = nn.Conv2d(
         weight.shape[1],
         weight.shape[0],
-        conv.kernel_size,
-        conv.stride,
-        conv.padding,
-        conv.dilation,
+        **window(conv),
         bias=conv.bias is not None and not drop_out,
         padding_mode=conv.padding_mode,
     ).to(conv.weight)
-    if drop_out:
-        layers["expand"] = _pointwise(mixture(products, kept), conv, bias=conv.bias is not None)
     with torch.no_grad():
-        layers["conv"].weight.copy_(weight)
-        if conv.bias is not None:
-            layers["expand" if drop_out else "conv"].bias.copy_(conv.bias)
+        last.weight.copy_(weight)
+    if drop_out:
+        last = layers["expand"] = _pointwise(mixture(products, kept), conv, bias=conv.bias is not None)
+    if last.bias is not None and conv.bias is not None:  # both or neither
+        with torch.no_grad():
+            last.bias.copy_(conv.bias)
     return nn.Sequential(layers).train(conv.training)
 
 

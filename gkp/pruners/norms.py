@@ -9,7 +9,7 @@ from gkp.models import CifarResNet, CifarVGG16
 from gkp.pruners.filters import filters_to_drop, weight_cut
 from gkp.pruners.ranking import MINIMUM, global_cut, own_norm
 from gkp.pruners.registry import Cut, register
-from gkp.surgery import default_input, filter_layers, remove_filters
+from gkp.surgery import convolution, default_input, filter_layers, remove_filters
 
 BLOCKS = 9  # per stage of ResNet-56, for which Li et al. print their profiles
 # Shares of the filters of each stage in proportion, of mean 1, and the blocks that each stage keeps whole.
@@ -138,8 +138,9 @@ def layer_profile(model: nn.Module, method: str) -> list[tuple[float, tuple[str,
         known = "CIFAR ResNets and VGG-16" if method == "l1-a" else "CIFAR ResNets"
         raise ValueError(f"{method} is a layer profile that exists for {known} only: use l1")
     profile = []
-    for stage, (share, whole) in enumerate(zip(*RESNET_PROFILES[method], strict=True), 1):
-        blocks = len(model.get_submodule(f"layer{stage}"))
+    stages = (model.layer1, model.layer2, model.layer3)
+    for stage, (layer, share, whole) in enumerate(zip(stages, *RESNET_PROFILES[method], strict=True), 1):
+        blocks = len(layer)
         stretches = [range(BLOCKS * b // blocks, -(-BLOCKS * (b + 1) // blocks)) for b in range(blocks)]
         pruned = [block for block, stretch in enumerate(stretches) if not whole.issuperset(stretch)]
         profile.append((share, tuple(f"layer{stage}.{block}.conv1" for block in pruned)))
@@ -149,7 +150,7 @@ def layer_profile(model: nn.Module, method: str) -> list[tuple[float, tuple[str,
 def _profile_cut(model: nn.Module, method: str, example_input: Tensor | None) -> Cut:
     example_input = default_input(model, example_input)
     shares = {name: share for share, names in layer_profile(model, method) for name in names}
-    scores = {name: l1_norm(model.get_submodule(name).weight.detach()) for name in shares}
+    scores = {name: l1_norm(convolution(model, name).weight.detach()) for name in shares}
 
     def cut(rate: float) -> nn.Module:
         drop = {}

@@ -25,7 +25,7 @@ def load(paths: Iterable[str | Path]) -> None:
         if not path.is_file():
             raise FileNotFoundError(f"no plug-in file {path}: give the path of a Python file")
         spec = importlib.util.spec_from_file_location(name, path)
-        if spec is None:
+        if spec is None or spec.loader is None:
             raise ValueError(f"{path} is no Python file: a plug-in's name ends in .py")
         module = importlib.util.module_from_spec(spec)
         try:

@@ -32,8 +32,8 @@ def filter_macs(
     linear and depthwise layers are left out.
     """
     names = {*layers, *(name for layer in layers.values() for name in layer.consumers)}
-    convolutions = {name: model.get_submodule(name) for name in names}
-    convolutions = {name: conv for name, conv in convolutions.items() if isinstance(conv, nn.Conv2d)}
+    modules = {name: model.get_submodule(name) for name in names}
+    convolutions = {name: conv for name, conv in modules.items() if isinstance(conv, nn.Conv2d)}
     positions = dict.fromkeys(convolutions, 0)
 
     def count(name: str) -> None:
@@ -54,7 +54,7 @@ def filter_macs(
             handle.remove()
         for module, training in modes:
             module.training = training
-    worth = {}
+    worth: dict[str, float] = {}
     for name, layer in layers.items():
         own = convolutions[name].weight[0].numel() * positions[name]
         readers = [reader for reader in layer.consumers if reader in convolutions]

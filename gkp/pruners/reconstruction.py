@@ -11,7 +11,7 @@ from gkp.data import Split
 from gkp.pruners.filters import filters_to_drop
 from gkp.pruners.images import batches, sample
 from gkp.pruners.registry import Cut, register
-from gkp.surgery import FilterLayer, default_input, filter_layers, remove_filters
+from gkp.surgery import FilterLayer, convolution, default_input, filter_layers, remove_filters
 
 
 @register(
@@ -49,8 +49,8 @@ def thinet(
     Layers whose channels several layers read (DenseNet) are left unpruned. ValueError if that leaves none.
     """
     example_input = default_input(model, example_input)
-    readers = {name: _reader(model, layer) for name, layer in filter_layers(model, example_input).items()}
-    readers = {name: reader for name, reader in readers.items() if reader is not None}
+    found = {name: _reader(model, layer) for name, layer in filter_layers(model, example_input).items()}
+    readers = {name: reader for name, reader in found.items() if reader is not None}
     if not readers:
         raise ValueError("thinet needs a convolution whose channels are read by exactly one other layer")
     grams = sampled_grams(model, readers, sample(data, images, seed), locations, batch_size, seed)
@@ -63,7 +63,7 @@ def thinet(
         rescaled = copy.deepcopy(model)
         for name, reader in readers.items():
             scales = least_squares_scales(grams[name], drop[name])
-            _scale_inputs(rescaled.get_submodule(reader), scales)
+            _scale_inputs(_weighted(rescaled, reader), scales)
         return remove_filters(rescaled, drop, example_input)
 
     return cut
@@ -104,12 +104,12 @@ def sampled_grams(
     """{layer: G = x^T x (C, C), float64 on the CPU} of samples of what each layer's reader sums up."""
     if isinstance(locations, bool) or not isinstance(locations, int) or locations < 1:
         raise ValueError(f"locations={locations!r}: give the number of sampled outputs per image, 1 or more")
-    channels = {name: model.get_submodule(name).out_channels for name in readers}
+    channels = {name: convolution(model, name).out_channels for name in readers}
     grams = {name: torch.zeros(size, size, dtype=torch.float64) for name, size in channels.items()}
     generator = torch.Generator().manual_seed(seed)
     model = copy.deepcopy(model).eval()
 
-    def watch(name: str, reader: nn.Module) -> None:
+    def watch(name: str, reader: nn.Conv2d | nn.Linear) -> None:
         def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             x = contributions(reader, inputs[0], output, channels[name], locations, generator).double()
             grams[name] += (x.mT @ x).cpu()
@@ -117,7 +117,7 @@ def sampled_grams(
         reader.register_forward_hook(hook)
 
     for name, reader in readers.items():
-        watch(name, model.get_submodule(reader))
+        watch(name, _weighted(model, reader))
     with torch.no_grad():
         for pixels, _ in batches(data, batch_size, next(model.parameters()).device):
             model(pixels)
@@ -125,7 +125,12 @@ def sampled_grams(
 
 
 def contributions(
-    reader: nn.Module, x: Tensor, output: Tensor, channels: int, locations: int, generator: torch.Generator
+    reader: nn.Conv2d | nn.Linear,
+    x: Tensor,
+    output: Tensor,
+    channels: int,
+    locations: int,
+    generator: torch.Generator,
 ) -> Tensor:
     """(B * locations, C): what each input channel adds to randomly drawn scalars of the reader's output.
 
@@ -142,6 +147,7 @@ def contributions(
         return (x[image] * reader.weight[unit]).view(len(image), channels, -1).sum(2)
     kernel = reader.weight[unit]  # (samples, C, kh, kw)
     (kh, kw), (sh, sw), (dh, dw) = reader.kernel_size, reader.stride, reader.dilation
+    assert not isinstance(reader.padding, str)  # _reader takes no such layer
     ph, pw = reader.padding
     padded = nn.functional.pad(x, (pw, pw, ph, ph))
     rows = draw(output.shape[2])[:, None] * sh + torch.arange(kh) * dh
@@ -161,7 +167,13 @@ def _reader(model: nn.Module, layer: FilterLayer) -> str | None:
     return layer.consumers[0] if plain and reader.in_channels == layer.filters else None
 
 
-def _scale_inputs(reader: nn.Module, scales: Tensor) -> None:
+def _weighted(model: nn.Module, name: str) -> nn.Conv2d | nn.Linear:
+    layer = model.get_submodule(name)
+    assert isinstance(layer, (nn.Conv2d, nn.Linear))  # _reader takes no others
+    return layer
+
+
+def _scale_inputs(reader: nn.Conv2d | nn.Linear, scales: Tensor) -> None:
     """Multiply the weights of each input channel by its scale; scales (C,)."""
     weight = reader.weight
     shape = (len(weight), len(scales), -1)
