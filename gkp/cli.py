@@ -247,10 +247,11 @@ def report(
 @app.command("list")
 def list_() -> None:
     """The suites and the pruning methods."""
-    from gkp import report as reports
+    from gkp.readme import methods_table, suites_table
+    from gkp.tables import to_markdown
 
-    print(reports.to_markdown(reports.suites_table()))
-    print(reports.to_markdown(reports.methods_table()), end="")
+    print(to_markdown(suites_table()))
+    print(to_markdown(methods_table()), end="")
 
 
 @app.command()
