@@ -23,14 +23,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from gkp.ascent import LOSSES, SPACES, allowed_box, ascend, choose, more_damaging, uniform
 from gkp.frequency import high_pass
 
-SPACES = ("pixel", "normalized")
 LABELS = ("true", "predicted")
-LOSSES = ("float32", "float64")
 KINDS = ("none", "highpass", "fgsm", "pgd", "autoattack")
 
 
@@ -52,11 +50,11 @@ def fgsm(
     Raises ValueError for arguments out of range.
     """
     check_inputs(x, y, eps, labels)
-    _choose("loss", loss, LOSSES)
-    box = _box(model, x, eps, space)
+    choose("loss", loss, LOSSES)
+    box = allowed_box(model, x, eps, space)
     with frozen(model):
         y = _targets(model, x, y, labels)
-        return _ascend(model, x, y, box, step=eps, iterations=1, loss=loss)
+        return ascend(model, x, y, box, step=eps, iterations=1, loss=loss)
 
 
 def pgd(
@@ -82,14 +80,14 @@ def pgd(
     """
     check_inputs(x, y, eps, labels)
     _check_steps(step, iterations, restarts)
-    box = _box(model, x, eps, space)
+    box = allowed_box(model, x, eps, space)
     with frozen(model):
         y = _targets(model, x, y, labels)
-        best = _ascend(model, x, y, box, step, iterations)
+        best = ascend(model, x, y, box, step, iterations)
         for _ in range(restarts):
-            start = box.project(x + box.radius * _uniform(x, generator))
-            found = _ascend(model, start, y, box, step, iterations)
-            worse = _more_damaging(model, found, best, y)
+            start = box.project(x + box.radius * uniform(x, generator))
+            found = ascend(model, start, y, box, step, iterations)
+            worse = more_damaging(model, found, best, y)
             best = torch.where(worse.view(-1, 1, 1, 1), found, best)
     return best
 
@@ -116,10 +114,10 @@ class Attack:
     theta: float = 0.0
 
     def __post_init__(self) -> None:
-        _choose("kind", self.kind, KINDS)
-        _choose("space", self.space, SPACES)
-        _choose("labels", self.labels, LABELS)
-        _choose("loss", self.loss, LOSSES if self.kind == "fgsm" else LOSSES[:1])
+        choose("kind", self.kind, KINDS)
+        choose("space", self.space, SPACES)
+        choose("labels", self.labels, LABELS)
+        choose("loss", self.loss, LOSSES if self.kind == "fgsm" else LOSSES[:1])
         _check_eps(self.eps)
         if self.kind == "pgd":
             _check_steps(self.step, self.iterations, self.restarts)
@@ -189,81 +187,11 @@ def frozen(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(flag)
 
 
-@dataclass(frozen=True)
-class _Box:
-    """The allowed set in pixels. `scale` turns the user's units into pixels, per channel or as 1."""
-
-    scale: Tensor | float
-    radius: Tensor | float
-    lowest: Tensor
-    highest: Tensor
-
-    def project(self, x: Tensor) -> Tensor:
-        return torch.minimum(torch.maximum(x, self.lowest), self.highest)
-
-
-def _box(model: nn.Module, x: Tensor, eps: float, space: str) -> _Box:
-    _choose("space", space, SPACES)
-    if space == "pixel":
-        return _Box(1.0, eps, (x - eps).clamp(min=0.0), (x + eps).clamp(max=1.0))
-    normalize = getattr(model, "normalize", None)
-    if normalize is None or not hasattr(normalize, "mean") or not hasattr(normalize, "std"):
-        raise ValueError(
-            'space="normalized" needs model.normalize with the buffers mean and std: '
-            'wrap the network so that normalisation is its first layer, or use space="pixel"'
-        )
-    mean, std = (t.to(x.device, x.dtype).view(1, -1, 1, 1) for t in (normalize.mean, normalize.std))
-    # The scalar range, brought back to pixels channel by channel; rounding must not cut [0, 1] itself.
-    low = ((0 - mean) / std).min() * std + mean
-    high = ((1 - mean) / std).max() * std + mean
-    radius = eps * std
-    lowest = torch.maximum(x - radius, low.clamp(max=0.0))
-    return _Box(std, radius, lowest, torch.minimum(x + radius, high.clamp(min=1.0)))
-
-
-def _ascend(
-    model: nn.Module,
-    start: Tensor,
-    y: Tensor,
-    box: _Box,
-    step: float,
-    iterations: int,
-    loss: str = LOSSES[0],
-) -> Tensor:
-    # The sign of the gradient is the same in pixels and in normalised units (std > 0),
-    # so that one loop serves both spaces.
-    adversarial = start.detach()
-    for _ in range(iterations):
-        adversarial = adversarial.requires_grad_()
-        with torch.enable_grad():
-            # The sum keeps every image's gradient independent of the batch it happens to be in.
-            logits = model(adversarial).to(getattr(torch, loss))
-            ascended = F.cross_entropy(logits, y, reduction="sum")
-        (gradient,) = torch.autograd.grad(ascended, adversarial)
-        adversarial = box.project(adversarial.detach() + step * box.scale * gradient.sign())
-    return adversarial
-
-
-def _more_damaging(model: nn.Module, new: Tensor, old: Tensor, y: Tensor) -> Tensor:
-    """(N,) bool: whether `new` hurts more than `old`; misclassification outranks any loss."""
-    with torch.no_grad():
-        logits = [model(x) for x in (new, old)]
-    new_wrong, old_wrong = (z.argmax(1) != y for z in logits)
-    new_loss, old_loss = (F.cross_entropy(z, y, reduction="none") for z in logits)
-    return (new_wrong & ~old_wrong) | ((new_wrong == old_wrong) & (new_loss > old_loss))
-
-
 def _targets(model: nn.Module, x: Tensor, y: Tensor, labels: str) -> Tensor:
     if labels == "true":
         return y
     with torch.no_grad():
         return model(x).argmax(1)
-
-
-def _uniform(x: Tensor, generator: Generator | None) -> Tensor:
-    """Uniform in [-1, 1], drawn on the generator's device."""
-    device = x.device if generator is None else generator.device
-    return (torch.rand(x.shape, generator=generator, device=device, dtype=x.dtype) * 2 - 1).to(x.device)
 
 
 def length_text(value: float, space: str = "pixel") -> str:
@@ -277,7 +205,7 @@ def length_text(value: float, space: str = "pixel") -> str:
 def check_inputs(x: Tensor, y: Tensor, eps: float, labels: str = "true") -> None:
     """ValueError unless x is float32 (N, C, H, W) in [0, 1], y integer (N,), eps finite and >= 0."""
     _check_eps(eps)
-    _choose("labels", labels, LABELS)
+    choose("labels", labels, LABELS)
     if x.ndim != 4 or x.dtype != torch.float32:
         raise ValueError(
             f"x has shape {tuple(x.shape)} and type {x.dtype}: give float32 pixels of shape (N, C, H, W)"
@@ -302,8 +230,3 @@ def _check_steps(step: float, iterations: int, restarts: int) -> None:
         raise ValueError(f"iterations={iterations}: give at least 1")
     if restarts < 0:
         raise ValueError(f"restarts={restarts}: give 0 (start at x) or more random starts")
-
-
-def _choose(what: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{what}={value!r}: choose one of {', '.join(map(repr, allowed))}")
