@@ -15,7 +15,10 @@ from scipy.stats import t
 from gkp.compare import compared, distinct
 from gkp.paired import bits
 from gkp.records import Record
+from gkp.style import ordered
 from gkp.tables import attack_titles
+
+FEWEST = 3  # seeds of an interval: one from two is as wide as anything
 
 
 def spread(records: Iterable[Record], names: Sequence[str], rule: str = "last") -> pd.DataFrame:
@@ -48,11 +51,12 @@ def spread_text(records: Sequence[Record], names: Sequence[str]) -> pd.DataFrame
         attack=found.attack.map(titles),
         cell=[f"{r.mean:.2f} ± {r.deviation:.2f} ({r.range:.2f})" for r in found.itertuples()],
     )
+    place = {label: number for number, label in enumerate(ordered(cells.label))}
     lines = []
-    for (label, epochs, n), part in cells.groupby(["label", "epochs", "seeds"], sort=False):
+    for (label, epochs, n), part in cells.groupby(["label", "epochs", "seeds"]):
         line = {"network": label, "epochs": str(epochs), "seeds": str(n)}
         lines.append(line | dict(zip(part.attack, part.cell, strict=True)))
-    return pd.DataFrame(lines)
+    return pd.DataFrame(sorted(lines, key=lambda line: place[line["network"]]))
 
 
 def against(
@@ -62,13 +66,13 @@ def against(
 
     Seeds draw the order of the images and what augmentation does to them, alike for all methods, so that
     they are paired. The interval is Student's, over seeds: it is about other trainings, as McNemar's test is
-    about other images. Rows: methods with at least two seeds in common with the control.
+    about other images. Rows: methods with three seeds or more in common with the control.
     """
     reference, rows = bits(records, control, attack, rule), []
     for label in distinct(records, rule):
         own = bits(records, label, attack, rule)
         common = sorted(own.keys() & reference.keys())
-        if label == control or len(common) < 2:
+        if label == control or len(common) < FEWEST:
             continue
         sizes = {seed: min(len(own[seed]), len(reference[seed])) for seed in common}
         gains = [

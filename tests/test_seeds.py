@@ -48,8 +48,9 @@ def test_differences_are_paired_by_seed_and_the_interval_is_that_of_students_tes
     assert [row.low, row.high] == pytest.approx([interval.low, interval.high])
 
 
-def test_one_seed_tells_nothing_about_seeds():
-    records = many_records(("l1",), seeds=(0,))
+@pytest.mark.parametrize("few", [(0,), (0, 1)])
+def test_two_seeds_tell_nothing_about_seeds(few):
+    records = many_records(("l1",), seeds=few)
     assert seeds.against(records, FGSM, CONTROL).empty
     assert seeds.against_text(records, [FGSM], CONTROL).empty
 
