@@ -56,7 +56,7 @@ def spread_text(records: Sequence[Record], names: Sequence[str]) -> pd.DataFrame
     for (label, epochs, n), part in cells.groupby(["label", "epochs", "seeds"]):
         line = {"network": label, "epochs": str(epochs), "seeds": str(n)}
         lines.append(line | dict(zip(part.attack, part.cell, strict=True)))
-    return pd.DataFrame(sorted(lines, key=lambda line: place[line["network"]]))
+    return pd.DataFrame(sorted(lines, key=lambda line: place[line["network"]])).fillna("–")
 
 
 def against(
