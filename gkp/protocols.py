@@ -89,6 +89,11 @@ def curve() -> list[Attack]:
     return [Attack("pgd", eps=e / 255, step=e / 10 / 255, iterations=50, restarts=1) for e in CURVE]
 
 
+def strong_pgd(n: int | None = 250) -> Protocol:
+    """The audit's PGD-50 at the eps of AutoAttack, to compare the two."""
+    return tuple(Entry(attack, n) for attack in curve() if any(attack.eps == e / 255 for e in SMALL))
+
+
 def autoattack(n: int | None = 128) -> Protocol:
     """AutoAttack's standard version (Croce & Hein 2020) in pixels at 0.5/255 and 1/255."""
     return tuple(Entry(Attack("autoattack", eps=e / 255), n) for e in SMALL)

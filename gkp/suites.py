@@ -152,7 +152,7 @@ def autoattack() -> Suite:
     return attacked(
         "cifar10-resnet20-autoattack",
         "The short grid's networks under AutoAttack, 128 images",
-        (*protocols.paper(), *protocols.autoattack()),
+        (*protocols.paper(), *protocols.strong_pgd(), *protocols.autoattack()),
         TELLING,
     )
 
