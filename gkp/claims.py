@@ -7,7 +7,7 @@
     unit             "%", "layers", ...; tolerance, in the same unit, and `why` it is that large
     ours             where our number is: `suite` and further conditions on the record (label, rule, or a
                      field of its configuration), and either `attack` (accuracy in percent) or `path`;
-                     `against`, with `attack`: the difference to the record of that label, in points;
+                     `against`, with `attack`: the difference to that label, in points, seed by seed;
                      `over`, with `attack`: the difference to the same network under that other attack, on
                      the images that both saw, in points
     each             true: every matching record has to meet the claim, the worst one is shown
@@ -152,8 +152,8 @@ def _judge(claim: Claim, values: tuple[float, ...]) -> Verdict:
 def _values(claim: Claim, records: Sequence[Record]) -> tuple[float, ...]:
     places = ("suite", "attack", "path", "rule", "against", "over")
     if other := claim.ours.get("against"):
-        own, theirs = (_values(_plain(claim, label), records) for label in (claim.ours["label"], other))
-        return tuple(value - statistics.fmean(theirs) for value in own) if theirs else ()
+        own, theirs = (_by_seed(_plain(claim, label), records) for label in (claim.ours["label"], other))
+        return tuple(own[seed] - theirs[seed] for seed in sorted(own.keys() & theirs.keys(), key=str))
     conditions = {key: value for key, value in claim.ours.items() if key not in places}
     rule = claim.ours.get("rule", "last")
     values = []
@@ -179,6 +179,17 @@ def _percent(metrics: dict[str, Any], attack: str, over: str | None) -> float | 
     n = min(map(len, sides))
     first, second = (side[:n].double().mean().item() for side in sides)
     return 100 * (first - second)
+
+
+def _by_seed(claim: Claim, records: Sequence[Record]) -> dict[Any, float]:
+    """Seed -> value of the claim."""
+    seeds = {record["config"].get("seed") for record in records}
+    found = {}
+    for seed in seeds:
+        values = _values(claim, [r for r in records if r["config"].get("seed") == seed])
+        if values:
+            found[seed] = statistics.fmean(values)
+    return found
 
 
 def _plain(claim: Claim, label: str) -> Claim:

@@ -89,7 +89,8 @@ def twins(records: Iterable[Record], rule: str = "last") -> dict[str, str]:
     """
     answers: dict[str, dict[tuple[int, str], str]] = {}
     for record in filter(lambda record: record.get("pruned"), compared(records)):
-        metrics, own = record["checkpoints"][rule]["metrics"], answers.setdefault(record["label"], {})
+        metrics = record["checkpoints"].get(rule, {}).get("metrics", {})
+        own = answers.setdefault(record["label"], {})
         own |= {(record["config"]["seed"], name): metric["bits"] for name, metric in metrics.items()}
     found: dict[str, str] = {}
     labels = ordered(answers)

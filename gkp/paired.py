@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from gkp.compare import BENIGN, CONTROL, CONTROLS, attacks, compared, distinct, points
+from gkp.compare import BENIGN, CONTROL, CONTROLS, attacks, distinct, points
 from gkp.evaluate import mcnemar, unpack_bits
 from gkp.records import Record
 from gkp.style import ordered
@@ -101,7 +101,9 @@ def p_text(p: float) -> str:
 
 def ranks(records: Sequence[Record], names: Sequence[str], rule: str = "last") -> pd.DataFrame:
     """Rank of every pruned network under each attack, 1 the most accurate; index: label."""
-    frame = points([record for record in records if record.get("pruned")], names, rule)
+    once = distinct(records, rule)
+    pruned = [record for record in records if record.get("pruned") and record["label"] in once]
+    frame = points(pruned, names, rule)
     return frame.pivot_table(index="label", columns="attack", values="mean")[list(names)].rank(
         ascending=False, method="min"
     )
@@ -122,7 +124,7 @@ def label_effect(records: Sequence[Record], rule: str = "last") -> pd.DataFrame:
     predicted = [name for name, a in found.items() if a["labels"] == "predicted" and a["kind"] == "fgsm"]
     for name in predicted:
         true = name.replace("_predicted", "_true")
-        for label in ordered(record["label"] for record in compared(records)) if true in found else ():
+        for label in distinct(records, rule) if true in found else ():
             sides = [bits(records, label, each, rule) for each in (name, true, BENIGN)]
             seed = min(sides[0])
             n = min(len(side[seed]) for side in sides[:2])

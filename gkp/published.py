@@ -43,7 +43,7 @@ def rows(path: str | Path, network: str | None = None) -> pd.DataFrame:
     printed = pd.read_csv(path, dtype=str).fillna("")
     printed["network"] = printed.network.str.lower().str.replace("-", "")
     chosen = printed.table.isin(MAIN_TABLES) & (printed.pruning_rate_percent == f"{100 * RATE:g}")
-    chosen &= printed.checkpoint_rule.isin(RULES)
+    chosen &= printed.checkpoint_rule.str.startswith(RULES)
     if network is not None:
         chosen &= printed.network == network
     printed = printed[chosen].drop_duplicates(["network", "method"])

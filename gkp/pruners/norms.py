@@ -55,7 +55,8 @@ def l1(model: nn.Module, *, groups: int, example_input: Tensor | None, data: obj
     "l1-a",
     structure="filter",
     citation="Li et al. 2017, arXiv:1608.08710, ResNet-56-A and VGG-16",
-    summary="filters of smallest L1 norm, one share for all stages, sensitive layers left whole",
+    summary="filters of smallest L1 norm, one share for all stages, "
+    "sensitive layers left whole (none in a ResNet-20)",
 )
 def l1_a(model: nn.Module, *, groups: int, example_input: Tensor | None, data: object) -> Cut:
     """Score of filter i: sum |W_i|; layers as in the original's profile A, see `layer_profile`.
@@ -70,7 +71,8 @@ def l1_a(model: nn.Module, *, groups: int, example_input: Tensor | None, data: o
     "l1-b",
     structure="filter",
     citation="Li et al. 2017, arXiv:1608.08710, ResNet-56-B",
-    summary="filters of smallest L1 norm, stages in the proportion 6:3:1, sensitive layers left whole",
+    summary="filters of smallest L1 norm, stages in the proportion 6:3:1, "
+    "sensitive layers left whole (none in a ResNet-20)",
 )
 def l1_b(model: nn.Module, *, groups: int, example_input: Tensor | None, data: object) -> Cut:
     """Score of filter i: sum |W_i|; layers as in the original's profile B, see `layer_profile`.
