@@ -152,8 +152,19 @@ def test_the_committed_claims_are_well_formed_and_about_known_suites() -> None:
         suite = suites.get(claim.ours["suite"])
         labels = {run.label for run in suite.ordered()} | set(suite.facts)
         assert claim.ours.get("label") in {None, *labels}, claim.id
-        if "attack" in claim.ours:
-            attacks = {
-                e.attack.name for r in suite.runs if r.label == claim.ours["label"] for e in r.evaluation
-            }
-            assert claim.ours["attack"] in attacks, claim.id
+        for name in (claim.ours.get("attack"), claim.ours.get("over")):
+            for run in suite.runs if name else ():
+                about = claim.ours.get("label", run.label) == run.label
+                assert not about or name in {e.attack.name for e in run.evaluation}, claim.id
+
+
+def test_a_difference_is_taken_seed_by_seed() -> None:
+    """90 and 80 against 85 and 70, and a third seed that has no partner: 5 and 10."""
+    records = []
+    for method, corrects in (("l1", (90, 80, 10)), ("random", (85, 70))):
+        for seed, correct in enumerate(corrects):
+            run = Run("digits", "resnet8", method, weights="x", rate=0.4, seed=seed)
+            records.append(make_record(run, correct=correct))
+    own, other = dict.fromkeys(record["label"] for record in records)
+    claim = make_claim(at_least=0, ours=BENIGN | {"label": own, "against": other})
+    assert claims.judge([claim], lambda suite: records)[0].values == pytest.approx((5, 10))
