@@ -178,7 +178,7 @@ def table1(records: Sequence[Record], path: str | Path, rule: str = "last") -> p
     return texts.rename(columns={theta: f"theta {theta:g}" for theta in names})
 
 
-# ---- ranks ---------- -----------------------------------------------------------------------------
+# ---- ranks ----------------------------------------------------------------------------------------
 
 
 def rank_agreement(

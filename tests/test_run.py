@@ -1,6 +1,7 @@
 """Running suites: what a run leaves behind, and what nothing may destroy."""
 
 import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -210,6 +211,26 @@ def test_autoattack_is_an_entry_like_the_others(tiny: Suite, tmp_path: Path) -> 
     assert metric["correct"] == int(outcome.correct.sum())
     assert metric["n"] == metric["asked_n"] == 4
     assert [path for path in (tmp_path / "work" / "state").iterdir() if path.suffix == ".json"] == []
+
+
+def test_autoattack_stops_between_batches_and_continues_there(
+    tiny: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execute, "AUTOATTACK_BATCH", 2)
+    attack = Attack("autoattack", eps=8 / 255)
+    run = dataclasses.replace(baseline_of(tiny), evaluation=(Entry(Attack("none"), 20),))
+    record = execute.execute(run, "tiny", context(tmp_path))
+    more = dataclasses.replace(run, evaluation=(*run.evaluation, Entry(attack, 4)))
+    late = context(tmp_path, deadline=0.0)
+    with pytest.raises(OutOfTime):
+        execute.complete(record, more, late, late.timed(more))
+    (state,) = (tmp_path / "work" / "state").glob("autoattack-*.json")
+    assert len(json.loads(state.read_text())["batches"]) == 1
+    assert attack.name not in metrics_of(run, tmp_path)
+    resumed = context(tmp_path)
+    execute.complete(resumed.store.find(run), more, resumed, resumed.timed(more))
+    assert metrics_of(more, tmp_path)[attack.name]["n"] == 4
+    assert not state.exists()
 
 
 def test_attacks_that_are_added_are_kept_one_by_one(tiny: Suite, tmp_path: Path) -> None:
