@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -211,17 +210,17 @@ def autoattack(
 ) -> AutoAttackOutcome:
     """AutoAttack, continued from its last batch; the state goes when all images are done.
 
-    A copy in channels last is attacked: the same function up to rounding, a quarter less time on a CPU.
+    A folded copy is attacked, which is the same function up to rounding and takes less time.
     `seen(done, total)` is called after every batch, when its state is on disk.
     """
     from gkp.autoattack import autoattack as run_autoattack
+    from gkp.folded import folded
 
     digest = sha256_bytes(f"{weights_sha256(model)} {attack.name} {len(x)}".encode())[:16]
     state = context.state_folder / f"autoattack-{digest}.json"
     state.parent.mkdir(parents=True, exist_ok=True)
-    fast = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     outcome = run_autoattack(
-        fast,
+        folded(model),
         x,
         y,
         eps=attack.eps,
