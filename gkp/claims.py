@@ -12,6 +12,9 @@
                      the images that both saw, in points
     each             true: every matching record has to meet the claim, the worst one is shown
     verdict          "miss" where an honest miss is known; then `explanation` says why
+
+The numbers of the paper's own tables are claims without a table each (`gkp.published.claims`); their known
+misses stand under `[explained]`, id = "why".
 """
 
 from __future__ import annotations
@@ -129,6 +132,11 @@ def load(path: str | Path = CLAIMS) -> list[Claim]:
     if len(set(ids)) != len(ids):
         raise ValueError(f"{path}: two claims share an id")
     return claims
+
+
+def explained_misses(path: str | Path = CLAIMS) -> dict[str, str]:
+    """Id -> explanation of the known misses among the numbers of the paper's own tables."""
+    return tomllib.loads(Path(path).read_text("utf-8")).get("explained", {})
 
 
 def judge(claims: Sequence[Claim], records_of: Callable[[str], Sequence[Record]]) -> list[Verdict]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -52,6 +52,8 @@ TELLING = (
     "tmi-gkp",
     "fpgm",
 )
+# Rows of the paper's Table 10 that we have, and the control.
+TABLE_10 = ("sr-gkp", "l1-b", "random", "l1-a", "fpgm", "sfp", "tmi-gkp")
 
 
 def by_value() -> list[str]:
@@ -103,10 +105,17 @@ def cifar10_run(network: str, weights: str | None, *, short: bool) -> Run:
     )
 
 
-def cifar10(network: str, weights: str | None, *, short: bool = False) -> Suite:
-    """One CIFAR-10 grid: the paper's 300 epochs with 3 seeds, or a short recipe with one."""
+def cifar10(
+    network: str, weights: str | None, *, short: bool = False, names: Sequence[str] | None = None
+) -> Suite:
+    """One CIFAR-10 grid: the paper's 300 epochs with 3 seeds, or a short recipe with one.
+
+    names: the methods, by default all of them.
+    """
     common = cifar10_run(network, weights, short=short)
     title = network.replace("resnet", "ResNet-").replace("vgg", "VGG-")
+    if names:
+        title += f", {len(set(names) - {'random'})} methods"
     recipe = f"{SHORT_RECIPE.epochs} epochs, one-cycle" if short else "the paper's 300 epochs, 3 seeds"
     seeds = (0,) if short else SEEDS
     # As published these two mask to the last epoch; by default they leave epochs for fine-tuning.
@@ -116,7 +125,7 @@ def cifar10(network: str, weights: str | None, *, short: bool = False) -> Suite:
         f"cifar10-{network}" + ("-short" if short else ""),
         f"CIFAR-10, {title}: {recipe}",
         "CIFAR-10" + ("" if short else " and a GPU"),
-        grid(common, seeds) + extra,
+        grid(common, seeds, names) + extra,
     )
 
 
@@ -240,6 +249,7 @@ SUITES: dict[str, Callable[[], Suite]] = {
     "cifar10-resnet20-seeds": seeds,
     "cifar10-resnet20-audit": audit,
     "cifar10-resnet20-autoattack": autoattack,
+    "cifar10-resnet56-short": lambda: cifar10("resnet56", "akamaster", short=True, names=TABLE_10),
     "cost": costs,
     "cifar10-resnet20": lambda: cifar10("resnet20", "authors"),
     "cifar10-resnet56": lambda: cifar10("resnet56", "akamaster"),

@@ -77,6 +77,15 @@ def test_every_number_a_suite_can_reach_is_a_claim_and_waits_for_its_record(tmp_
     }
 
 
+def test_a_known_miss_of_the_papers_tables_is_explained_and_a_typing_error_is_named():
+    name = "P-resnet56-unpruned-fgsm_0.01"
+    found = {claim.id: claim for claim in published.claims(TABLES, {name: "another training"})}
+    assert (found[name].verdict, found[name].explanation) == ("miss", "another training")
+    assert {claim.verdict for claim in found.values() if claim.id != name} == {"ok"}
+    with pytest.raises(ValueError, match="explained misses of no number.*P-resnet55"):
+        published.claims(TABLES, {"P-resnet55-unpruned-benign": "a slip"})
+
+
 def test_selection_against_the_printed_rows():
     """ResNet-32, FGSM 0.01 of SR-GKP: 70.57, 71.52 and 70.79 are printed."""
     frame = published.selection(TABLES).set_index(["network", "attack"])

@@ -61,6 +61,15 @@ def test_other_protocols_are_about_the_same_runs(name: str) -> None:
     assert [run.label for run in other.ordered()][:2] == ["sr-gkp", "unpruned + fine-tune"]
 
 
+def test_the_short_grid_of_the_papers_network_starts_as_its_long_one() -> None:
+    """So that the untouched network has one record, which the paper's Table 10 is compared with."""
+    short, whole = (suites.get(f"cifar10-resnet56{end}") for end in ("-short", ""))
+    assert [run.label for run in short.ordered()][:3] == ["unpruned", "unpruned + fine-tune", "sr-gkp"]
+    assert short.ordered()[0].hash == whole.ordered()[0].hash
+    assert {run.recipe for run in short.runs[1:]} == {suites.SHORT_RECIPE}
+    assert {run.method for run in short.runs if run.prunes} == set(suites.TABLE_10)
+
+
 def test_controls_are_the_unpruned_network_as_it_is_and_fine_tuned_alike() -> None:
     suite = suites.get("cifar10-resnet20-short")
     labels = {run.label: run for run in suite.runs}
