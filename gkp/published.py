@@ -86,7 +86,9 @@ def claims(path: str | Path, misses: Mapping[str, str] | None = None) -> list[Cl
                 )
             )
     if misses:
-        raise ValueError(f"{CLAIMS}: explained misses of no number in the paper's tables: {', '.join(misses)}")
+        raise ValueError(
+            f"{CLAIMS}: explained misses of no number in the paper's tables: {', '.join(misses)}"
+        )
     return found
 
 

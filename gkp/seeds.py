@@ -10,15 +10,13 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t
 
 from gkp.compare import compared, distinct
+from gkp.intervals import FEWEST, student
 from gkp.paired import bits
 from gkp.records import Record
 from gkp.style import ordered
 from gkp.tables import attack_titles
-
-FEWEST = 3  # seeds of an interval: one from two is as wide as anything
 
 
 def spread(records: Iterable[Record], names: Sequence[str], rule: str = "last") -> pd.DataFrame:
@@ -79,9 +77,7 @@ def against(
             100 * (own[s][:n].double().mean() - reference[s][:n].double().mean()).item()
             for s, n in sizes.items()
         ]
-        mean, error = np.mean(gains), np.std(gains, ddof=1) / len(gains) ** 0.5
-        half = t.ppf((1 + confidence) / 2, len(gains) - 1) * error
-        rows.append((label, gains, mean, mean - half, mean + half))
+        rows.append((label, gains, np.mean(gains), *student(gains, confidence)))
     return pd.DataFrame(rows, columns=["method", "differences", "mean", "low", "high"])
 
 

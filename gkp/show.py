@@ -25,9 +25,9 @@ def table(frame: pd.DataFrame) -> None:
 def claims(judged: Sequence[Verdict]) -> None:
     """Display the verdicts on claims, and how many hold."""
     table(claims_table(judged))
-    count = {status: sum(v.status == status for v in judged) for status in ("OK", "MISS", "MISSING")}
-    known = sum(v.status == "MISS" and v.as_expected for v in judged)
+    count = {status: sum(v.status == status for v in judged) for status in ("OK", "MISS", "OPEN", "MISSING")}
+    known = sum(v.status in ("MISS", "OPEN") and v.as_expected for v in judged)
     say(
-        f"**{count['OK']} of {len(judged)} claims hold, {count['MISS']} miss** "
+        f"**{count['OK']} of {len(judged)} claims hold, {count['MISS']} miss, {count['OPEN']} are open** "
         f"({known} of these known and explained), {count['MISSING']} without a record."
     )

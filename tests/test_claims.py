@@ -10,6 +10,7 @@ from gkp import claims
 from gkp.claims import Claim
 from gkp.configuration import Run
 from gkp.evaluate import pack_bits
+from gkp.intervals import paired_difference, student
 
 BENIGN = {"suite": "small", "attack": "benign"}
 
@@ -105,17 +106,63 @@ def test_ours_is_found_by_conditions_and_by_path() -> None:
         assert claims.judge([claim], records_of)[0].status == "MISSING"
 
 
-def test_a_difference_to_another_method_is_in_points() -> None:
-    runs = [Run("digits", "resnet8", name, weights="x", rate=0.4) for name in ("l1", "random")]
-    records = [make_record(run, correct=correct) for run, correct in zip(runs, (90, 87), strict=True)]
-    labels = [record["label"] for record in records]
-    ours = {"suite": "small", "attack": "benign", "label": labels[0], "against": labels[1]}
-    for bound, status in ((3.0, "OK"), (3.1, "MISS")):
-        assert claims.judge([make_claim(at_least=bound, ours=ours)], lambda _: records)[0].status == status
-    alone = claims.judge([make_claim(at_least=0, ours=ours)], lambda _: records[:1])[0]
+def records_of_two(*corrects: tuple[int, int]) -> list[dict]:
+    """l1 and random, one pair of seeds per argument: the first so many of 100 images are right."""
+    records = []
+    for seed, pair in enumerate(corrects):
+        for method, correct in zip(("l1", "random"), pair, strict=True):
+            run = Run("digits", "resnet8", method, weights="x", rate=0.4375, seed=seed)
+            records.append(make_record(run, correct=correct))
+    return records
+
+
+AGAINST = BENIGN | {"label": "l1 (untuned)", "against": "random (untuned)"}
+
+
+def test_a_difference_to_another_method_is_in_points_and_has_an_interval() -> None:
+    """40 of 100 images that only one has right are no chance; the bound may lie inside the interval."""
+    records = records_of_two((90, 50))
+    for bound, status in ((0, "OK"), (20, "OK"), (35, "OPEN"), (45, "OPEN"), (60, "MISS")):
+        verdict = claims.judge([make_claim(at_least=bound, ours=AGAINST)], lambda _: records)[0]
+        assert (verdict.values, verdict.status) == ((pytest.approx(40),), status)
+    low, high = paired_difference(torch.arange(100) < 90, torch.arange(100) < 50)
+    assert verdict.ours_text == f"+40.00 ({100 * low:+.2f} to {100 * high:+.2f}, n=1)"
+    assert claims.judge([make_claim(at_most=60, ours=AGAINST)], lambda _: records)[0].status == "OK"
+    alone = claims.judge([make_claim(at_least=0, ours=AGAINST)], lambda _: records[:1])[0]
     assert alone.status == "MISSING"
     with pytest.raises(ValueError, match="against needs an attack and a label"):
         make_claim(at_least=0, ours={"suite": "small", "path": ["x"], "against": "random"})
+    with pytest.raises(ValueError, match="against needs a bound"):
+        make_claim(expect=0.0, ours=AGAINST)
+
+
+def test_a_difference_within_chance_is_open_whichever_way_it_points() -> None:
+    explained = make_claim(at_least=0, ours=AGAINST, verdict="open", explanation="too few images")
+    for pair in ((90, 89), (89, 90)):
+        verdict = claims.judge([explained], lambda _, pair=pair: records_of_two(pair))[0]
+        assert (verdict.status, verdict.as_expected) == ("OPEN", True)
+        assert verdict.line.startswith("[OPEN]    T1")
+    assert not claims.judge([explained], lambda _: records_of_two((90, 50)))[0].as_expected
+
+
+def test_a_difference_is_taken_seed_by_seed() -> None:
+    """5 and 10 on two seeds, a third seed that has no partner; with three, the interval is over seeds."""
+    claim = make_claim(at_least=0, ours=AGAINST)
+    records = records_of_two((90, 85), (80, 70), (10, 99))
+    two = claims.judge([claim], lambda _: records[:5])[0]
+    assert two.values == pytest.approx((5, 10))
+    pooled = [torch.cat([torch.arange(100) < n for n in side]) for side in ((90, 80), (85, 70))]
+    assert two.interval == pytest.approx([100 * end for end in paired_difference(*pooled)])
+    three = claims.judge([claim], lambda _: records_of_two((90, 85), (80, 70), (77, 70)))[0]
+    assert three.interval == pytest.approx(student([5, 10, 7]))
+    assert three.status == "OK"
+
+
+def test_a_network_under_two_names_counts_once_where_each_counts() -> None:
+    claim = make_claim(expect=90.0, tolerance=5.0, each=True)
+    records = records_of_two((90, 90))
+    assert claims.judge([claim], lambda _: records)[0].ours_text == "90.00 (worst of 1)"
+    assert claims.judge([claim], lambda _: records_of_two((90, 89)))[0].ours_text == "89.00 (worst of 2)"
 
 
 @pytest.mark.parametrize(
@@ -156,15 +203,3 @@ def test_the_committed_claims_are_well_formed_and_about_known_suites() -> None:
             for run in suite.runs if name else ():
                 about = claim.ours.get("label", run.label) == run.label
                 assert not about or name in {e.attack.name for e in run.evaluation}, claim.id
-
-
-def test_a_difference_is_taken_seed_by_seed() -> None:
-    """90 and 80 against 85 and 70, and a third seed that has no partner: 5 and 10."""
-    records = []
-    for method, corrects in (("l1", (90, 80, 10)), ("random", (85, 70))):
-        for seed, correct in enumerate(corrects):
-            run = Run("digits", "resnet8", method, weights="x", rate=0.4, seed=seed)
-            records.append(make_record(run, correct=correct))
-    own, other = dict.fromkeys(record["label"] for record in records)
-    claim = make_claim(at_least=0, ours=BENIGN | {"label": own, "against": other})
-    assert claims.judge([claim], lambda suite: records)[0].values == pytest.approx((5, 10))
