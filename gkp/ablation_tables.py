@@ -6,18 +6,19 @@ says so.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from scipy.stats import studentized_range
 
 from gkp import suites
 from gkp.ablations import ALL, titles
-from gkp.compare import BENIGN, points
+from gkp.compare import BENIGN
 from gkp.configuration import RATE, Run
-from gkp.evaluate import wilson
 from gkp.records import Record, Store
 from gkp.tables import attack_titles
 
@@ -139,18 +140,6 @@ def recorded_text(suite: str, root: str | Path) -> str:
     return f"{sentence} Not yet: {names} (`python -m gkp run --suite {suite}`)."
 
 
-def seeds_text(records: Sequence[Record], attacks: Sequence[str], label: str = "sr-gkp") -> str:
-    """How far trainings of one and the same pruned network lie apart that differ in their seed only."""
-    frame, names = points(records, attacks), attack_titles(records)
-    own = frame[frame.label == label]
-    if own.empty or own.seeds.max() < 2:
-        return f"Only one seed of `{label}` is recorded: how far trainings lie apart is not known yet."
-    parts = [
-        f"{names[p.attack]} {p.mean:.2f} ± {p.mean - p.low:.2f} ({p.seeds} seeds)" for p in own.itertuples()
-    ]
-    return f"Trainings of `{label}` that differ in the seed only, ± standard deviation: {'; '.join(parts)}."
-
-
 # ---- the paper -----------------------------------------------------------------------------------
 
 
@@ -175,15 +164,18 @@ def paper_alpha(path: str | Path) -> pd.DataFrame:
 def paper_alpha_spread(path: str | Path, images: int = 10_000) -> pd.DataFrame:
     """Per network and column: how far the paper's values of alpha lie apart, and what chance alone allows.
 
-    chance: half the 95 % interval of a difference between two networks of that accuracy, each tested on
-    `images` images; images they share make it smaller, another training larger.
+    chance: the range of that many networks of one and the same accuracy that 95 % of all draws of `images`
+    test images stay below, the studentized range with the images drawn anew for each network; images they
+    share make it smaller, another training larger.
     """
     rows = []
     for network, group in paper_alpha(path).groupby("network", sort=False):
         row = {"network": network, "values of alpha": str(len(group))}
+        widest = studentized_range.ppf(0.95, len(group), math.inf)
         for column in PAPER_COLUMNS.values():
             values = group[column].astype(float)
-            low, high = wilson(round(values.mean() / 100 * images), images)
-            row[column] = f"{values.max() - values.min():.2f} (chance ± {50 * (high - low) * 2**0.5:.2f})"
+            share = values.mean() / 100
+            chance = 100 * widest * (share * (1 - share) / images) ** 0.5
+            row[column] = f"{values.max() - values.min():.2f} (chance: up to {chance:.2f})"
         rows.append(row)
     return pd.DataFrame(rows)

@@ -14,7 +14,7 @@ from torch import nn
 
 from gkp import protocols, suites
 from gkp.checkpoint import load_file
-from gkp.evaluate import STRENGTH
+from gkp.evaluate import STRENGTH, pack_bits, unpack_bits, wilson
 from gkp.records import Record, Store, misses_target, table
 from gkp.style import ordered
 from gkp.tables import attack_titles, marked
@@ -203,6 +203,34 @@ def compared(records: Iterable[Record]) -> list[Record]:
         if "checkpoints" in record and config["method"] != "baseline" and not untuned:
             kept.append(record)
     return kept
+
+
+def on_same_images(records: Iterable[Record], names: Sequence[str], rule: str = "last") -> list[Record]:
+    """The compared networks that met all of `names`, with what they had right of the images that all saw.
+
+    Every attack saw the first images of one list, some more of them than others; intervals follow.
+    """
+    found = [
+        r
+        for r in compared(records)
+        if set(names) <= r["checkpoints"].get(rule, {"metrics": {}})["metrics"].keys()
+    ]
+    n = min((r["checkpoints"][rule]["metrics"][name]["n"] for r in found for name in names), default=0)
+    shortened = []
+    for record in found:
+        kept = record["checkpoints"][rule]
+        metrics = {name: _first(kept["metrics"][name], n) for name in names}
+        shortened.append(record | {"checkpoints": {rule: kept | {"metrics": metrics}}})
+    return shortened
+
+
+def _first(metric: dict[str, Any], n: int) -> dict[str, Any]:
+    """The metric on its first n images."""
+    right = unpack_bits(metric["bits"], metric["n"])[:n]
+    correct = int(right.sum())
+    low, high = wilson(correct, n)
+    counts = {"n": n, "correct": correct, "accuracy": correct / n, "low": low, "high": high}
+    return metric | counts | {"bits": pack_bits(right)}
 
 
 def results(records: Sequence[Record], names: Sequence[str], rule: str = "last") -> pd.DataFrame:

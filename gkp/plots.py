@@ -12,14 +12,29 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
-from gkp.compare import BENIGN, CONTROL, attacks, compared, paper_attacks, pixel_attacks, points, sound_attack
+from gkp.compare import (
+    BENIGN,
+    CONTROL,
+    attacks,
+    compared,
+    on_same_images,
+    paper_attacks,
+    pixel_attacks,
+    points,
+    sound_attack,
+)
+from gkp.intervals import paired_difference
+from gkp.paired import bits
 from gkp.records import Record
 from gkp.style import DOUBLE, FAINT, in_front, legend, look, new_figure, ordered, save, styled
 from gkp.tables import attack_titles
+
+METHOD = "sr-gkp"  # the one whose difference to the control has bars
 
 
 def save_all(suite: str, records: Sequence[Record], folder: str | Path) -> list[Path]:
@@ -96,21 +111,29 @@ def epsilon_curve(
 ) -> Figure:
     """Accuracy over eps in 1/255 (left) and its difference to the control (right), one line per method.
 
-    names: the attacks of the curve, by default all of that kind in pixels. eps = 0 is without attack.
-    The control is the unpruned network, fine-tuned like the others.
+    names: the attacks of the curve, by default all of that kind in pixels. eps = 0 is without attack. All
+    points are about the same images, the first that every attack saw. Bars: the 95 % interval of SR-GKP's
+    paired difference. The control is the unpruned network, fine-tuned like the others.
     """
     found = attacks(records)
     names = [BENIGN, *(names or pixel_attacks(records, kind))]
-    frame = points(records, names, rule)
+    alike = on_same_images(records, names, rule)
+    frame = points(alike, names, rule)
     frame["eps"] = [255 * found[name]["eps"] if name != BENIGN else 0.0 for name in frame.attack]
     wide = frame.pivot_table(index="eps", columns="label", values="mean")
-    figure = new_figure(DOUBLE, 2.7 + 0.14 * math.ceil(len(wide.columns) / 6))
+    figure = new_figure(DOUBLE, 2.8 + 0.14 * math.ceil(len(wide.columns) / 6))
     left, right = figure.subplots(1, 2)
     for label in reversed(ordered(wide.columns)):
         style = _line(label)
         left.plot(wide.index, wide[label], **style)
         if CONTROL in wide.columns:
             right.plot(wide.index, wide[label] - wide[CONTROL], **style)
+    note = f"{frame.n.max():,} images"
+    if {METHOD, CONTROL} <= set(wide.columns):
+        ends = pd.DataFrame([_difference(alike, name, rule) for name in names], sorted(set(frame.eps)))
+        right.vlines(ends.index, ends[0], ends[1], color=look(METHOD).colour, linewidth=0.8, zorder=4)
+        note += f"; bars: 95 % interval of the paired difference of {METHOD}"
+    figure.suptitle(note, fontsize=7, color=FAINT, x=0.01, ha="left")
     left.set(ylabel="accuracy (%)", ylim=(0, None))
     right.set(ylabel="difference to the control (points)")
     for axes in (left, right):
@@ -165,6 +188,14 @@ def history(records: Sequence[Record]) -> Figure:
 _BARS: dict[str, Any] = {"linestyle": "", "elinewidth": 0.7, "capsize": 0}
 COLLAPSE = 15  # points of clean accuracy
 _GUIDE: dict[str, Any] = {"linestyle": (0, (4, 3)), "linewidth": 0.7, "zorder": 0.5}
+
+
+def _difference(records: Sequence[Record], name: str, rule: str) -> list[float]:
+    """Ends of the interval of SR-GKP's accuracy minus the control's, in points; images of all seeds."""
+    own, other = (bits(records, label, name, rule) for label in (METHOD, CONTROL))
+    common = sorted(own.keys() & other.keys())
+    a, b = (torch.cat([side[seed] for seed in common]) for side in (own, other))
+    return [100 * end for end in paired_difference(a, b)]
 
 
 def _half(point: pd.Series) -> list[list[float]]:

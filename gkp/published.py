@@ -31,6 +31,7 @@ NAMES = {
     "HRank": "hrank",
     "LRF": "lrf",
 }
+TRAINERS = {"authors": "the paper's authors, released", "akamaster": "akamaster, public"}
 COLUMNS = dict(zip(("benign", "fgsm_0.01", "fgsm_0.1", "pgd3_8/255"), (BENIGN, *PROTOCOL), strict=True))
 ATTACKS = list(COLUMNS.values())
 
@@ -134,6 +135,30 @@ def gain_over_unpruned(
     for attack in ATTACKS:
         text[titles.get(attack, attack)] = [f"{value:+.2f}" for value in frame[attack]]
     return text
+
+
+def baselines(records: Sequence[Record], path: str | Path) -> pd.DataFrame:
+    """Text table: unpruned, untouched networks under the paper's protocol, the paper's rows and ours.
+
+    Networks of one architecture that somebody else trained: what they differ in, no pruning has done.
+    """
+    titles = attack_titles(records)
+    lines = []
+    for _, row in rows(path)[lambda frame: frame.label == "unpruned"].iterrows():
+        lines.append({"network": network_title(row.network), "trained by": "the paper"} | dict(row[ATTACKS]))
+    for record in records:
+        config, kept = record["config"], record.get("checkpoints", {}).get("last")
+        if (
+            record["label"] == "unpruned"
+            and config["weights"]
+            and kept
+            and set(ATTACKS) <= kept["metrics"].keys()
+        ):
+            own = {name: 100 * kept["metrics"][name]["accuracy"] for name in ATTACKS}
+            line = {"network": network_title(config["network"]), "trained by": TRAINERS[config["weights"]]}
+            lines.append(line | own)
+    lines.sort(key=lambda line: (line["network"].startswith("VGG"), int(line["network"].split("-")[1])))
+    return pd.DataFrame(lines).rename(columns=titles).map(lambda v: v if isinstance(v, str) else f"{v:.2f}")
 
 
 # ---- what the printed numbers can tell -----------------------------------------------------------

@@ -13,9 +13,10 @@ from gkp.audit import having
 from gkp.compare import BENIGN, CONTROL, CONTROLS, PROTOCOL, compared, sound_attack
 from gkp.protocols import SMALL
 from gkp.records import Record, Store
+from gkp.style import family
 from gkp.tables import attack_titles
 
-METHOD = "sr-gkp"
+METHOD, GROUPED = "sr-gkp", "grouped kernels"  # a family of `gkp.style`
 PAPER = PROTOCOL[0]  # FGSM 0.01, the paper's headline
 COLUMNS = ("the paper says", "for", "against", "how sure", "notebook")
 AUTOATTACK, STRONGEST = "cifar10-resnet20-autoattack", Attack("autoattack", eps=SMALL[0] / 255).name
@@ -67,14 +68,18 @@ def strong(root: str | Path) -> list[Record]:
 
 
 def milder(records: Sequence[Record], attacked: Sequence[Record] = ()) -> tuple[str, ...]:
-    """`attacked`: records of the same networks with AutoAttack, where there are any."""
+    """SR-GKP against what removes whole filters or channels by a criterion.
+
+    `attacked`: records of the same networks with AutoAttack, where there are any.
+    """
     won: list[str] = []
     lost: list[str] = []
     titles = attack_titles([*records, *attacked])
     sources = [(records, attack) for attack in (PAPER, PROTOCOL[-1], sound_attack(records))]
     for source, attack in [*sources, *([(attacked, STRONGEST)] if attacked else [])]:
         frame = paired.against(source, attack, METHOD)
-        frame = frame[~frame.method.isin(("unpruned", CONTROL))]
+        frame = methods(frame)
+        frame = frame[frame.method.map(family) != GROUPED]
         for word, sentences in (("worse", won), ("better", lost)):
             names = list(frame[frame.verdict == word].method)
             listed = f" ({', '.join(names)})" if names else ""

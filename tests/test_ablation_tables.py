@@ -4,13 +4,13 @@ import copy
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
-from many_records import a_record, many_records
+from many_records import a_record
 
 from gkp import ablation_tables as tables
 from gkp import suites
 from gkp.ablations import ALL, REFERENCE
-from gkp.evaluate import wilson
 from gkp.records import Store
 
 EXPECTED = Path(__file__).parents[1] / "expected"
@@ -82,12 +82,6 @@ def test_missing_runs_are_named(root):
     assert "alpha-1.0" not in text
 
 
-def test_seeds_need_two():
-    assert "Only one seed" in tables.seeds_text(many_records(("sr-gkp",)), ["benign"])
-    text = tables.seeds_text(many_records(("sr-gkp",), seeds=(0, 1, 2)), ["benign"])
-    assert "(3 seeds)" in text
-
-
 def test_searches_in_other_groups_have_no_sets_to_compare():
     frame = tables.search_text(FACTS).set_index("search")
     assert frame["groups with the same set"].tolist() == ["8 of 8", "4 of 8", "other groups"]
@@ -126,11 +120,11 @@ def test_the_papers_rows_agree_between_its_tables_but_for_one():
 
 def test_the_spread_of_alpha_and_what_chance_allows():
     row = tables.paper_alpha_spread(EXPECTED / "paper_cifar10.csv").set_index("network").loc["ResNet-56"]
-    low, high = wilson(9385, 10_000)  # about the mean of its five values
     assert row["benign"].startswith(f"{94.08 - 93.72:.2f} ")
-    assert float(row["benign"].split("± ")[1].rstrip(")")) == pytest.approx(
-        50 * (high - low) * 2**0.5, abs=0.01
-    )
+    # Four networks of 93.85 % on 10,000 images each, by drawing instead of by the studentized range.
+    drawn = np.random.default_rng(0).binomial(10_000, 0.9385, size=(40_000, 4))
+    chance = np.quantile(np.ptp(drawn, axis=1) / 100, 0.95)
+    assert float(row["benign"].split("up to ")[1].rstrip(")")) == pytest.approx(chance, abs=0.02)
 
 
 def test_a_missing_fact_names_the_command(tmp_path):

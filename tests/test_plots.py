@@ -7,14 +7,14 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
-from many_records import METHODS, many_records
+from many_records import IMAGES, METHODS, many_records
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from gkp import kernel_plots, plots, style, suites
-from gkp.compare import BENIGN, CONTROL, points
-from gkp.evaluate import wilson
+from gkp.compare import BENIGN, CONTROL, pixel_attacks, points
+from gkp.evaluate import pack_bits, unpack_bits, wilson
 from gkp.search import select
 
 FEW = ("random", "l1", "sr-gkp")
@@ -98,6 +98,30 @@ def test_the_difference_to_the_control_is_zero_for_the_control(few):
     right = plots.epsilon_curve(few).axes[1]
     flat = [line for line in right.lines if np.allclose(line.get_ydata(), 0)]
     assert [line.get_color() for line in flat] == [style.look(CONTROL).colour]
+
+
+def test_the_curve_is_about_the_same_images_at_every_eps(few):
+    """Benign accuracy is known of 400 images; where an attack saw 100, its point is about those."""
+    short = copy.deepcopy(few)
+    for record in short:
+        metrics = record["checkpoints"]["last"]["metrics"]
+        for name in pixel_attacks(short, "fgsm"):
+            right = unpack_bits(metrics[name]["bits"], IMAGES)[:100]
+            metrics[name] |= {"bits": pack_bits(right), "n": 100, "accuracy": float(right.double().mean())}
+    figure = plots.epsilon_curve(short)
+    left, right = figure.axes
+    control = next(r for r in short if r["label"] == CONTROL)["checkpoints"]["last"]["metrics"][BENIGN]
+    expected = 100 * unpack_bits(control["bits"], IMAGES)[:100].double().mean().item()
+    own = next(line for line in left.lines if line.get_color() == style.look(CONTROL).colour)
+    assert own.get_ydata()[0] == pytest.approx(expected)
+    assert "100 images" in figure.get_suptitle()
+    line = next(line for line in right.lines if line.get_color() == style.look("sr-gkp").colour)
+    (bars,) = right.collections
+    for (_, low), (_, high) in bars.get_segments():
+        assert low < high
+    for (eps, low), (_, high) in bars.get_segments():
+        measured = dict(zip(line.get_xdata(), line.get_ydata(), strict=True))[eps]
+        assert low <= measured <= high
 
 
 def test_kept_map_dots_are_the_selection(weight):

@@ -46,10 +46,13 @@ def test_gains_and_losses_stand_on_their_own_side(records):
     assert all(part[0] in "-n" for part in lost.removeprefix("points: ").split("; "))
 
 
-def test_methods_are_counted_without_the_controls(records):
-    _, worse, better, *_ = verdict.milder(records)
-    assert " of 3" in worse  # l1, chip and random, which is compared but is no unpruned control
-    assert "unpruned" not in worse + better
+def test_only_filter_pruning_is_counted():
+    """l1 and chip: neither the controls, random among them, nor other grouped kernels."""
+    names = ("l1", "chip", "sr-gkp", "random", "tmi-gkp", "gkp-greedy")
+    _, worse, better, *_ = verdict.milder(many_records(names))
+    counts = [part.split(" (")[0].split()[-1] for part in (*worse.split("; "), *better.split("; "))]
+    assert set(counts) == {"2"}
+    assert not any(name in worse + better for name in ("unpruned", "random", "tmi-gkp", "gkp-greedy"))
 
 
 def test_autoattack_counts_where_it_ran(records):
