@@ -58,9 +58,9 @@ def prune(
     import torch
 
     import gkp
-    from gkp import checkpoint, cost
+    from gkp import checkpoint, cost, zoo
 
-    network, original = _load(model, dataset)
+    network, original = zoo.named_model(model, dataset)
     example = torch.zeros(1, 3, 32, 32)
     pruned = gkp.prune(original, method, rate=rate, groups=groups, example_input=example)
     about = {"method": method, "rate": rate, "groups": groups, "start": model}
@@ -88,14 +88,14 @@ def evaluate(
     A checkpoint differs when an accuracy is more than 0.05 points from what its record says of the same
     images, or when its file's SHA-256 is not the recorded one.
     """
-    from gkp import reevaluate
+    from gkp import reevaluate, zoo
     from gkp.progress import Progress
 
     if (suite is None) == (model is None):
         raise ValueError("give either --suite NAME or --model NAME")
     context = reevaluate.context(root, device, Progress(), download=download)
     if model is not None:
-        network, loaded = _load(model, dataset)
+        network, loaded = zoo.named_model(model, dataset)
         print(reevaluate.one(loaded, network, dataset, images, context))
         return
     text, agree = reevaluate.suite(str(suite), context, images)
@@ -281,15 +281,6 @@ def notebooks(
         if offered and not parameters:
             continue  # it shows the same whatever the suite is
         print(f"{path.name} -> {runner.run(path, root=root, parameters=parameters, write=write)}", flush=True)
-
-
-def _load(model: str, dataset: str):  # noqa: ANN202 - torch is not imported here
-    """(architecture name, network) of a zoo name or a file."""
-    from gkp import checkpoint, zoo
-
-    if Path(model).suffix == ".safetensors":
-        return checkpoint.read_header(model)["network"], checkpoint.load_file(model)
-    return model, zoo.load_model(model, dataset=dataset)
 
 
 def main() -> None:

@@ -7,11 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from gkp.files import atomic_write_bytes
+
+if TYPE_CHECKING:
+    from gkp.data import Split
+    from gkp.recipe import Recipe
 
 FORMAT = 1
 DIGEST_BYTES = 32
@@ -19,6 +27,24 @@ DIGEST_BYTES = 32
 
 class StateError(ValueError):
     """A state file that is damaged or belongs to another run."""
+
+
+def identity_of(model: nn.Module, splits: dict[str, Split], recipe: Recipe, seed: int) -> dict[str, str]:
+    """What a state file must agree on, part by part, as text."""
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    data = {
+        f"{part} data": splits[part].fingerprint if part in splits else "none"
+        for part in ("training", "validation", "test")
+    }
+    return {
+        "recipe": json.dumps(asdict(recipe), sort_keys=True),
+        "seed": str(seed),
+        **data,
+        "initial weights": digest.hexdigest(),
+    }
 
 
 def save_state(path: str | Path, identity: dict[str, str], content: dict) -> None:

@@ -16,7 +16,7 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from gkp.files import atomic_write_bytes
-from gkp.train import Hooks
+from gkp.hooks import Hooks
 
 FIRST, LAST = 35 / 300, 70 / 300  # of a training
 MOST = 12  # snapshots; the original keeps all 36, but neighbouring epochs vote alike

@@ -7,13 +7,11 @@ not (same device, same number of threads).
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,9 +22,10 @@ from torch import Tensor, nn
 from gkp.augment import crop_and_flip, draw_epoch, stream_seed
 from gkp.graphs import Replayed
 from gkp.history import Chosen, EpochRow, History
+from gkp.hooks import Hooks
 from gkp.progress import Progress, Task
 from gkp.recipe import PAPER, SHORT, Recipe, learning_rate
-from gkp.run_state import StateError, load_state, save_state
+from gkp.run_state import StateError, identity_of, load_state, save_state
 
 if TYPE_CHECKING:
     from gkp.data import Split
@@ -35,31 +34,6 @@ __all__ = ["PAPER", "SHORT", "Chosen", "EpochRow", "History", "Hooks", "Recipe",
 
 EVALUATION_BATCH = 500  # images
 GRAPH_DEVICES = ("cuda",)
-
-
-@dataclass
-class Hooks:
-    """What a method that prunes during training adds to the loop; epochs count from 1, steps from 0.
-
-    `before_step(model, epoch, step)` runs after backward and may edit gradients; `penalty(model, epoch)`
-    returns a scalar to add to the loss, or None; `loss(model, x, y, logits, epoch)` replaces the cross
-    entropy (x float32 pixels (B, C, H, W), y (B,), logits float32), for distillation or a discriminator;
-    `after_step(model, epoch, step)` runs after the update, for a projection; `after_epoch(model, epoch)` runs
-    before the evaluation. Hooks may zero weights but not replace modules or parameters. Those that remember
-    something give `state_dict` (tensors, plain values) and `load_state_dict`, or a resumed run would differ.
-    """
-
-    before_step: Callable[[nn.Module, int, int], None] | None = None
-    penalty: Callable[[nn.Module, int], Tensor | None] | None = None
-    loss: Callable[[nn.Module, Tensor, Tensor, Tensor, int], Tensor] | None = None
-    after_step: Callable[[nn.Module, int, int], None] | None = None
-    after_epoch: Callable[[nn.Module, int], None] | None = None
-    state_dict: Callable[[], dict] | None = None
-    load_state_dict: Callable[[dict], None] | None = None
-
-    def __post_init__(self) -> None:
-        if (self.state_dict is None) != (self.load_state_dict is None):
-            raise ValueError("hooks with a state need both state_dict and load_state_dict")
 
 
 def fine_tune(
@@ -92,7 +66,7 @@ def fine_tune(
     given = {"training": train, "validation": validation, "test": test}
     splits = {part: split for part, split in given.items() if split is not None}
     _check(model, splits)
-    identity = _identity(model, splits, recipe, seed)
+    identity = identity_of(model, splits, recipe, seed)
     device = torch.device(device)
     model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     held = {part: split.to(device) for part, split in splits.items() if part != "training"}
@@ -280,24 +254,6 @@ def _check(model: nn.Module, splits: dict[str, Split]) -> None:
     largest = max(int(split.labels.max()) for split in splits.values())
     if largest >= classes:
         raise ValueError(f"label {largest} but the model has {classes} outputs: build it with more classes")
-
-
-def _identity(model: nn.Module, splits: dict[str, Split], recipe: Recipe, seed: int) -> dict[str, str]:
-    """What a state file must agree on, part by part, as text."""
-    digest = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    data = {
-        f"{part} data": splits[part].fingerprint if part in splits else "none"
-        for part in ("training", "validation", "test")
-    }
-    return {
-        "recipe": json.dumps(asdict(recipe), sort_keys=True),
-        "seed": str(seed),
-        **data,
-        "initial weights": digest.hexdigest(),
-    }
 
 
 def _snapshot(run: _Run, history: History) -> dict:

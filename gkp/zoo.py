@@ -75,6 +75,16 @@ def load_model(name: str, *, dataset: str = "cifar10", weights: str | Path | Non
     return _public(name, dataset, weights)
 
 
+def named_model(name: str, dataset: str) -> tuple[str, nn.Module]:
+    """(what it was made from, the network) for a `name` of `load_model`; errors as there.
+
+    A .safetensors file says what it was made from; anything else is its own name.
+    """
+    if Path(name).suffix == ".safetensors":
+        return checkpoint.read_header(name)["network"], checkpoint.load_file(name)
+    return name, load_model(name, dataset=dataset)
+
+
 def tensors_into(model: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:
     """Load `tensors`, which lack those of `model.normalize`, and nothing more or less; eval mode."""
     own = {key: value for key, value in model.state_dict().items() if key.startswith("normalize.")}

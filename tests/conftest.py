@@ -1,4 +1,4 @@
-"""Real data and public networks (their tests skip where there are none), and a local web server."""
+"""What several files share: real data and public networks (tests skip without), and small stand-ins."""
 
 import functools
 import http.server
@@ -39,6 +39,32 @@ def tiny(monkeypatch):
     suite = tiny_suite("random", "l1", "sr-gkp", "sfp")
     monkeypatch.setitem(suites.SUITES, "tiny", lambda: suite)
     return suite
+
+
+@pytest.fixture(scope="module")
+def net():
+    """A small network to attack, in eval mode."""
+    from attacked_nets import SmallNet
+
+    return SmallNet().eval()
+
+
+@pytest.fixture(scope="module")
+def batch():
+    """16 random images for `net`, as pixels, and labels."""
+    import torch
+
+    generator = torch.Generator().manual_seed(1)
+    x = torch.rand(16, 3, 8, 8, generator=generator)
+    return x, torch.randint(10, (16,), generator=generator)
+
+
+@pytest.fixture
+def sandbox(tmp_path):
+    """A copy of reproduce.sh with fakes of what it calls."""
+    from script_sandbox import make_sandbox
+
+    return make_sandbox(tmp_path)
 
 
 @pytest.fixture(scope="session")

@@ -1,15 +1,8 @@
-"""FGSM and PGD against closed forms, two independent libraries, published values and their own rules."""
+"""FGSM and PGD against closed forms and their own rules."""
 
-import json
-import os
-import subprocess
-import sys
-from dataclasses import asdict
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
+from attacked_nets import LinearNet, SmallNet
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -17,52 +10,8 @@ from torch import nn
 from gkp.attacks import Attack, fgsm, pgd
 from gkp.models import IMAGENET_MEAN, IMAGENET_STD, Normalize
 
-GOLDEN = Path(__file__).parent / "golden"
-NO_ATTACK = ("model", "n", "clip_norm")  # keys of the golden files
 few = settings(max_examples=20)
 SPACES = st.sampled_from(["pixel", "normalized"])
-
-
-class SmallNet(nn.Module):
-    """Normalisation, one convolution, a smooth activation (no gradient is exactly 0), one linear layer."""
-
-    def __init__(self, seed=0, classes=10):
-        super().__init__()
-        torch.manual_seed(seed)
-        self.normalize = Normalize(IMAGENET_MEAN, IMAGENET_STD)
-        self.conv = nn.Conv2d(3, 8, 3, padding=1)
-        self.norm = nn.BatchNorm2d(8)
-        self.linear = nn.Linear(8 * 8 * 8, classes)
-
-    def forward(self, x):
-        return self.linear(torch.tanh(self.norm(self.conv(self.normalize(x)))).flatten(1))
-
-
-class LinearNet(nn.Module):
-    """Two classes with logits (w.x + b, 0): the margin of class 0 is w.x + b itself."""
-
-    def __init__(self, weight, bias):
-        super().__init__()
-        self.weight, self.bias = nn.Parameter(weight), bias
-
-    def margin(self, x):
-        return x.flatten(1) @ self.weight + self.bias
-
-    def forward(self, x):
-        margin = self.margin(x)
-        return torch.stack([margin, torch.zeros_like(margin)], 1)
-
-
-@pytest.fixture(scope="module")
-def net():
-    return SmallNet().eval()
-
-
-@pytest.fixture(scope="module")
-def batch():
-    generator = torch.Generator().manual_seed(1)
-    x = torch.rand(16, 3, 8, 8, generator=generator)
-    return x, torch.randint(10, (16,), generator=generator)
 
 
 # ---- closed form ---------------------------------------------------------------------------------
@@ -96,68 +45,21 @@ def test_normalized_linear_optimum():
     torch.testing.assert_close(model.margin(fgsm(model, x, y, eps=0.1, space="normalized")), worst)
 
 
-# ---- independent implementations -----------------------------------------------------------------
-
-
-def test_equals_torchattacks(net, batch):
-    torchattacks = pytest.importorskip("torchattacks")
-    x, y = batch
-    ours = fgsm(net, x, y, eps=8 / 255)
-    theirs = torchattacks.FGSM(net, eps=8 / 255)(x, y)
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
-    ours = pgd(net, x, y, eps=8 / 255, step=2 / 255, iterations=7)
-    theirs = torchattacks.PGD(net, eps=8 / 255, alpha=2 / 255, steps=7, random_start=False)(x, y)
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
-
-
-def art_attacked(net, x, y, name, clip_values, **options):
-    from art.attacks.evasion import FastGradientMethod, ProjectedGradientDescent
-    from art.estimators.classification import PyTorchClassifier
-
-    classifier = PyTorchClassifier(
-        net, nn.CrossEntropyLoss(), x.shape[1:], 10, clip_values=clip_values, device_type="cpu"
-    )
-    attack = {"fgsm": FastGradientMethod, "pgd": ProjectedGradientDescent}[name]
-    if name == "pgd":
-        options["verbose"] = False
-    generated = attack(classifier, **options).generate(x.numpy(), None if y is None else y.numpy())
-    return torch.from_numpy(generated)
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("labels", ["true", "predicted"])
-def test_fgsm_equals_art(net, batch, labels):
-    x, y = batch
-    theirs = art_attacked(net, x, y if labels == "true" else None, "fgsm", (0, 1), eps=0.03, eps_step=0.03)
-    ours = fgsm(net, x, y, eps=0.03, labels=labels)
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", ["fgsm", "pgd"])
-@pytest.mark.parametrize("labels", ["true", "predicted"])
-def test_normalized_space_equals_art(net, batch, name, labels):
-    """The released set-up: the classifier takes normalised images, clipped to one range for all channels."""
-    x, y = batch
-    x = x.clone()
-    x[:, :, :2], x[:, :, 2:4] = 0.0, 1.0  # so that the clip acts
-    mean, std = net.normalize.mean, net.normalize.std
-    clip = (float(((0 - mean) / std).min()), float(((1 - mean) / std).max()))
-
-    class Inner(nn.Module):
-        def forward(self, z):
-            return net(z * std + mean)
-
-    theirs_y = y if labels == "true" else None
-    steps = {"eps_step": 0.1, "max_iter": 3} if name == "pgd" else {"eps_step": 0.25}
-    theirs = art_attacked(Inner(), net.normalize(x), theirs_y, name, clip, eps=0.25, **steps)
-    if name == "fgsm":
-        ours = fgsm(net, x, y, eps=0.25, space="normalized", labels=labels)
-    else:
-        ours = pgd(net, x, y, eps=0.25, step=0.1, iterations=3, space="normalized", labels=labels)
-    torch.testing.assert_close(net.normalize(ours), theirs, rtol=0, atol=2e-6)
-    assert ours.min() < 0  # the narrower channels leave [0, 1], as documented
-    assert ours.max() > 1
+def test_the_loss_in_float64_finds_gradients_that_float32_rounds_to_zero():
+    """Where the right class leads by 30, float32's softmax is exactly 1 and its gradient exactly 0."""
+    weight = torch.zeros(2, 12)
+    weight[0] = 5.0
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2, bias=False))
+    model[1].weight.data = weight
+    x, y = torch.full((1, 3, 2, 2), 0.5), torch.zeros(1, dtype=torch.long)
+    eps = 0.1
+    assert torch.equal(fgsm(model, x, y, eps=eps), x)
+    torch.testing.assert_close(fgsm(model, x, y, eps=eps, loss="float64"), x - eps)
+    exact = Attack("fgsm", eps=eps, loss="float64")
+    torch.testing.assert_close(exact.perturb(model, x, y), x - eps)
+    assert exact.name == "fgsm_pixel_25.5/255_true_loss64"
+    with pytest.raises(ValueError, match="loss='float64'"):
+        Attack("pgd", eps=eps, step=eps, loss="float64")
 
 
 # ---- properties ----------------------------------------------------------------------------------
@@ -336,160 +238,3 @@ def test_normalized_space_needs_normalize():
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 10))
     with pytest.raises(ValueError, match="model.normalize"):
         fgsm(model, torch.rand(2, 3, 8, 8), torch.tensor([0, 1]), eps=0.1, space="normalized")
-
-
-# ---- Attack --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("attack", "name"),
-    [
-        (Attack("none"), "benign"),
-        (Attack("fgsm", eps=0.01, space="normalized", labels="predicted"), "fgsm_norm_0.01_predicted"),
-        (Attack("fgsm", eps=0.1, space="normalized"), "fgsm_norm_0.1_true"),
-        (Attack("fgsm", eps=0.5 / 255), "fgsm_pixel_0.5/255_true"),
-        (Attack("fgsm", eps=8 / 255), "fgsm_pixel_8/255_true"),
-        (Attack("fgsm", eps=0.0), "fgsm_pixel_0_true"),
-        (Attack("fgsm", eps=1 / 3000), "fgsm_pixel_0.085/255_true"),
-        (Attack("fgsm", eps=1 / 7000), "fgsm_pixel_0.0001428571429_true"),
-        (
-            Attack("pgd", eps=8 / 255, step=2 / 255, iterations=3, space="normalized"),
-            "pgd3_norm_8/255_step2/255_true",
-        ),
-        (
-            Attack("pgd", eps=0.5 / 255, step=0.125 / 255, iterations=50, restarts=1),
-            "pgd50r1_pixel_0.5/255_step0.125/255_true",
-        ),
-        (
-            Attack("pgd", eps=1 / 255, step=1 / 255, iterations=2, restarts=1, seed=7),
-            "pgd2r1_pixel_1/255_step1/255_true_seed7",
-        ),
-    ],
-)
-def test_attack_names_and_json(attack, name):
-    assert attack.name == name
-    assert Attack(**json.loads(json.dumps(asdict(attack)))) == attack
-
-
-def test_attack_calls_what_it_describes(net, batch):
-    x, y = batch
-    assert Attack("none").perturb(net, x, y) is x
-    attack = Attack("fgsm", eps=0.2, space="normalized", labels="predicted")
-    assert torch.equal(
-        attack.perturb(net, x, y), fgsm(net, x, y, eps=0.2, space="normalized", labels="predicted")
-    )
-    options = {"eps": 0.2, "step": 0.1, "iterations": 2, "restarts": 1, "space": "normalized"}
-    attack = Attack("pgd", labels="predicted", seed=5, **options)
-    expected = pgd(net, x, y, labels="predicted", generator=torch.Generator().manual_seed(5), **options)
-    assert torch.equal(attack.perturb(net, x, y), expected)
-    assert torch.equal(attack.perturb(net, x, y), expected)
-
-
-def test_attack_refuses_nonsense():
-    for arguments in ({"kind": "cw"}, {"kind": "fgsm", "eps": -1}, {"kind": "pgd", "eps": 1, "step": 0}):
-        with pytest.raises(ValueError, match="choose|give"):
-            Attack(**arguments)
-    with pytest.raises(ValueError, match="gkp.autoattack"):
-        Attack("autoattack", eps=0.1).perturb(SmallNet(), torch.rand(1, 3, 8, 8), torch.tensor([0]))
-
-
-# ---- published networks --------------------------------------------------------------------------
-
-
-def golden_attack(key):
-    """The attack that a key of the golden files names."""
-    if key == "benign":
-        return Attack("none")
-    kind, space, eps, *rest = key.split("_")
-    space = {"norm": "normalized", "pixel": "pixel"}[space]
-    if kind == "fgsm":
-        return Attack("fgsm", eps=fraction(eps), space=space, labels=rest[0])
-    step = fraction(rest[0].removeprefix("step"))
-    return Attack("pgd", eps=fraction(eps), step=step, iterations=int(kind.removeprefix("pgd")), space=space)
-
-
-def fraction(text):
-    numerator, _, denominator = text.partition("/")
-    return float(numerator) / float(denominator or 1)
-
-
-def golden_accuracies(name, keys):
-    """{key: (golden, ours)} in percent, on the images and attacks of the golden file."""
-    from gkp import data, evaluate, zoo
-
-    golden = json.loads((GOLDEN / f"attacks_{name}.json").read_text())
-    split = data.load("cifar10", "test", root=os.environ["GKP_DATA"]).take(golden["n"])
-    model = zoo.load_model("resnet20", weights={"ak20": "akamaster", "authors20": "authors"}[name])
-    x, y = split.pixels(), split.labels
-    return {
-        key: (golden[key], 100 * evaluate.outcome(model, x, y, golden_attack(key)).accuracy) for key in keys
-    }
-
-
-def check_golden(name, keys):
-    """Golden and measured accuracies within 0.05 points, measured in a process that uses AVX2.
-
-    Where an image is classified with near certainty, the rounding of its loss is as large as the loss, and
-    so is that of the gradient. The golden values are those of AVX2; AVX-512 sums the softmax in another
-    order and differs on up to 3 images in 2,000.
-    """
-    code = f"import json, test_attacks; print(json.dumps(test_attacks.golden_accuracies({name!r}, {keys!r})))"
-    folder = Path(__file__).parent
-    environment = os.environ | {"ATEN_CPU_CAPABILITY": "avx2", "PYTHONPATH": str(folder.parent)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert set(found) == set(keys)
-    misses = {key: pair for key, pair in found.items() if not abs(pair[0] - pair[1]) <= 0.05 + 1e-9}
-    assert not misses
-
-
-def golden_keys(name):
-    return [key for key in json.loads((GOLDEN / f"attacks_{name}.json").read_text()) if key not in NO_ATTACK]
-
-
-def test_golden_values_of_akamasters_network(ak20, cifar10_test):
-    """One value per space, label mode and kind; `test_all_golden_values` has the rest."""
-    keys = ["benign", "fgsm_norm_0.01_predicted", "fgsm_norm_0.1_true", "fgsm_pixel_2.0/255_true"]
-    keys.append("pgd3_norm_8/255_step2/255_true_nostart")
-    check_golden("ak20", keys)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["ak20", "authors20"])
-def test_all_golden_values(ak20, authors20, cifar10_test, name):
-    check_golden(name, golden_keys(name))
-
-
-@pytest.mark.parametrize("name", ["ak20", "authors20"])
-def test_scalar_clip_range(name):
-    """The range that the released code clips to, from the normalisation alone."""
-    from gkp.models import CIFAR_MEAN, CIFAR_STD
-
-    mean, std = {"ak20": (IMAGENET_MEAN, IMAGENET_STD), "authors20": (CIFAR_MEAN, CIFAR_STD)}[name]
-    low, high = json.loads((GOLDEN / f"attacks_{name}.json").read_text())["clip_norm"]
-    model = LinearNet(torch.ones(3), 0.0)
-    model.normalize = Normalize(mean, std)
-    x = torch.full((1, 3, 1, 1), 0.5)
-    for label, bound in ((0, low), (1, high)):
-        found = fgsm(model, x, torch.tensor([label]), eps=100.0, space="normalized")
-        np.testing.assert_allclose(model.normalize(found).flatten(), bound, atol=1e-4)
-
-
-def test_the_loss_in_float64_finds_gradients_that_float32_rounds_to_zero():
-    """Where the right class leads by 30, float32's softmax is exactly 1 and its gradient exactly 0."""
-    weight = torch.zeros(2, 12)
-    weight[0] = 5.0
-    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2, bias=False))
-    model[1].weight.data = weight
-    x, y = torch.full((1, 3, 2, 2), 0.5), torch.zeros(1, dtype=torch.long)
-    eps = 0.1
-    assert torch.equal(fgsm(model, x, y, eps=eps), x)
-    torch.testing.assert_close(fgsm(model, x, y, eps=eps, loss="float64"), x - eps)
-    exact = Attack("fgsm", eps=eps, loss="float64")
-    torch.testing.assert_close(exact.perturb(model, x, y), x - eps)
-    assert exact.name == "fgsm_pixel_25.5/255_true_loss64"
-    with pytest.raises(ValueError, match="loss='float64'"):
-        Attack("pgd", eps=eps, step=eps, loss="float64")

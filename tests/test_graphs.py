@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from test_train import QUICK, TRAIN, VALIDATION, random_split, same_weights, small_net, without_seconds
+from small_training import QUICK, TRAIN, VALIDATION, random_split, same_weights, small_net, without_seconds
 
 from gkp import models, train
 from gkp.attacks import Attack

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import nn
 
+from gkp.hooks import Hooks
 from gkp.recipe import Recipe
-from gkp.train import Hooks
 
 Cut = Callable[[float], nn.Module]  # rate in (0, 1) -> a pruned copy
 
