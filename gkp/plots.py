@@ -7,6 +7,7 @@ deviation over seeds; every figure that has some says which.
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from gkp.records import Record
 from gkp.style import DOUBLE, FAINT, in_front, legend, look, new_figure, ordered, save, styled
 from gkp.tables import attack_titles
 
+TITLE_LETTERS = 12  # in a line, so that five panels fit beside one another
 METHOD = "sr-gkp"  # the one whose difference to the control has bars
 
 
@@ -87,7 +89,7 @@ def methods(records: Sequence[Record], names: Sequence[str], rule: str = "last")
     """One row per method, one panel per attack: accuracy with its error bar; dashed line: the control."""
     frame, titles = points(records, names, rule), attack_titles(records)
     labels = ordered(frame.label)
-    figure = new_figure(DOUBLE, 0.85 + 0.17 * len(labels))
+    figure = new_figure(DOUBLE, 1.0 + 0.17 * len(labels))
     panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
     for axes, name in zip(panels, names, strict=True):
         part = frame[frame.attack == name].set_index("label")
@@ -97,7 +99,7 @@ def methods(records: Sequence[Record], names: Sequence[str], rule: str = "last")
                 axes.errorbar(point["mean"], row, xerr=_half(point), **look(label).line, **_BARS)
         if CONTROL in part.index:
             axes.axvline(part.loc[CONTROL, "mean"], color=look(CONTROL).colour, **_GUIDE)
-        axes.set_title(titles[name])
+        axes.set_title(textwrap.fill(titles[name], TITLE_LETTERS))
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.grid(axis="y", visible=False)
     panels[0].set(yticks=range(len(labels)), yticklabels=labels, ylim=(len(labels) - 0.4, -0.6))

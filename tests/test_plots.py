@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from many_records import IMAGES, METHODS, many_records
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -18,6 +19,7 @@ from gkp.evaluate import pack_bits, unpack_bits, wilson
 from gkp.search import select
 
 FEW = ("random", "l1", "sr-gkp")
+PGD_3 = "pgd3_norm_8/255_step2/255_true"
 SOUND, PAPER = "pgd10_pixel_0.5/255_step0.125/255_true", "fgsm_norm_0.01_predicted"
 
 
@@ -52,6 +54,18 @@ def test_every_figure_is_legible_in_a_column(figures):
         assert figure.get_figwidth() in (style.SINGLE, style.DOUBLE), name
         sizes = [text.get_fontsize() for text in figure.findobj(Text) if text.get_text()]
         assert min(sizes) >= 7, name
+
+
+def test_titles_of_five_panels_do_not_run_into_each_other(few):
+    """Among them the longest title there is."""
+    figure = plots.methods(few, [BENIGN, PAPER, PGD_3, SOUND, pixel_attacks(few, "pgd")[-1]])
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    boxes = [
+        axes.get_title(loc="left") and axes._left_title.get_window_extent(renderer) for axes in figure.axes
+    ]
+    assert len(boxes) == 5
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+    assert boxes[-1].x1 <= figure.bbox.x1
 
 
 def test_axes_say_what_and_in_which_unit(figures):
