@@ -42,6 +42,7 @@ from gkp import suites
 from gkp.checkpoint import tensors_sha256
 from gkp.configuration import VERSION, Run
 from gkp.files import atomic_write_text, sha256_file
+from gkp.rounded import rounds
 
 Record = dict[str, Any]
 REQUIRED = ("version", "hash", "suite", "stem", "config", "provenance")
@@ -236,7 +237,8 @@ def wide(records: Iterable[Record], rule: str = "last") -> pd.DataFrame:
 def provenance(device: torch.device | str, code: Path = CODE) -> dict[str, Any]:
     """Code, lock file, versions and machine; no host name and no path.
 
-    "dirty" says whether tracked files of the code differ from the commit, None outside a repository.
+    "dirty" says whether tracked files of the code differ from the commit, None outside a repository;
+    "bfloat16" how convolutions in that precision are computed there, if there are any.
     """
     lock = code / "requirements.lock"
     changed = _git(code, "status", "--porcelain", "--untracked-files=no")
@@ -248,6 +250,7 @@ def provenance(device: torch.device | str, code: Path = CODE) -> dict[str, Any]:
         **{name: importlib.metadata.version(name) for name in LIBRARIES},
         "device": device_name(device),
         "threads": torch.get_num_threads(),
+        "bfloat16": "rounded float32" if rounds(torch.device(device)) else "native",
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
 

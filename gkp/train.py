@@ -25,6 +25,7 @@ from gkp.history import Chosen, EpochRow, History
 from gkp.hooks import Hooks
 from gkp.progress import Progress, Task
 from gkp.recipe import PAPER, SHORT, Recipe, learning_rate
+from gkp.rounded import fast_bfloat16
 from gkp.run_state import StateError, identity_of, load_state, save_state
 
 if TYPE_CHECKING:
@@ -218,12 +219,13 @@ def _autocast(run: _Run) -> torch.autocast:
 
 @contextmanager
 def _reproducible(run: _Run, epoch: int) -> Iterator[None]:
-    """The epoch's own global random stream (dropout) and deterministic cuDNN, given back as found."""
+    """The epoch's own random stream (dropout), deterministic cuDNN, fast bfloat16; given back as found."""
     cuda = [run.device] if run.device.type == "cuda" else []
     tf32 = run.recipe.precision == "tf32"
     with (
         torch.random.fork_rng(devices=cuda),
         torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=tf32),
+        fast_bfloat16(run.device),
     ):
         torch.manual_seed(stream_seed("epoch", run.seed, epoch))
         yield

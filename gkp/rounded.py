@@ -1,0 +1,53 @@
+"""bfloat16 convolutions on a CPU that has no instructions for them.
+
+Without such instructions (AVX-512 BF16, AMX) PyTorch's convolutions in bfloat16 take a slow path: ten times
+as long as in float32 for a ResNet-20 (`benchmarks/bfloat16.py`). The same products can be had from the fast
+float32 convolution: a bfloat16 number is a float32 number, and the product of two of them is exact in
+float32. What differs is only the order in which products are summed, as between any two machines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+_CONVOLUTIONS = (torch.ops.aten.convolution.default, torch.ops.aten.convolution_backward.default)
+
+
+def rounds(device: torch.device) -> bool:
+    """Whether `device` is a CPU that does not convolve bfloat16 numbers itself."""
+    native = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return device.type == "cpu" and not native
+
+
+def fast_bfloat16(device: torch.device) -> AbstractContextManager[Any]:
+    """Inside, convolutions in bfloat16 are fast on `device`, forward and backward."""
+    return RoundedConvolutions() if rounds(device) else nullcontext()
+
+
+class RoundedConvolutions(TorchDispatchMode):
+    """Convolutions of bfloat16 tensors are computed in float32; their results are rounded to bfloat16.
+
+    All other operations, and convolutions in another precision, are what they were.
+    """
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        if func not in _CONVOLUTIONS or args[0].dtype != torch.bfloat16:
+            return func(*args, **(kwargs or {}))
+        found = func(*(_wide(value) for value in args), **(kwargs or {}))
+        return _rounded(found) if isinstance(found, Tensor) else tuple(map(_rounded, found))
+
+
+def _wide(value: Any) -> Any:
+    return value.float() if isinstance(value, Tensor) and value.dtype == torch.bfloat16 else value
+
+
+def _rounded(value: Tensor | None) -> Tensor | None:
+    return None if value is None else value.bfloat16()
