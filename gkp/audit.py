@@ -117,7 +117,7 @@ def effects(records: Sequence[Record], changes: Sequence[Change] = CHANGES) -> p
                 "before": f"{frame.before.mean():.1f}",
                 "after": f"{frame.after.mean():.1f}",
                 "points, mean": f"{frame.difference.mean():+.1f}",
-                "least to most": f"{high:+.1f} to {low:+.1f}" if high < 0 else f"{low:+.1f} to {high:+.1f}",
+                "lowest to highest": f"{low:+.1f} to {high:+.1f}",
                 "beyond chance": f"{(frame.p < LEVEL).sum()} of {len(frame)}",
             }
         )

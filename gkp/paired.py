@@ -146,6 +146,6 @@ def label_effect_text(frame: pd.DataFrame, titles: Mapping[str, str]) -> pd.Data
             "networks": len(part),
             "mean (points)": f"{part['effect'].mean():+.2f}",
         }
-        row["least to most"] = f"{low:+.2f} to {high:+.2f}"
+        row["lowest to highest"] = f"{low:+.2f} to {high:+.2f}"
         rows.append(row | {"rank correlation with clean error": f"{correlation:.2f}" if varies else "–"})
     return pd.DataFrame(rows)

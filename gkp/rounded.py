@@ -1,9 +1,9 @@
 """bfloat16 convolutions on a CPU that has no instructions for them.
 
-Without such instructions (AVX-512 BF16, AMX) PyTorch's convolutions in bfloat16 take a slow path: ten times
-as long as in float32 for a ResNet-20 (`benchmarks/bfloat16.py`). The same products can be had from the fast
-float32 convolution: a bfloat16 number is a float32 number, and the product of two of them is exact in
-float32. What differs is only the order in which products are summed, as between any two machines.
+Without such instructions (AVX-512 BF16, AMX) PyTorch's convolutions in bfloat16 take a slow path: a training
+step of a ResNet-20 is ten times as long as in float32 (`benchmarks/test_rounded.py`). The same products can
+be had from the fast float32 convolution: a bfloat16 number is a float32 number, and the product of two of
+them is exact in float32. Only the order in which products are summed differs, as between any two machines.
 """
 
 from __future__ import annotations

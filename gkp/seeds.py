@@ -20,22 +20,22 @@ from gkp.tables import attack_titles
 
 
 def spread(records: Iterable[Record], names: Sequence[str], rule: str = "last") -> pd.DataFrame:
-    """label, epochs, attack, seeds, mean, deviation, range (points): one row per configuration and attack.
+    """configuration (JSON), label, epochs, attack, seeds, mean, deviation, range (points).
 
-    Only configurations that were run with several seeds, everything else alike.
+    One row per configuration and attack; only those that were run with several seeds, everything else alike.
     """
-    groups: dict[tuple[str, int, str, str], list[float]] = {}
+    groups: dict[tuple[str, str, int, str], list[float]] = {}
     for record in {record["hash"]: record for record in compared(records)}.values():
         same = {key: value for key, value in record["config"].items() if key != "seed"}
         epochs = (same.get("recipe") or {}).get("epochs", 0)
         for name in names:
             metric = record["checkpoints"].get(rule, {}).get("metrics", {}).get(name)
             if metric:
-                key = (record["label"], epochs, name, json.dumps(same, sort_keys=True))
+                key = (json.dumps(same, sort_keys=True), record["label"], epochs, name)
                 groups.setdefault(key, []).append(100 * metric["accuracy"])
-    columns = ["label", "epochs", "attack", "seeds", "mean", "deviation", "range"]
+    columns = ["configuration", "label", "epochs", "attack", "seeds", "mean", "deviation", "range"]
     found = [
-        (*key[:3], len(v), float(np.mean(v)), float(np.std(v, ddof=1)), max(v) - min(v))
+        (*key, len(v), float(np.mean(v)), float(np.std(v, ddof=1)), max(v) - min(v))
         for key, v in groups.items()
         if len(v) > 1
     ]
@@ -51,7 +51,7 @@ def spread_text(records: Sequence[Record], names: Sequence[str]) -> pd.DataFrame
     )
     place = {label: number for number, label in enumerate(ordered(cells.label))}
     lines = []
-    for (label, epochs, n), part in cells.groupby(["label", "epochs", "seeds"]):
+    for (_, label, epochs, n), part in cells.groupby(["configuration", "label", "epochs", "seeds"]):
         line = {"network": label, "epochs": str(epochs), "seeds": str(n)}
         lines.append(line | dict(zip(part.attack, part.cell, strict=True)))
     return pd.DataFrame(sorted(lines, key=lambda line: place[line["network"]])).fillna("–")

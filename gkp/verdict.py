@@ -34,7 +34,7 @@ def clean(records: Sequence[Record]) -> tuple[str, ...]:
     frame = methods(paired.against(records, BENIGN))
     return (
         "structured pruning methods keep clean accuracy",
-        f"{len(frame)} methods lose {-frame.difference.max():.1f} to {-frame.difference.min():.1f} points "
+        f"{len(frame)} methods: {frame.difference.max():+.1f} to {frame.difference.min():+.1f} points "
         f"against {CONTROL}",
         f"{len(frame[frame.verdict == 'worse'])} of {len(frame)} are shown to lose some",
         sure(records, BENIGN),

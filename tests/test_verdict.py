@@ -33,7 +33,7 @@ def test_differences_are_the_paired_tests(records):
     frame = paired.against(records, BENIGN).set_index("method")
     lost = -frame.loc[["sr-gkp", "l1", "chip"], "difference"]
     _, sentence, against, *_ = verdict.clean(records)
-    assert sentence == f"3 methods lose {lost.min():.1f} to {lost.max():.1f} points against {CONTROL}"
+    assert sentence == f"3 methods: -{lost.min():.1f} to -{lost.max():.1f} points against {CONTROL}"
     worse = (frame.loc[["sr-gkp", "l1", "chip"], "verdict"] == "worse").sum()
     assert against.startswith(f"{worse} of 3 ")
 
