@@ -75,12 +75,19 @@ def test_autoattack_counts_where_it_ran(records):
 
 
 def test_the_committed_facts_are_found():
-    _, _, text, groups, _ = verdict.smooth(ROOT)
+    _, smoothest, text, groups, _ = verdict.smooth(ROOT)
     fact = next(r for r in Store(ROOT).all(verdict.ABLATIONS[0]) if r["label"] == verdict.ABLATIONS[1])
     alphas = [
-        entry["networks"]["all networks"]["same_percent"]
+        entry["networks"]["all networks"]["same_groups"]
         for title, entry in fact["facts"]["searches"].items()
         if title.startswith("alpha")
     ]
-    assert f"{min(alphas):.1f} %" in text
+    assert f" {min(alphas)} of 960 groups or more keep" in text
     assert groups.startswith("960 groups of 4")
+    benign = {
+        r["label"]: r["checkpoints"]["last"]["metrics"][BENIGN]["accuracy"]
+        for r in Store(ROOT).of_suite(verdict.ABLATIONS[0])
+        if r.get("checkpoints") and r["config"]["seed"] == 0 and r["config"]["recipe"]
+    }
+    lost = 100 * (benign["sr-gkp"] - benign[verdict.SMOOTHEST])
+    assert f"-{lost:.1f} (shown) benign over sr-gkp" in smoothest
