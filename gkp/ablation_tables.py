@@ -53,9 +53,9 @@ def search_text(found: Mapping[str, Any]) -> pd.DataFrame:
                     f"{whole['same_groups']} of {whole['groups']}" if comparable else "other groups"
                 ),
                 "kernels in common": f"{whole['shared_percent']:.2f} %",
-                "least to most network": f"{min(each):.1f} to {max(each):.1f}",
-                "frozen cost": f"{whole['frozen_percent']:.1f}" if comparable else "–",
-                "Eq. 3": f"{whole['eq3_percent']:.1f}" if comparable else "–",
+                "kernels, lowest to highest network": f"{min(each):.1f} to {max(each):.1f}",
+                "frozen cost (reference 100)": f"{whole['frozen_percent']:.1f}" if comparable else "–",
+                "cost of Eq. 3 (reference 100)": f"{whole['eq3_percent']:.1f}" if comparable else "–",
             }
         )
     return pd.DataFrame(rows)

@@ -24,7 +24,7 @@ from gkp.records import Record
 from gkp.style import ordered
 from gkp.tables import attack_titles
 
-POWER = 0.8  # with which a difference is to be found
+FEW = 4
 NORM, PIXEL = "norm_8/255_step2/255_true", "pixel_8/255_step2/255_true"
 
 
@@ -65,7 +65,10 @@ def having(records: Iterable[Record], names: Sequence[str], rule: str = "last") 
 
 
 def missing(records: Sequence[Record], suite: str) -> list[str]:
-    """One sentence per set of attacks that the suite asks for and the same networks have not met yet."""
+    """One sentence per set of attacks that the suite asks for and the same networks have not met yet.
+
+    At most FEW attacks are named, more are counted.
+    """
     asked = suites.get(suite).runs
     titles = attack_titles(records)
     lacking: dict[tuple[str, ...], list[str]] = {}
@@ -73,11 +76,12 @@ def missing(records: Sequence[Record], suite: str) -> list[str]:
         there = {record["hash"] for record in having(records, [entry.attack.name])}
         labels = tuple(ordered(run.label for run in asked if run.hash not in there))
         lacking.setdefault(labels, []).append(titles.get(entry.attack.name, entry.attack.name))
-    return [
-        f"{len(attacks)} attacks on {len(labels)} of {len(asked)} networks ({', '.join(labels)})"
-        for labels, attacks in lacking.items()
-        if labels
-    ]
+    sentences = []
+    for labels, attacks in lacking.items():
+        named = ", ".join(attacks) if len(attacks) <= FEW else f"{len(attacks)} attacks"
+        if labels:
+            sentences.append(f"{named} on {len(labels)} of {len(asked)} networks ({', '.join(labels)})")
+    return sentences
 
 
 # ---- one change at a time ------------------------------------------------------------------------
@@ -127,20 +131,15 @@ def effects(records: Sequence[Record], changes: Sequence[Change] = CHANGES) -> p
 # ---- what could be seen at all -------------------------------------------------------------------
 
 
-def detectable(n: int, discordant: float) -> float:
-    """Smallest difference of two accuracies, in points, that n common images show: level 5 %, power 80 %.
+def significant(n: int, discordant: float) -> float:
+    """Smallest difference of two accuracies, in points, that n common images call significant at LEVEL.
 
     discordant: share of the images on which exactly one of the two networks is right; McNemar's test has no
-    other. Normal approximation after Connor (1987), solved for the difference.
+    other. Normal approximation. A true difference is found with a power of 80 % if it is 1.4 times as large.
     """
     if n < 1 or not 0 < discordant <= 1:
         raise ValueError(f"n={n}, discordant={discordant}: give at least one image and a share in (0, 1]")
-    alpha, beta = (NormalDist().inv_cdf(p) for p in (1 - LEVEL / 2, POWER))
-    # n d^2 = (alpha sqrt(D) + beta sqrt(D - d^2))^2 with D the discordant share; d is on both sides
-    d = 0.0
-    for _ in range(50):
-        d = (alpha * discordant**0.5 + beta * max(0.0, discordant - d * d) ** 0.5) / n**0.5
-    return 100 * min(1.0, d)
+    return min(100.0, 100 * NormalDist().inv_cdf(1 - LEVEL / 2) * (discordant / n) ** 0.5)
 
 
 def discordance(records: Sequence[Record], name: str, rule: str = "last") -> float:

@@ -231,7 +231,8 @@ def _interval(values: Sequence[float], pairs: Sequence[tuple[Tensor, Tensor]]) -
     """In points: over seeds where there are enough, else over the images of all pairs."""
     if len(values) >= FEWEST:
         return student(values)
-    a, b = (torch.cat(side) for side in zip(*pairs, strict=True))
+    n = min(len(side) for pair in pairs for side in pair)
+    a, b = (torch.stack([answers[:n] for answers in side]) for side in zip(*pairs, strict=True))
     low, high = paired_difference(a, b)
     return 100 * low, 100 * high
 

@@ -205,6 +205,27 @@ def compared(records: Iterable[Record]) -> list[Record]:
     return kept
 
 
+def evenly(records: Iterable[Record]) -> list[Record]:
+    """The compared networks with seeds that they have in common, so that their error bars are of one kind.
+
+    Kept are the trained networks with at least as many seeds as most of them have (of two numbers that are
+    equally frequent the larger), and the untrained ones.
+    """
+    found = compared(records)
+    seeds: dict[str, set[int]] = {}
+    for record in found:
+        if record["config"]["recipe"]:
+            seeds.setdefault(record["label"], set()).add(record["config"]["seed"])
+    counts = [len(one) for one in seeds.values()]
+    usual = max(counts, key=lambda n: (counts.count(n), n), default=0)
+    common = set.intersection(*(one for one in seeds.values() if len(one) >= usual)) if seeds else set()
+    return [
+        r
+        for r in found
+        if not r["config"]["recipe"] or (len(seeds[r["label"]]) >= usual and r["config"]["seed"] in common)
+    ]
+
+
 def on_same_images(records: Iterable[Record], names: Sequence[str], rule: str = "last") -> list[Record]:
     """The compared networks that met all of `names`, with what they had right of the images that all saw.
 

@@ -141,6 +141,20 @@ def mcnemar(a: Tensor, b: Tensor) -> float:
     return float(test(table, exact=True).pvalue)
 
 
+def mcnemar_clustered(a: Tensor, b: Tensor) -> float:
+    """Two-sided p-value that two methods, each with several networks, are equally often right.
+
+    a, b: bool (S, N), network s of either method on image i. McNemar's test for clusters (Obuchowski 1998):
+    an image is one observation, however many networks see it; normal approximation. For S = 1 it is
+    McNemar's test without continuity correction. ValueError for unequal shapes.
+    """
+    if a.shape != b.shape or a.dim() != 2 or a.dtype != torch.bool or b.dtype != torch.bool:
+        raise ValueError("give two bool tensors (S, N) about the same images in the same order")
+    gains = (a.double() - b.double()).sum(0)
+    squares = float(gains.square().sum())
+    return 2 * NormalDist().cdf(-abs(float(gains.sum())) / squares**0.5) if squares else 1.0
+
+
 def pack_bits(correct: Tensor) -> str:
     """Base64 of the bits of a bool tensor (N,), first image in the highest bit of the first byte."""
     return base64.b64encode(np.packbits(correct.cpu().numpy().astype(bool)).tobytes()).decode("ascii")

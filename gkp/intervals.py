@@ -27,10 +27,18 @@ def paired_difference(a: Tensor, b: Tensor, confidence: float = 0.95) -> tuple[f
     """Interval of accuracy(a) - accuracy(b), fractions in [-1, 1]: about the same networks on other images.
 
     a, b: bool (N,), right or wrong on the very same images. Bonett and Price (2012), equation 2: Wald's
-    interval with one more image added to each kind of disagreement and two in all.
+    interval with one more image added to each kind of disagreement and two in all. Or bool (S, N), several
+    networks on each side: Wald's interval of the images' mean differences; an image is one observation.
     """
-    if len(a) != len(b) or not len(a):
-        raise ValueError(f"{len(a)} and {len(b)} images: give the same images to both, at least one")
+    if a.shape != b.shape or not a.numel():
+        raise ValueError(
+            f"{a.shape[-1]} and {b.shape[-1]} images: give the same images to both, at least one"
+        )
+    if a.dim() == 2 and len(a) > 1:
+        gains = (a.double() - b.double()).mean(0)
+        half = NormalDist().inv_cdf((1 + confidence) / 2) * float(gains.std()) / len(gains) ** 0.5
+        return max(-1.0, float(gains.mean()) - half), min(1.0, float(gains.mean()) + half)
+    a, b = a.flatten(), b.flatten()
     n = len(a) + 2
     first, second = ((int((x & ~y).sum()) + 1) / n for x, y in ((a.bool(), b.bool()), (b.bool(), a.bool())))
     middle = first - second

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gkp.compare import BENIGN, CONTROL, CONTROLS, attacks, distinct, points
-from gkp.evaluate import mcnemar, unpack_bits
+from gkp.evaluate import mcnemar, mcnemar_clustered, unpack_bits
 from gkp.records import Record
 from gkp.style import ordered
 
@@ -34,9 +34,10 @@ def against(
 ) -> pd.DataFrame:
     """method, control, difference (points, positive: the method is better), p, verdict.
 
-    McNemar's exact test on the same images, p corrected by Holm for the number of methods. Several
-    seeds are paired seed by seed; the test is about these networks on other images, not about other
-    seeds. Twins have one row. The verdict is "better", "worse" or "not shown to differ".
+    McNemar's exact test on the same images, p corrected by Holm for the number of rows. Several seeds are
+    paired seed by seed, and an image that several networks saw is one observation (`mcnemar_clustered`);
+    the test is about these networks on other images, not about other seeds. Twins have one row. The
+    verdict is "better", "worse" or "not shown to differ".
     """
     reference = bits(records, control, attack, rule)
     if not reference:
@@ -47,10 +48,11 @@ def against(
         seeds = [seed for seed in own if seed in reference]
         if label == control or not seeds:
             continue
-        sizes = {seed: min(len(own[seed]), len(reference[seed])) for seed in seeds}
-        a, b = (torch.cat([side[seed][:n] for seed, n in sizes.items()]) for side in (own, reference))
+        n = min(len(side[seed]) for side in (own, reference) for seed in seeds)
+        a, b = (torch.stack([side[seed][:n] for seed in seeds]) for side in (own, reference))
         gain = 100 * (a.double().mean() - b.double().mean()).item()
-        rows.append({"method": label, "control": control, "difference": gain, "p": mcnemar(a, b)})
+        p = mcnemar(a[0], b[0]) if len(seeds) == 1 else mcnemar_clustered(a, b)
+        rows.append({"method": label, "control": control, "difference": gain, "p": p})
     frame = pd.DataFrame(rows, columns=["method", "control", "difference", "p"])
     frame["p"] = holm(frame["p"])
     frame["verdict"] = [

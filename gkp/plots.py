@@ -10,6 +10,7 @@ import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
@@ -23,13 +24,15 @@ from gkp.compare import (
     CONTROL,
     attacks,
     compared,
+    distinct,
+    evenly,
     on_same_images,
     paper_attacks,
     pixel_attacks,
     points,
     sound_attack,
 )
-from gkp.intervals import paired_difference
+from gkp.intervals import FEWEST, paired_difference, student
 from gkp.paired import bits
 from gkp.records import Record
 from gkp.style import DOUBLE, FAINT, in_front, legend, look, new_figure, ordered, save, styled
@@ -40,9 +43,12 @@ METHOD = "sr-gkp"  # the one whose difference to the control has bars
 
 
 def save_all(suite: str, records: Sequence[Record], folder: str | Path) -> list[Path]:
-    """Write every figure that the suite's records allow as PDF and PNG into `folder`; returns the paths."""
+    """Write every figure that the suite's records allow as PDF and PNG into `folder`; returns the paths.
+
+    Networks that were trained with fewer seeds than most, and seeds that others lack, are left out.
+    """
     figures: dict[str, Figure] = {}
-    if compared(records):
+    if records := evenly(records):
         names = headline_attacks(records)
         figures["tradeoff"] = tradeoff(records, names)
         figures["methods"] = methods(records, [BENIGN, *names])
@@ -66,9 +72,10 @@ def tradeoff(records: Sequence[Record], names: Sequence[str], rule: str = "last"
     """Clean accuracy against accuracy under attack, one panel per attack; dashed lines: the control.
 
     A network that collapsed (COLLAPSE points below the median) is named above the panels and not drawn,
-    because it would squeeze all others into a corner.
+    because it would squeeze all others into a corner. Twins are drawn once.
     """
     frame, titles = points(records, [BENIGN, *names], rule), attack_titles(records)
+    frame = frame[frame.label.isin(distinct(records, rule))]
     figure = new_figure(DOUBLE, 3.0 + 0.14 * math.ceil(len(set(frame.label)) / 6))
     benign = frame[frame.attack == BENIGN].set_index("label")
     benign, outside = _without_collapsed(benign)
@@ -114,13 +121,15 @@ def epsilon_curve(
     """Accuracy over eps in 1/255 (left) and its difference to the control (right), one line per method.
 
     names: the attacks of the curve, by default all of that kind in pixels. eps = 0 is without attack. All
-    points are about the same images, the first that every attack saw. Bars: the 95 % interval of SR-GKP's
-    paired difference. The control is the unpruned network, fine-tuned like the others.
+    points are about the same images, the first that every attack saw. Differences are taken seed by seed.
+    Bars: the 95 % interval of SR-GKP's, over seeds where there are three, else over images. The control is
+    the unpruned network, fine-tuned like the others. Twins are drawn once.
     """
     found = attacks(records)
     names = [BENIGN, *(names or pixel_attacks(records, kind))]
     alike = on_same_images(records, names, rule)
     frame = points(alike, names, rule)
+    frame = frame[frame.label.isin(distinct(alike, rule))]
     frame["eps"] = [255 * found[name]["eps"] if name != BENIGN else 0.0 for name in frame.attack]
     wide = frame.pivot_table(index="eps", columns="label", values="mean")
     figure = new_figure(DOUBLE, 2.8 + 0.14 * math.ceil(len(wide.columns) / 6))
@@ -129,12 +138,15 @@ def epsilon_curve(
         style = _line(label)
         left.plot(wide.index, wide[label], **style)
         if CONTROL in wide.columns:
-            right.plot(wide.index, wide[label] - wide[CONTROL], **style)
+            gains = [fmean(_gains(alike, label, name, rule) or [math.nan]) for name in names]
+            right.plot(sorted(wide.index), gains, **style)
     note = f"{frame.n.max():,} images"
     if {METHOD, CONTROL} <= set(wide.columns):
         ends = pd.DataFrame([_difference(alike, name, rule) for name in names], sorted(set(frame.eps)))
+        seeds = len(_gains(alike, METHOD, BENIGN, rule))
         right.vlines(ends.index, ends[0], ends[1], color=look(METHOD).colour, linewidth=0.8, zorder=4)
-        note += f"; bars: 95 % interval of the paired difference of {METHOD}"
+        what = f"over {seeds} trainings" if seeds >= FEWEST else "over images"
+        note += f"; bars: 95 % interval of the paired difference of {METHOD}, {what}"
     figure.suptitle(note, fontsize=7, color=FAINT, x=0.01, ha="left")
     left.set(ylabel="accuracy (%)", ylim=(0, None))
     right.set(ylabel="difference to the control (points)")
@@ -192,11 +204,20 @@ COLLAPSE = 15  # points of clean accuracy
 _GUIDE: dict[str, Any] = {"linestyle": (0, (4, 3)), "linewidth": 0.7, "zorder": 0.5}
 
 
-def _difference(records: Sequence[Record], name: str, rule: str) -> list[float]:
-    """Ends of the interval of SR-GKP's accuracy minus the control's, in points; images of all seeds."""
-    own, other = (bits(records, label, name, rule) for label in (METHOD, CONTROL))
+def _gains(records: Sequence[Record], label: str, name: str, rule: str) -> list[float]:
+    """Accuracy of `label` minus the control's under an attack, in points, one per common seed."""
+    own, other = (bits(records, one, name, rule) for one in (label, CONTROL))
     common = sorted(own.keys() & other.keys())
-    a, b = (torch.cat([side[seed] for seed in common]) for side in (own, other))
+    return [100 * (own[s].double().mean() - other[s].double().mean()).item() for s in common]
+
+
+def _difference(records: Sequence[Record], name: str, rule: str) -> list[float]:
+    """Ends of the interval of SR-GKP's accuracy minus the control's, in points."""
+    gains = _gains(records, METHOD, name, rule)
+    if len(gains) >= FEWEST:
+        return list(student(gains))
+    own, other = (bits(records, label, name, rule) for label in (METHOD, CONTROL))
+    a, b = (torch.stack([side[seed] for seed in sorted(own.keys() & other.keys())]) for side in (own, other))
     return [100 * end for end in paired_difference(a, b)]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from gkp.audit import detectable
+from gkp.audit import significant
 from gkp.claims import CLAIMS, Claim
 from gkp.compare import BENIGN, CONTROL, PROTOCOL, compared, network_title, points
 from gkp.configuration import RATE
@@ -31,7 +31,6 @@ NAMES = {
     "HRank": "hrank",
     "LRF": "lrf",
 }
-TRAINERS = {"authors": "the paper's authors, released", "akamaster": "akamaster, public"}
 COLUMNS = dict(zip(("benign", "fgsm_0.01", "fgsm_0.1", "pgd3_8/255"), (BENIGN, *PROTOCOL), strict=True))
 ATTACKS = list(COLUMNS.values())
 
@@ -137,30 +136,6 @@ def gain_over_unpruned(
     return text
 
 
-def baselines(records: Sequence[Record], path: str | Path) -> pd.DataFrame:
-    """Text table: unpruned, untouched networks under the paper's protocol, the paper's rows and ours.
-
-    Networks of one architecture that somebody else trained: what they differ in, no pruning has done.
-    """
-    titles = attack_titles(records)
-    lines = []
-    for _, row in rows(path)[lambda frame: frame.label == "unpruned"].iterrows():
-        lines.append({"network": network_title(row.network), "trained by": "the paper"} | dict(row[ATTACKS]))
-    for record in records:
-        config, kept = record["config"], record.get("checkpoints", {}).get("last")
-        if (
-            record["label"] == "unpruned"
-            and config["weights"]
-            and kept
-            and set(ATTACKS) <= kept["metrics"].keys()
-        ):
-            own = {name: 100 * kept["metrics"][name]["accuracy"] for name in ATTACKS}
-            line = {"network": network_title(config["network"]), "trained by": TRAINERS[config["weights"]]}
-            lines.append(line | own)
-    lines.sort(key=lambda line: (line["network"].startswith("VGG"), int(line["network"].split("-")[1])))
-    return pd.DataFrame(lines).rename(columns=titles).map(lambda v: v if isinstance(v, str) else f"{v:.2f}")
-
-
 # ---- what the printed numbers can tell -----------------------------------------------------------
 
 
@@ -209,7 +184,7 @@ def selection(path: str | Path, method: str = "SR-GKP") -> pd.DataFrame:
 def visible(
     path: str | Path, shares: dict[str, float], n: int = 10000, method: str = "SR-GKP"
 ) -> pd.DataFrame:
-    """Which of the paper's differences to `method` n images could show: one row per attack of `shares`.
+    """Which of the paper's differences to `method` n images would call significant: one row per attack.
 
     shares: attack -> assumed share of discordant images, e.g. `discordance` of our own networks, because the
     paper gives no outcomes per image. pairs: networks times other methods, by their best-benign rows.
@@ -221,13 +196,13 @@ def visible(
         others = table[~table.method.isin((method, "Unpruned"))]
         gaps = own[others.network].to_numpy() - others[attack].to_numpy()
         gaps = gaps[~np.isnan(gaps)]
-        least = detectable(n, share)
+        least = significant(n, share)
         counts = {
             "pairs": len(gaps),
             "better": int((gaps >= least).sum()),
             "worse": int((gaps <= -least).sum()),
         }
-        found.append({"attack": attack, "discordant": share, "detectable": least} | counts)
+        found.append({"attack": attack, "discordant": share, "least": least} | counts)
     return pd.DataFrame(found)
 
 
@@ -237,7 +212,7 @@ def visible_text(found: pd.DataFrame, titles: Mapping[str, str]) -> pd.DataFrame
         {
             "attack": titles[row.attack],
             "images two networks disagree on": f"{100 * row.discordant:.1f} %",
-            "visible from (points)": f"{row.detectable:.2f}",
+            "visible from (points)": f"{row.least:.2f}",
             "SR-GKP visibly better": f"{row.better} of {row.pairs}",
             "visibly worse": f"{row.worse} of {row.pairs}",
         }

@@ -85,8 +85,8 @@ def test_missing_runs_are_named(root):
 def test_searches_in_other_groups_have_no_sets_to_compare():
     frame = tables.search_text(FACTS).set_index("search")
     assert frame["groups with the same set"].tolist() == ["8 of 8", "4 of 8", "other groups"]
-    assert frame["least to most network"]["alpha 0"] == "85.0 to 95.0"
-    assert frame["Eq. 3"]["4 groups"] == "–"
+    assert frame["kernels, lowest to highest network"]["alpha 0"] == "85.0 to 95.0"
+    assert frame["cost of Eq. 3 (reference 100)"]["4 groups"] == "–"
 
 
 def test_smoother_sets_by_width_in_ascending_order():

@@ -63,24 +63,26 @@ def test_an_effect_is_the_difference_on_common_images(few):
     assert text["images"].tolist() == ["400"]
 
 
-def test_the_detectable_difference_has_the_power_it_claims():
-    """Exact power of McNemar's exact test at that difference, by summing over all discordant pairs."""
+def test_the_significant_difference_is_where_mcnemars_test_turns():
+    n, discordant = 10000, 0.1
+    pairs, gap = round(n * discordant), audit.significant(n, discordant) / 100 * n
+    p = [2 * binom.cdf(round((pairs - difference) / 2), pairs, 0.5) for difference in (gap + 4, gap - 4)]
+    assert p[0] < audit.LEVEL < p[1]
+
+
+def test_without_a_difference_it_is_passed_in_five_of_a_hundred_draws():
     n, discordant = 2000, 0.1
-    gap = audit.detectable(n, discordant) / 100
-    share = (discordant + gap) / 2 / discordant
-    power = 0.0
-    for pairs in range(120, 290):
-        wins = np.arange(pairs + 1)
-        p = np.minimum(1, 2 * binom.cdf(np.minimum(wins, pairs - wins), pairs, 0.5))
-        power += binom.pmf(pairs, n, discordant) * binom.pmf(wins, pairs, share)[p < 0.05].sum()
-    assert power == pytest.approx(0.8, abs=0.03)
+    random = np.random.default_rng(0)
+    pairs = random.binomial(n, discordant, size=20000)
+    gaps = 100 * np.abs(2 * random.binomial(pairs, 0.5) - pairs) / n
+    assert (gaps >= audit.significant(n, discordant)).mean() == pytest.approx(0.05, abs=0.007)
 
 
 def test_more_images_show_smaller_differences():
-    found = [audit.detectable(n, 0.2) for n in (100, 1000, 10000)]
+    found = [audit.significant(n, 0.2) for n in (100, 1000, 10000)]
     assert found == sorted(found, reverse=True)
     with pytest.raises(ValueError, match="discordant=0"):
-        audit.detectable(100, 0)
+        audit.significant(100, 0)
 
 
 def test_discordance_of_known_outcomes():

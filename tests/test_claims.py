@@ -151,7 +151,7 @@ def test_a_difference_is_taken_seed_by_seed() -> None:
     records = records_of_two((90, 85), (80, 70), (10, 99))
     two = claims.judge([claim], lambda _: records[:5])[0]
     assert two.values == pytest.approx((5, 10))
-    pooled = [torch.cat([torch.arange(100) < n for n in side]) for side in ((90, 80), (85, 70))]
+    pooled = [torch.stack([torch.arange(100) < n for n in side]) for side in ((90, 80), (85, 70))]
     assert two.interval == pytest.approx([100 * end for end in paired_difference(*pooled)])
     three = claims.judge([claim], lambda _: records_of_two((90, 85), (80, 70), (77, 70)))[0]
     assert three.interval == pytest.approx(student([5, 10, 7]))

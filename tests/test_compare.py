@@ -116,3 +116,24 @@ def test_twins_answer_alike_under_every_attack_and_count_once(few):
     benign = last["metrics"] | {"benign": by_label["l1"]["checkpoints"]["last"]["metrics"]["benign"]}
     alike_but_once = twin | {"checkpoints": {"last": last | {"metrics": benign}}}
     assert compare.twins([*(by_label | {"l1": alike_but_once}).values()]) == {}
+
+
+def seeds_by_label(records):
+    found = {}
+    for record in records:
+        found.setdefault(record["label"], []).append(record["config"]["seed"])
+    return found
+
+
+def test_figures_show_seeds_that_the_networks_have_in_common():
+    """One network with more seeds than the others is cut to theirs; one with fewer than most is left out."""
+    records = many_records(FEW, seeds=(0, 1, 2))
+    assert len(compare.evenly(records)) == len(records)
+    most_have_one = [r for r in records if r["config"]["seed"] == 0 or r["label"] == "sr-gkp"]
+    assert set(map(tuple, seeds_by_label(compare.evenly(most_have_one)).values())) == {(0,)}
+    one_has_one = [r for r in records if r["config"]["seed"] == 0 or r["label"] != "l1"]
+    found = seeds_by_label(compare.evenly(one_has_one))
+    assert found["sr-gkp"] == [0, 1, 2]
+    assert "unpruned" in found
+    assert "l1" not in found
+    assert compare.evenly([]) == []

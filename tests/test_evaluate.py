@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from torch import nn
 
 from gkp.attacks import Attack, fgsm
@@ -16,6 +17,7 @@ from gkp.evaluate import (
     accuracy,
     epsilon_curve,
     mcnemar,
+    mcnemar_clustered,
     outcome,
     pack_bits,
     self_check,
@@ -276,3 +278,27 @@ def test_live_evaluation_of_a_real_model_is_clean(model, images):
     assert self_check(outcomes) == []
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))
+def test_clustered_mcnemar_of_one_network_is_mcnemars_and_copies_add_nothing(pairs):
+    a, b = torch.tensor(pairs).T
+    p = mcnemar_clustered(a[None], b[None])
+    table = [[0, int((a & ~b).sum())], [int((~a & b).sum()), 0]]
+    if (a ^ b).any():
+        assert p == pytest.approx(statsmodels_mcnemar(table, exact=False, correction=False).pvalue)
+    else:
+        assert p == 1
+    assert mcnemar_clustered(a.expand(3, -1), b.expand(3, -1)) == pytest.approx(p)
+
+
+def test_clustered_mcnemar_keeps_its_level():
+    """Two methods alike, three networks each, whose answers hang together by image."""
+    random, hits = np.random.default_rng(0), 0
+    for _ in range(1000):
+        share = random.random(200)
+        a, b = (torch.from_numpy(random.random((3, 200)) < share) for _ in range(2))
+        hits += mcnemar_clustered(a, b) < 0.05
+    assert 30 < hits < 75
+    with pytest.raises(ValueError, match=r"\(S, N\)"):
+        mcnemar_clustered(torch.ones(3, dtype=torch.bool), torch.ones(3, dtype=torch.bool))

@@ -38,6 +38,14 @@ def test_more_images_and_less_disagreement_make_it_narrower():
     assert width(few, few) < width(few, few.roll(1))
 
 
+def test_the_same_network_three_times_is_one_observation_an_image():
+    random = np.random.default_rng(1)
+    a, b = (torch.from_numpy(random.random(500) < share) for share in (0.7, 0.6))
+    once, thrice = paired_difference(a, b), paired_difference(a.expand(3, -1), b.expand(3, -1))
+    assert thrice == pytest.approx(once, abs=0.002)
+    assert paired_difference(a[None], b[None]) == once
+
+
 def test_student_is_the_t_test_turned_round():
     values = [0.3, 1.1, 0.6, 0.9]
     low, high = student(values)

@@ -33,9 +33,13 @@ def test_differences_are_the_paired_tests(records):
     frame = paired.against(records, BENIGN).set_index("method")
     lost = -frame.loc[["sr-gkp", "l1", "chip"], "difference"]
     _, sentence, against, *_ = verdict.clean(records)
-    assert sentence == f"3 methods: -{lost.min():.1f} to -{lost.max():.1f} points against {CONTROL}"
-    worse = (frame.loc[["sr-gkp", "l1", "chip"], "verdict"] == "worse").sum()
-    assert against.startswith(f"{worse} of 3 ")
+    worse = frame.loc[["sr-gkp", "l1", "chip"], "verdict"] == "worse"
+    assert sentence.startswith(f"{3 - worse.sum()} of 3 are not shown to lose any; nearest to {CONTROL}: ")
+    assert sentence.endswith(f"{lost.idxmin()}, {-lost.min():+.1f} points")
+    assert worse.any()
+    assert against == (
+        f"{worse.sum()} of 3 are shown to lose, {lost[worse].min():.1f} to {lost[worse].max():.1f} points"
+    )
 
 
 def test_gains_and_losses_stand_on_their_own_side(records):
