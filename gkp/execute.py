@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -53,13 +54,16 @@ def execute(run: Run, suite: str, context: Context) -> Record:
     record["cost"] = {"before": before, "after": after, "macs_ratio": ratio}
     record["history"] = history.as_dict() if history else None
     record["checkpoints"] = {}
+    by_epoch: dict[int, dict[str, Any]] = {}  # rules that choose the same epoch share file and attacks
     for rule, (epoch, weights) in chosen_weights(run, model, history).items():
-        model.load_state_dict(weights)
-        record["checkpoints"][rule] = {
-            "epoch": epoch,
-            **keep_weights(model, run, suite, rule, context),
-            **attack_all(model, run.dataset, entries, context, progress),
-        }
+        if epoch not in by_epoch:
+            model.load_state_dict(weights)
+            by_epoch[epoch] = {
+                "epoch": epoch,
+                **keep_weights(model, run, suite, rule, context),
+                **attack_all(model, run.dataset, entries, context, progress),
+            }
+        record["checkpoints"][rule] = copy.deepcopy(by_epoch[epoch])
     record["provenance"] = {
         **provenance(context.device),
         "cuda_graphs": context.cuda_graphs and context.device.type == "cuda",

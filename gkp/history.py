@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 
 from torch import Tensor, nn
 
-RULES = {"validation": "best on validation", "test": "best on test (the paper's rule)"}
+TITLES = {"validation": "best on validation", "test": "best on test (the paper's rule)"}
 
 
 @dataclass(frozen=True)
@@ -19,12 +19,18 @@ class EpochRow:
     validation: float | None
     test: float | None
     seconds: float  # wall time, evaluation included
+    attacked: dict[str, float] = field(default_factory=dict)  # on the test images, by the attack's short name
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """By which a rule can choose this epoch: "validation", "test" and attacks, where measured."""
+        plain = {"validation": self.validation, "test": self.test}
+        return {part: score for part, score in plain.items() if score is not None} | self.attacked
 
     def text(self, epochs: int) -> str:
         """One line for the log of a run of `epochs` epochs."""
         words = [f"epoch {self.epoch}/{epochs}", f"lr {self.lr:.2g}", f"loss {self.train_loss:.4f}"]
-        scores = {part: getattr(self, part) for part in RULES}
-        words += [f"{part} {100 * score:.2f} %" for part, score in scores.items() if score is not None]
+        words += [f"{part} {100 * score:.2f} %" for part, score in self.scores.items()]
         return "  ".join([*words, f"{self.seconds:.1f} s"])
 
 
@@ -43,23 +49,17 @@ class History:
     """The course of a run. The model itself holds the weights of the last epoch."""
 
     epochs: list[EpochRow] = field(default_factory=list)
-    best_validation: Chosen | None = None
-    best_test: Chosen | None = None
-
-    @property
-    def chosen(self) -> dict[str, Chosen]:
-        """By "validation" and "test", where these were measured."""
-        best = {"validation": self.best_validation, "test": self.best_test}
-        return {part: chosen for part, chosen in best.items() if chosen is not None}
+    chosen: dict[str, Chosen] = field(default_factory=dict)  # by what chose it, a key of `EpochRow.scores`
 
     def add(self, row: EpochRow, model: nn.Module) -> None:
         """Append the row and keep the model's weights where a rule prefers this epoch."""
         self.epochs.append(row)
-        for part, rule in RULES.items():
-            score, best = getattr(row, part), self.chosen.get(part)
-            if score is not None and (best is None or score >= best.accuracy):
+        for part, score in row.scores.items():
+            best = self.chosen.get(part)
+            if best is None or score >= best.accuracy:
                 weights = {k: v.detach().to("cpu", copy=True) for k, v in model.state_dict().items()}
-                setattr(self, f"best_{part}", Chosen(rule, row.epoch, score, weights))
+                rule = TITLES.get(part, f"best on test under {part} (the paper's rule)")
+                self.chosen[part] = Chosen(rule, row.epoch, score, weights)
 
     def as_dict(self) -> dict:
         """Everything but the weights, ready for JSON."""
@@ -76,5 +76,5 @@ class History:
 
     @classmethod
     def from_state_dict(cls, state: dict) -> History:
-        best = {f"best_{part}": Chosen(**chosen) for part, chosen in state["best"].items()}
-        return cls([EpochRow(**row) for row in state["epochs"]], **best)
+        chosen = {part: Chosen(**best) for part, best in state["best"].items()}
+        return cls([EpochRow(**row) for row in state["epochs"]], chosen)

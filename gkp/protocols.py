@@ -18,6 +18,12 @@ SMALL = (0.5, 1.0)  # eps in 1/255 at which undefended networks still differ
 AUTOATTACK_PASSES = 1300  # forward and backward per image: 2,000 at 0.5/255, 650 at 1/255, on two ResNet-20
 
 
+# What the paper chooses checkpoints by, besides clean accuracy: its Best (a) and Best (b).
+SELECTION = {
+    f"fgsm-{eps:g}": Attack("fgsm", eps=eps, space="normalized", labels="predicted") for eps in (0.01, 0.1)
+}
+
+
 @dataclass(frozen=True)
 class Entry:
     """One attack of a protocol, on the first `n` test images (None: on all of them)."""
@@ -36,8 +42,7 @@ class Entry:
 
 def released() -> Protocol:
     """What the released notebook prints: clean, and FGSM in normalised units with predicted labels."""
-    fgsm = (Attack("fgsm", eps=eps, space="normalized", labels="predicted") for eps in (0.01, 0.1))
-    return (Entry(Attack("none")), *(Entry(attack) for attack in fgsm))
+    return (Entry(Attack("none")), *(Entry(attack) for attack in SELECTION.values()))
 
 
 def paper() -> Protocol:

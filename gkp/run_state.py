@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from torch import nn
 from gkp.files import atomic_write_bytes
 
 if TYPE_CHECKING:
+    from gkp.attacks import Attack
     from gkp.data import Split
     from gkp.recipe import Recipe
 
@@ -29,7 +31,9 @@ class StateError(ValueError):
     """A state file that is damaged or belongs to another run."""
 
 
-def identity_of(model: nn.Module, splits: dict[str, Split], recipe: Recipe, seed: int) -> dict[str, str]:
+def identity_of(
+    model: nn.Module, splits: dict[str, Split], recipe: Recipe, seed: int, attacks: Mapping[str, Attack]
+) -> dict[str, str]:
     """What a state file must agree on, part by part, as text."""
     digest = hashlib.sha256()
     for name, value in model.state_dict().items():
@@ -42,6 +46,7 @@ def identity_of(model: nn.Module, splits: dict[str, Split], recipe: Recipe, seed
     return {
         "recipe": json.dumps(asdict(recipe), sort_keys=True),
         "seed": str(seed),
+        "attacks": json.dumps({name: asdict(attack) for name, attack in attacks.items()}, sort_keys=True),
         **data,
         "initial weights": digest.hexdigest(),
     }

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gkp import data, pruners, snapshots
+from gkp import data, protocols, pruners, snapshots
 from gkp.configuration import BASELINE, Run
 from gkp.context import Context, OutOfTime, TimedProgress
 from gkp.data import Split
@@ -162,12 +162,14 @@ def train(
     train, validation = training_parts(run, context)
     state = context.state_path(run, part)
     state.parent.mkdir(parents=True, exist_ok=True)
+    attacks = {name: attack for name, attack in protocols.SELECTION.items() if f"best-{name}" in run.rules}
     history = fine_tune(
         model,
         train,
         recipe,
         validation=validation,
-        test=context.split(run.dataset, "test") if "best-test" in run.rules else None,
+        test=context.split(run.dataset, "test") if attacks or "best-test" in run.rules else None,
+        attacks=attacks,
         device=context.device,
         seed=run.seed,
         state_path=state,
@@ -184,11 +186,10 @@ def joined(first: History, second: History) -> History:
     """One course of training; epochs of the second part count on. What it chose is from that part."""
     offset = len(first.epochs)
     rows = [dataclasses.replace(row, epoch=row.epoch + offset) for row in second.epochs]
-    best = {
-        f"best_{part}": dataclasses.replace(chosen, epoch=chosen.epoch + offset)
-        for part, chosen in second.chosen.items()
+    chosen = {
+        part: dataclasses.replace(best, epoch=best.epoch + offset) for part, best in second.chosen.items()
     }
-    return History(first.epochs + rows, **best)
+    return History(first.epochs + rows, chosen)
 
 
 def chosen_weights(

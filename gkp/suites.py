@@ -52,6 +52,7 @@ TELLING = (
     "tmi-gkp",
     "fpgm",
 )
+SELECTION_EPOCHS = 6  # two at each of the paper's three learning rates
 # Rows of the paper's Table 10 that we have, and the control.
 TABLE_10 = ("sr-gkp", "l1-b", "random", "l1-a", "fpgm", "sfp", "tmi-gkp")
 
@@ -166,6 +167,22 @@ def autoattack() -> Suite:
     )
 
 
+def selection() -> Suite:
+    """The paper's schedule and its three ways of choosing a checkpoint on the test set, in few epochs."""
+    common = replace(
+        cifar10_run("resnet20", "authors", short=True),
+        recipe=replace(PAPER.scaled(SELECTION_EPOCHS), batch_size=128, precision="bfloat16"),
+        rules=("last", "best-validation", "best-test", *(f"best-{name}" for name in protocols.SELECTION)),
+        evaluation=protocols.paper(),
+    )
+    return Suite(
+        "cifar10-resnet20-selection",
+        f"Which checkpoint is shown: the paper's rules on {SELECTION_EPOCHS} epochs of its schedule",
+        "CIFAR-10",
+        (replace(common, method="sr-gkp"), replace(common, macs_ratio=None)),
+    )
+
+
 def method() -> Suite:
     """SR-GKP itself: equality with the released search, costs, and the released notebook's numbers."""
     start = Run("cifar10", "resnet20", UNPRUNED, weights="authors", evaluation=protocols.cifar())
@@ -249,6 +266,7 @@ SUITES: dict[str, Callable[[], Suite]] = {
     "cifar10-resnet20-seeds": seeds,
     "cifar10-resnet20-audit": audit,
     "cifar10-resnet20-autoattack": autoattack,
+    "cifar10-resnet20-selection": selection,
     "cifar10-resnet56-short": lambda: cifar10("resnet56", "akamaster", short=True, names=TABLE_10),
     "cost": costs,
     "cifar10-resnet20": lambda: cifar10("resnet20", "authors"),

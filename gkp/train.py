@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gkp.augment import crop_and_flip, draw_epoch, stream_seed
+from gkp.evaluate import outcome
 from gkp.graphs import Replayed
 from gkp.history import Chosen, EpochRow, History
 from gkp.hooks import Hooks
@@ -29,6 +30,7 @@ from gkp.rounded import fast_bfloat16
 from gkp.run_state import StateError, identity_of, load_state, save_state
 
 if TYPE_CHECKING:
+    from gkp.attacks import Attack
     from gkp.data import Split
 
 __all__ = ["PAPER", "SHORT", "Chosen", "EpochRow", "History", "Hooks", "Recipe", "StateError", "fine_tune"]
@@ -44,6 +46,7 @@ def fine_tune(
     *,
     validation: Split | None = None,
     test: Split | None = None,
+    attacks: Mapping[str, Attack] | None = None,
     device: torch.device | str = "cpu",
     seed: int = 0,
     state_path: str | Path | None = None,
@@ -55,6 +58,7 @@ def fine_tune(
 
     The model takes pixels in [0, 1]. `validation` is evaluated after every epoch and its best weights are
     kept in the History; `test` likewise, which is the paper's way of choosing and looks at the test set.
+    attacks: name -> attack on all of `test` after every epoch, whose best weights are kept too.
     With `state_path` every epoch is saved there and the same call continues where it stopped; the file
     stays afterwards, its removal is up to the caller.
 
@@ -67,12 +71,15 @@ def fine_tune(
     given = {"training": train, "validation": validation, "test": test}
     splits = {part: split for part, split in given.items() if split is not None}
     _check(model, splits)
-    identity = identity_of(model, splits, recipe, seed)
+    if attacks and test is None:
+        raise ValueError("attacks are made on the test images after every epoch: give test too")
+    identity = identity_of(model, splits, recipe, seed, attacks or {})
     device = torch.device(device)
     model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     held = {part: split.to(device) for part, split in splits.items() if part != "training"}
     optimizer, graphs = _optimizer(model, recipe), cuda_graphs and device.type in GRAPH_DEVICES
-    run = _Run(model, train.to(device), held, recipe, optimizer, hooks or Hooks(), seed, graphs)
+    hooks, attacks = hooks or Hooks(), attacks or {}
+    run = _Run(model, train.to(device), held, recipe, optimizer, hooks, seed, attacks, graphs)
     history = History()
     if state_path is not None and Path(state_path).exists():
         history = _restore(run, load_state(state_path, identity))
@@ -102,6 +109,7 @@ class _Run:
     optimizer: torch.optim.Optimizer
     hooks: Hooks
     seed: int
+    attacks: Mapping[str, Attack]
     graphs: bool = False
     replayed: list[Replayed] = field(default_factory=list)  # the recorded step, once there is one
 
@@ -123,8 +131,9 @@ def _epoch(run: _Run, epoch: int, task: Task) -> EpochRow:
         if run.hooks.after_epoch:
             run.hooks.after_epoch(run.model, epoch)
         scores = {part: _accuracy(run.model, split) for part, split in run.held.items()}
+        attacked = {name: _attacked(run, attack) for name, attack in run.attacks.items()}
     lr, seconds = run.optimizer.param_groups[0]["lr"], time.perf_counter() - started
-    return EpochRow(epoch, lr, loss, scores.get("validation"), scores.get("test"), seconds)
+    return EpochRow(epoch, lr, loss, scores.get("validation"), scores.get("test"), seconds, attacked)
 
 
 def _train(run: _Run, epoch: int, task: Task) -> float:
@@ -240,6 +249,12 @@ def _accuracy(model: nn.Module, split: Split) -> float:
         batch = slice(start, start + EVALUATION_BATCH)
         correct += (model(_pixels(split.images[batch])).argmax(1) == split.labels[batch]).sum()
     return correct.item() / len(split)
+
+
+def _attacked(run: _Run, attack: Attack) -> float:
+    """The fraction of the test images classified correctly under `attack`."""
+    test = run.held["test"]
+    return outcome(run.model, _pixels(test.images), test.labels, attack, batch_size=EVALUATION_BATCH).accuracy
 
 
 def _check(model: nn.Module, splits: dict[str, Split]) -> None:

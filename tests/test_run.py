@@ -63,6 +63,23 @@ def test_saved_weights_give_the_recorded_accuracy_again(tiny: Suite, tmp_path: P
     assert evaluate.accuracy(model, digits.pixels(), digits.labels) == kept["metrics"]["benign"]["accuracy"]
 
 
+def test_rules_that_choose_the_same_epoch_share_a_file(tiny: Suite, tmp_path: Path) -> None:
+    run = dataclasses.replace(
+        baseline_of(tiny), rules=("last", "best-test", "best-fgsm-0.01", "best-fgsm-0.1")
+    )
+    record = execute.execute(run, "tiny", context(tmp_path))
+    kept, rows = record["checkpoints"], record["history"]["epochs"]
+    assert set(kept) == set(run.rules)
+    for name in ("fgsm-0.01", "fgsm-0.1"):
+        best = rows[kept[f"best-{name}"]["epoch"] - 1]["attacked"]
+        assert best[name] == max(row["attacked"][name] for row in rows)
+    files = {rule["epoch"]: rule["file"] for rule in kept.values()}
+    assert all(rule["file"] == files[rule["epoch"]] for rule in kept.values())
+    assert len(list((tmp_path / "checkpoints").rglob("*.safetensors"))) == len(files) <= RECIPE.epochs
+    manifest = json.loads(Store(tmp_path).update_manifest().read_text())
+    assert [entry["rule"] for entry in manifest.values() if entry["rule"] == "last"] == ["last"]
+
+
 def test_time_up_stops_after_an_epoch_and_continues_to_the_same_weights(tiny: Suite, tmp_path: Path) -> None:
     run = baseline_of(tiny)
     whole = execute.execute(run, "tiny", context(tmp_path / "whole"))

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from small_training import QUICK, TRAIN, VALIDATION, random_split, same_weights, small_net, train
 
 from gkp import run_state
+from gkp.attacks import Attack
 from gkp.models import CifarResNet
 from gkp.run_state import StateError
 from gkp.train import fine_tune
@@ -29,6 +30,7 @@ def saved_state(tmp_path_factory):
         ("seed", {"seed": 1}),
         ("training data", {"data": random_split(seed=5)}),
         ("test data", {"test": VALIDATION}),
+        ("attacks, test data", {"test": VALIDATION, "attacks": {"fgsm": Attack("fgsm", eps=0.1)}}),
         ("initial weights", {"model": CifarResNet(8)}),
     ],
 )

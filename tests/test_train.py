@@ -15,6 +15,7 @@ from torch import nn
 from gkp import data
 from gkp.attacks import Attack
 from gkp.augment import draw_epoch, stream_seed
+from gkp.evaluate import outcome
 from gkp.history import EpochRow, History
 from gkp.hooks import Hooks
 from gkp.models import CifarResNet
@@ -71,7 +72,7 @@ def test_last_weights_stay_in_the_model_and_validation_is_their_accuracy():
         correct = (model(VALIDATION.pixels()).argmax(1) == VALIDATION.labels).float().mean().item()
     assert history.epochs[-1].validation == pytest.approx(correct)
     assert history.epochs[-1].test is None
-    assert history.best_test is None
+    assert "test" not in history.chosen
     assert [row.epoch for row in history.epochs] == [1, 2, 3, 4]
 
 
@@ -79,16 +80,36 @@ def test_best_weights_reproduce_the_best_accuracy():
     test = random_split(30, seed=2, part="test")
     model, history = train(test=test)
     for split, best, column in (
-        (VALIDATION, history.best_validation, "validation"),
-        (test, history.best_test, "test"),
+        (VALIDATION, history.chosen["validation"], "validation"),
+        (test, history.chosen["test"], "test"),
     ):
         assert best.accuracy == max(getattr(row, column) for row in history.epochs)
         model.load_state_dict(best.weights)
         with torch.no_grad():
             accuracy = (model(split.pixels()).argmax(1) == split.labels).float().mean().item()
         assert accuracy == pytest.approx(best.accuracy)
-    assert history.best_test.rule == "best on test (the paper's rule)"
-    assert json.loads(json.dumps(history.as_dict()))["chosen"]["test"]["epoch"] == history.best_test.epoch
+    assert history.chosen["test"].rule == "best on test (the paper's rule)"
+    kept = json.loads(json.dumps(history.as_dict()))["chosen"]
+    assert kept["test"]["epoch"] == history.chosen["test"].epoch
+
+
+def test_the_best_weights_under_an_attack_are_kept_and_the_attack_changes_no_training():
+    test = random_split(30, seed=2, part="test")
+    attack = Attack("fgsm", eps=0.05, labels="predicted")
+    model, history = train(test=test, attacks={"fgsm-0.05": attack})
+    plain, _ = train()
+    assert same_weights(model, plain)
+    best = history.chosen["fgsm-0.05"]
+    assert best.accuracy == max(row.attacked["fgsm-0.05"] for row in history.epochs)
+    model.load_state_dict(best.weights)
+    again = outcome(model, test.pixels(), test.labels, attack).accuracy
+    assert again == pytest.approx(best.accuracy)
+    assert f"fgsm-0.05 {100 * history.epochs[0].attacked['fgsm-0.05']:.2f} %" in history.epochs[0].text(4)
+
+
+def test_attacks_after_every_epoch_need_test_images():
+    with pytest.raises(ValueError, match="give test too"):
+        train(attacks={"fgsm": Attack("fgsm", eps=0.1)})
 
 
 def test_the_later_of_equally_good_epochs_is_chosen():
@@ -96,8 +117,8 @@ def test_the_later_of_equally_good_epochs_is_chosen():
     for epoch, accuracy in enumerate([0.5, 0.7, 0.7, 0.6], start=1):
         nn.init.constant_(model.weight, epoch)
         history.add(EpochRow(epoch, 0.1, 1.0, accuracy, None, 0.0), model)
-    assert history.best_validation.epoch == 3
-    assert history.best_validation.weights["weight"].item() == 3
+    assert history.chosen["validation"].epoch == 3
+    assert history.chosen["validation"].weights["weight"].item() == 3
 
 
 def test_measuring_does_not_change_training():

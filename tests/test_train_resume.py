@@ -38,8 +38,8 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(tmp_path, where, epoc
     resumed, history = train(model=small_net(0.3), state_path=path)
     assert same_weights(expected, resumed)
     assert without_seconds(history) == without_seconds(whole)
-    assert history.best_validation.epoch == whole.best_validation.epoch
-    assert same_weights(history.best_validation.weights, whole.best_validation.weights)
+    assert history.chosen["validation"].epoch == whole.chosen["validation"].epoch
+    assert same_weights(history.chosen["validation"].weights, whole.chosen["validation"].weights)
 
 
 def test_resuming_does_only_the_missing_epochs(tmp_path):
