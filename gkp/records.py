@@ -134,15 +134,16 @@ class Store:
     def update_manifest(self) -> Path:
         """Write checkpoints/manifest.json: suite/name.safetensors -> SHA-256 and record, committed ones.
 
-        rule: the first of those that chose these weights.
+        rule: those that chose these weights, separated by commas.
         """
         files: dict[str, dict[str, str]] = {}
         for record in self.all():
             for rule, kept in record.get("checkpoints", {}).items():
                 if kept.get("file") and record["suite"] != "digits":
-                    about = {"record": record["stem"], "suite": record["suite"], "rule": rule}
                     name = kept["file"].removeprefix("checkpoints/")
-                    files.setdefault(name, {"sha256": kept["sha256"], **about})
+                    rules = f"{files[name]['rule']}, {rule}" if name in files else rule
+                    about = {"record": record["stem"], "suite": record["suite"], "rule": rules}
+                    files[name] = {"sha256": kept["sha256"], **about}
         path = self.checkpoints / "manifest.json"
         atomic_write_text(path, json.dumps(files, indent=1, sort_keys=True) + "\n")
         return path
