@@ -181,6 +181,22 @@ def selection(path: str | Path, method: str = "SR-GKP") -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def selection_text(path: str | Path, titles: Mapping[str, str]) -> pd.DataFrame:
+    """`selection` as a text table; its column "ahead" is called "next" there."""
+    frame = selection(path).rename(columns={"ahead": "next"})
+    frame["attack"] = frame["attack"].map(titles).fillna(frame["attack"])
+    return frame.assign(**{c: frame[c].map("{:+.2f}".format) for c in ("within", "own", "lead")})
+
+
+def lead_text(path: str | Path) -> str:
+    """In how many columns of `selection` SR-GKP leads, and in how many beyond what selection moves."""
+    frame = selection(path)
+    return (
+        f"SR-GKP leads in {(frame.lead > 0).sum()} of {len(frame)} columns, "
+        f"and in {(frame.lead > frame.within).sum()} by more than what selection moves."
+    )
+
+
 def visible(
     path: str | Path, shares: dict[str, float], n: int = 10000, method: str = "SR-GKP"
 ) -> pd.DataFrame:

@@ -96,6 +96,14 @@ def test_selection_against_the_printed_rows():
     assert frame.loc[("ResNet-32", FGSM), "lead"] == pytest.approx(71.52 - others.max())
 
 
+def test_the_text_of_the_selection_says_what_the_frame_does():
+    frame, text = published.selection(TABLES), published.selection_text(TABLES, {FGSM: "FGSM"})
+    assert list(text["lead"].astype(float)) == pytest.approx(list(frame["lead"]), abs=0.005)
+    assert list(text[text.attack == "FGSM"].network) == list(frame[frame.attack == FGSM].network)
+    counts = [int(word) for word in published.lead_text(TABLES).replace(",", "").split() if word.isdigit()]
+    assert counts == [sum(frame.lead > 0), len(frame), sum(frame.lead > frame.within)]
+
+
 def test_columns_printed_in_each_others_place_are_put_back():
     frame = published.printed(TABLES)
     row = frame[
