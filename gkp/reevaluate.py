@@ -37,9 +37,10 @@ def suite(name: str, context: Context, images: int | None = None) -> tuple[str, 
     suites.get(name)
     rows = []
     for record in context.store.of_suite(name):
-        for rule, kept in record.get("checkpoints", {}).items():
-            if kept["file"] is not None:
-                rows += _compare(record, rule, kept, context, images)
+        checkpoints = record.get("checkpoints", {}).items()
+        once = {kept["file"]: (rule, kept) for rule, kept in checkpoints if kept["file"] is not None}
+        for rule, kept in once.values():  # several rules may have chosen the same weights
+            rows += _compare(record, rule, kept, context, images)
     if not rows:
         raise FileNotFoundError(
             f"no checkpoint of suite {name!r} in {context.store.checkpoints}; run the suite first"
