@@ -31,11 +31,14 @@ SCORES = {"test": BENIGN, "fgsm-0.01": PROTOCOL[0], "fgsm-0.1": PROTOCOL[1]}
 
 
 def courses(records: Sequence[Record]) -> list[Record]:
-    """The records to compare whose every epoch was attacked on the test images."""
+    """The records to compare whose every epoch was attacked, and every rule's choice by the whole protocol."""
+    nothing: Record = {"metrics": {}}
+    needed = {BENIGN, *PROTOCOL}
     return [
         record
         for record in compared(records)
         if record.get("history") and all(row.get("attacked") for row in record["history"]["epochs"])
+        if all(needed <= record["checkpoints"].get(rule, nothing)["metrics"].keys() for rule in RULES)
     ]
 
 

@@ -13,11 +13,13 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from gkp.protocols import Entry
+from gkp.protocols import SELECTION, Entry
 from gkp.recipe import Recipe
 
 VERSION = 1  # part of every hash: raise it when the meaning of a default changes
 UNPRUNED, BASELINE = "unpruned", "baseline"
+# Which epoch is kept: two honest rules, and the paper's three, which look at the test set.
+RULES = ("last", "best-validation", "best-test", *(f"best-{name}" for name in SELECTION))
 RATE = 0.4375  # the paper's pruning rate on CIFAR-10 (derived from its tables)
 MACS_RATIO = 1 - RATE
 GROUPS = 8
@@ -54,6 +56,8 @@ class Run:
             raise ValueError(f"{self.method}: give either macs_ratio or rate")
         if self.weights is None and self.baseline is None:
             raise ValueError(f"{self.method}: give weights, or the recipe that trains the baseline")
+        if unknown := set(self.rules) - set(RULES):
+            raise ValueError(f"checkpoint rule {', '.join(sorted(unknown))}: choose of {', '.join(RULES)}")
 
     @property
     def prunes(self) -> bool:

@@ -103,19 +103,27 @@ def complete(record: Record, run: Run, context: Context, progress: TimedProgress
     record["evaluations"].append({**provenance(context.device), "attacks": names})
     lacking = [entry for entries in missing.values() for entry in entries]
     with progress.task("more attacks", passes(lacking, run.dataset, context)) as task:
-        for rule, entries in missing.items():
-            kept = record["checkpoints"][rule]
+        for rule in missing:
+            kept, entries = record["checkpoints"][rule], missing_entries(record, run).get(rule, [])
             model = saved_model(run, kept, context)
             for entry in entries:
                 kept["metrics"][entry.attack.name] = metric(
                     attack(model, run.dataset, entry, context, progress, task), entry
                 )
                 kept["self_check"] = evaluate.self_check(list(kept["metrics"].values()))
+                share(kept, record)
                 names[:] = sorted({*names, entry.attack.name})
                 context.store.write(record)
                 if progress.expired():
                     raise OutOfTime
     return record
+
+
+def share(kept: dict[str, Any], record: Record) -> None:
+    """Give what was measured to the other rules that chose the same weights."""
+    for other in record["checkpoints"].values():
+        if other is not kept and other["sha256"] == kept["sha256"]:
+            other |= copy.deepcopy({part: kept[part] for part in ("metrics", "self_check")})
 
 
 def missing_entries(record: Record, run: Run) -> dict[str, list[Entry]]:

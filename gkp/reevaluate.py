@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,12 @@ def suite(name: str, context: Context, images: int | None = None) -> tuple[str, 
     suites.get(name)
     rows = []
     for record in context.store.of_suite(name):
-        checkpoints = record.get("checkpoints", {}).items()
-        once = {kept["file"]: (rule, kept) for rule, kept in checkpoints if kept["file"] is not None}
-        for rule, kept in once.values():  # several rules may have chosen the same weights
-            rows += _compare(record, rule, kept, context, images)
+        once: dict[str, tuple[list[str], dict[str, Any]]] = {}
+        for rule, kept in record.get("checkpoints", {}).items():
+            if kept["file"] is not None:  # several rules may have chosen the same weights
+                once.setdefault(json.dumps(kept, sort_keys=True), ([], kept))[0].append(rule)
+        for rules, kept in once.values():
+            rows += _compare(record, ", ".join(rules), kept, context, images)
     if not rows:
         raise FileNotFoundError(
             f"no checkpoint of suite {name!r} in {context.store.checkpoints}; run the suite first"

@@ -70,7 +70,8 @@ def save_state(path: str | Path, identity: dict[str, str], content: dict) -> Non
 def load_state(path: str | Path, identity: dict[str, str]) -> dict:
     """The content saved at `path`, on the CPU. Raises StateError when damaged or of another run."""
     state = _parse(Path(path).read_bytes(), str(path))
-    different = [name for name, value in identity.items() if state["identity"].get(name) != value]
+    saved = {"attacks": "{}", **state["identity"]}  # states of before there were attacks made none
+    different = [name for name, value in identity.items() if saved.get(name) != value]
     if different:
         raise StateError(
             f"{path} belongs to another run (different {', '.join(different)}): "

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gkp import protocols
-from gkp.configuration import MACS_RATIO, RATE, UNPRUNED, Run
+from gkp.configuration import MACS_RATIO, RATE, RULES, UNPRUNED, Run
 from gkp.pruners import methods
 from gkp.recipe import PAPER
 
@@ -172,7 +172,7 @@ def selection() -> Suite:
     common = replace(
         cifar10_run("resnet20", "authors", short=True),
         recipe=replace(PAPER.scaled(SELECTION_EPOCHS), batch_size=128, precision="bfloat16"),
-        rules=("last", "best-validation", "best-test", *(f"best-{name}" for name in protocols.SELECTION)),
+        rules=RULES,
         evaluation=protocols.paper(),
     )
     return Suite(

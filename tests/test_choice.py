@@ -73,6 +73,8 @@ def test_a_network_without_attacked_epochs_has_no_course(record: dict) -> None:
         del row["attacked"]
     assert choice.courses([plain, make_record(TRAINED)]) == []
     assert choice.courses([plain, record]) == [record]
+    del plain["history"], record["checkpoints"]["best-fgsm-0.1"]["metrics"][BENIGN]
+    assert choice.courses([plain, record]) == []
     with pytest.raises(ValueError, match="cifar10-resnet20-selection"):
         choice.drawn([plain])
 

@@ -1,5 +1,6 @@
 """The command line: one clear sentence for a user's error, an exit code that means something."""
 
+import copy
 import json
 import sys
 from pathlib import Path
@@ -144,6 +145,25 @@ def test_evaluate_agrees_with_a_true_record(
 ) -> None:
     assert evaluate_again(shipped, monkeypatch) == 0
     assert "1 of 1 accuracies within 0.05 points" in capsys.readouterr().out
+
+
+def test_evaluate_attacks_weights_once_that_several_rules_chose(
+    shipped: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (path,) = shipped.results.rglob("*.json")
+    record = json.loads(path.read_text())
+    record["checkpoints"]["best-test"] = copy.deepcopy(record["checkpoints"]["last"])
+    path.write_text(json.dumps(record))
+    assert evaluate_again(shipped, monkeypatch) == 0
+    said = capsys.readouterr().out
+    assert "best-test, last" in said or "last, best-test" in said
+    assert "1 of 1 accuracies" in said
+
+    metric = record["checkpoints"]["last"]["metrics"]["benign"]  # two that differ are both looked at
+    metric["bits"] = evaluate.pack_bits(~evaluate.unpack_bits(metric["bits"], 60))
+    path.write_text(json.dumps(record))
+    assert evaluate_again(shipped, monkeypatch) == 1
+    assert "1 of 2 accuracies" in capsys.readouterr().out
 
 
 def test_evaluate_finds_a_record_that_is_not_true(

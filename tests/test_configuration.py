@@ -48,6 +48,11 @@ def test_macs_ratio_is_hashed() -> None:
     assert len({*by_macs, RUN.hash}) == 3
 
 
+def test_an_unknown_checkpoint_rule_lists_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"rule best-fgsm-0\.05: choose of last, .*best-fgsm-0\.01"):
+        dataclasses.replace(RUN, rules=("last", "best-fgsm-0.05"))
+
+
 def test_attacks_can_be_added_without_a_new_identity() -> None:
     assert dataclasses.replace(RUN, evaluation=(Entry(Attack("none")),)).hash == RUN.hash
 

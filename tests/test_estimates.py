@@ -19,3 +19,11 @@ def test_estimates_grow_with_epochs_and_shrink_on_a_gpu() -> None:
     longer = dataclasses.replace(RUN, recipe=PAPER.scaled(600))
     assert estimates.minutes(longer) == pytest.approx(2 * estimates.minutes(RUN))
     assert estimates.minutes(RUN, "cuda") < estimates.minutes(RUN)
+
+
+def test_attacks_after_every_epoch_take_time() -> None:
+    tested, attacked = (
+        dataclasses.replace(RUN, rules=("last", rule)) for rule in ("best-test", "best-fgsm-0.01")
+    )
+    assert estimates.training_minutes(tested) == estimates.training_minutes(RUN)
+    assert estimates.training_minutes(attacked) > estimates.training_minutes(RUN)

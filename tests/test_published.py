@@ -98,10 +98,11 @@ def test_selection_against_the_printed_rows():
 
 def test_the_text_of_the_selection_says_what_the_frame_does():
     frame, text = published.selection(TABLES), published.selection_text(TABLES, {FGSM: "FGSM"})
-    assert list(text["lead"].astype(float)) == pytest.approx(list(frame["lead"]), abs=0.005)
+    for column in ("within", "own", "lead"):
+        assert list(text[column].astype(float)) == pytest.approx(list(frame[column]), abs=0.0051)
     assert list(text[text.attack == "FGSM"].network) == list(frame[frame.attack == FGSM].network)
-    counts = [int(word) for word in published.lead_text(TABLES).replace(",", "").split() if word.isdigit()]
-    assert counts == [sum(frame.lead > 0), len(frame), sum(frame.lead > frame.within)]
+    said = "SR-GKP leads in 4 of 16 columns, and in 1 by more than what selection moves."
+    assert published.lead_text(TABLES) == said
 
 
 def test_columns_printed_in_each_others_place_are_put_back():

@@ -19,7 +19,7 @@ from gkp.autoattack import autoattack
 from gkp.checkpoint import load_file
 from gkp.configuration import MACS_RATIO, Run
 from gkp.context import Context, OutOfTime
-from gkp.protocols import Entry
+from gkp.protocols import SELECTION, Entry
 from gkp.records import Store
 from gkp.run import claim_first, is_claimed, is_complete, run_suite
 from gkp.suites import Suite
@@ -63,19 +63,33 @@ def test_saved_weights_give_the_recorded_accuracy_again(tiny: Suite, tmp_path: P
     assert evaluate.accuracy(model, digits.pixels(), digits.labels) == kept["metrics"]["benign"]["accuracy"]
 
 
-def test_rules_that_choose_the_same_epoch_share_a_file(tiny: Suite, tmp_path: Path) -> None:
+def test_rules_that_choose_the_same_epoch_share_a_file(
+    tiny: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = dataclasses.replace(
         baseline_of(tiny), rules=("last", "best-test", "best-fgsm-0.01", "best-fgsm-0.1")
     )
     record = execute.execute(run, "tiny", context(tmp_path))
-    kept, rows = record["checkpoints"], record["history"]["epochs"]
+    kept, rows, digits = record["checkpoints"], record["history"]["epochs"], data.load("digits", "test")
     assert set(kept) == set(run.rules)
     for name in ("fgsm-0.01", "fgsm-0.1"):
         best = rows[kept[f"best-{name}"]["epoch"] - 1]["attacked"]
         assert best[name] == max(row["attacked"][name] for row in rows)
+        model, attack = load_file(tmp_path / kept[f"best-{name}"]["file"]), SELECTION[name]
+        again = evaluate.outcome(model, digits.pixels(), digits.labels, attack)
+        assert again.accuracy == pytest.approx(best[name])
     files = {rule["epoch"]: rule["file"] for rule in kept.values()}
     assert all(rule["file"] == files[rule["epoch"]] for rule in kept.values())
     assert len(list((tmp_path / "checkpoints").rglob("*.safetensors"))) == len(files) <= RECIPE.epochs
+    more = dataclasses.replace(run, evaluation=(*run.evaluation, Entry(Attack("fgsm", eps=4 / 255), 20)))
+    attacked: list[str] = []
+    whole = execute.attack
+    monkeypatch.setattr(
+        execute, "attack", lambda *given: attacked.append(given[2].attack.name) or whole(*given)
+    )
+    topped_up = execute.execute(more, "tiny", context(tmp_path))
+    assert len(attacked) == len(files)  # once per file, however many rules chose it
+    assert execute.missing_entries(topped_up, more) == {}
     manifest = json.loads(Store(tmp_path).update_manifest().read_text())
     assert sorted(", ".join(entry["rule"] for entry in manifest.values()).split(", ")) == sorted(run.rules)
 

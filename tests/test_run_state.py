@@ -61,6 +61,13 @@ def test_a_state_of_another_version_is_refused(tmp_path, monkeypatch):
         run_state.load_state(tmp_path / "s.pt", {})
 
 
+def test_a_state_saved_before_there_were_attacks_is_one_without(tmp_path):
+    run_state.save_state(tmp_path / "s.pt", {"seed": "0"}, {"epochs": []})
+    assert run_state.load_state(tmp_path / "s.pt", {"seed": "0", "attacks": "{}"}) == {"epochs": []}
+    with pytest.raises(StateError, match="different attacks"):
+        run_state.load_state(tmp_path / "s.pt", {"seed": "0", "attacks": '{"fgsm": {}}'})
+
+
 def test_a_state_holds_nothing_but_tensors_and_plain_values(tmp_path):
     train(replace(QUICK, epochs=1), state_path=tmp_path / "s.pt")
     content = torch.load(tmp_path / "s.pt", weights_only=True)["content"]

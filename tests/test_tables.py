@@ -6,7 +6,7 @@ import pytest
 from many_records import many_records
 from record_factory import RUN, make_record
 
-from gkp import tables
+from gkp import models, tables
 from gkp.attacks import Attack
 
 
@@ -14,6 +14,15 @@ def test_images_short_of_the_official_set_are_never_called_the_test_set() -> Non
     record = make_record()
     record["provenance"]["data"] = {"images": 100, "official_size": 120}
     assert "100 of the publisher's 120 images" in tables.footnote([record])
+
+
+def test_the_unit_of_eps_is_that_of_the_networks_own_normalisation() -> None:
+    record = make_record()
+    assert "0.01 is about 0.5/255" in tables.normalised_unit([record])
+    record["config"]["weights"] = "akamaster"
+    assert "0.01 is about 0.6/255" in tables.normalised_unit([record])
+    for std, tenths in ((models.CIFAR_STD, 0.5), (models.IMAGENET_STD, 0.6)):
+        assert round(0.01 * 255 * sum(std) / 3, 1) == tenths
 
 
 def test_one_seed_shows_its_interval_and_several_their_spread() -> None:
