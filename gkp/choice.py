@@ -31,7 +31,7 @@ SCORES = {"test": BENIGN, "fgsm-0.01": PROTOCOL[0], "fgsm-0.1": PROTOCOL[1]}
 
 
 def courses(records: Sequence[Record]) -> list[Record]:
-    """The records to compare whose every epoch was attacked, and every rule's choice by the whole protocol."""
+    """The records to compare whose every epoch was attacked, and each choice by the whole protocol."""
     nothing: Record = {"metrics": {}}
     needed = {BENIGN, *PROTOCOL}
     return [
