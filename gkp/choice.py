@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from gkp.compare import BENIGN, PROTOCOL, compared
 from gkp.records import Record
@@ -106,6 +107,7 @@ def drawn(records: Sequence[Record]) -> Figure:
         for epoch in frame.index[frame.lr.diff() < 0]:
             axes.axvline(epoch - 0.5, color="0.7", linestyle=":", linewidth=0.8)
         axes.set(title=titles[attack], xlabel="epoch", ylabel="accuracy (%)")
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         axes.margins(y=0.15)
     legend(figure, [record["label"] for record in networks])
     return figure
