@@ -13,6 +13,7 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from gkp.attacks import Attack
 from gkp.protocols import SELECTION, Entry
 from gkp.recipe import Recipe
 
@@ -68,6 +69,11 @@ class Run:
         """Epochs that this run trains, 0 for none."""
         recipe = self.baseline if self.method == BASELINE else self.recipe
         return recipe.epochs if recipe else 0
+
+    @property
+    def selecting(self) -> dict[str, Attack]:
+        """The attacks on the test images after every epoch that a rule chooses by, by their short name."""
+        return {name: attack for name, attack in SELECTION.items() if f"best-{name}" in self.rules}
 
     @property
     def label(self) -> str:

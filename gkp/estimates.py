@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gkp.configuration import Run
-from gkp.protocols import SELECTION, Entry
+from gkp.protocols import Entry
 
 # images per second, forward and backward at 32x32 in float32 on 2 CPU cores
 SPEED = {"resnet8": 1280, "resnet20": 500, "resnet32": 300, "resnet56": 165, "resnet110": 80, "vgg16": 110}
@@ -19,7 +19,7 @@ def minutes(run: Run, device: str = "cpu") -> float:
 
 def training_minutes(run: Run, device: str = "cpu") -> float:
     """The part of `minutes` that all epochs take, with the attacks after each that a rule chooses by."""
-    asked = sum(Entry(attack).passes for name, attack in SELECTION.items() if f"best-{name}" in run.rules)
+    asked = sum(Entry(attack).passes for attack in run.selecting.values())
     images = TRAIN_IMAGES[run.dataset] - run.validation + asked * TEST_IMAGES[run.dataset]
     return _minutes(run.epochs * images, run, device)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gkp import data, protocols, pruners, snapshots
+from gkp import data, pruners, snapshots
 from gkp.configuration import BASELINE, Run
 from gkp.context import Context, OutOfTime, TimedProgress
 from gkp.data import Split
@@ -162,14 +162,13 @@ def train(
     train, validation = training_parts(run, context)
     state = context.state_path(run, part)
     state.parent.mkdir(parents=True, exist_ok=True)
-    attacks = {name: attack for name, attack in protocols.SELECTION.items() if f"best-{name}" in run.rules}
     history = fine_tune(
         model,
         train,
         recipe,
         validation=validation,
-        test=context.split(run.dataset, "test") if attacks or "best-test" in run.rules else None,
-        attacks=attacks,
+        test=context.split(run.dataset, "test") if run.selecting or "best-test" in run.rules else None,
+        attacks=run.selecting,
         device=context.device,
         seed=run.seed,
         state_path=state,
