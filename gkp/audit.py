@@ -7,7 +7,7 @@ the others. Accuracies are in percent, differences in points.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
 from statistics import NormalDist
@@ -15,14 +15,14 @@ from statistics import NormalDist
 import numpy as np
 import pandas as pd
 
-from gkp import suites
+from gkp import protocols, suites
 from gkp.attacks import Attack
 from gkp.compare import BENIGN, compared, distinct, points
 from gkp.evaluate import mcnemar
 from gkp.paired import LEVEL, bits, holm
 from gkp.records import Record
 from gkp.style import ordered
-from gkp.tables import attack_titles
+from gkp.tables import attack_title, attack_titles
 
 FEW = 4
 NORM, PIXEL = "norm_8/255_step2/255_true", "pixel_8/255_step2/255_true"
@@ -50,6 +50,15 @@ CHANGES = (
     Change("FGSM 2/255: loss in float64", "fgsm_pixel_2/255_true", "fgsm_pixel_2/255_true_loss64"),
     Change("FGSM 8/255: loss in float64", "fgsm_pixel_8/255_true", "fgsm_pixel_8/255_true_loss64"),
 )
+
+
+def unit_changes(ratio: float = suites.PIXEL_RATIO) -> list[Change]:
+    """The paper's attacks with eps and step times `ratio`, as the suite cifar10-resnet56-unit has them."""
+    before = protocols.paper()[1:]
+    return [
+        Change(f"{attack_title(asdict(old.attack))}: eps x {ratio:g}", old.attack.name, new.attack.name)
+        for old, new in zip(before, protocols.rescaled(before, ratio), strict=True)
+    ]
 
 
 # ---- what there is -------------------------------------------------------------------------------

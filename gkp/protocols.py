@@ -7,7 +7,7 @@ their protocol share records: each tops them up and shows its own.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gkp.attacks import Attack
 
@@ -49,6 +49,17 @@ def paper() -> Protocol:
     """The paper's three attacks: the released two and PGD 8/255, step 2/255, 3 steps, no random start."""
     pgd = Attack("pgd", eps=8 / 255, step=2 / 255, iterations=3, space="normalized")
     return (*released(), Entry(pgd))
+
+
+def rescaled(protocol: Protocol, ratio: float) -> Protocol:
+    """The same attacks with eps and step times `ratio`.
+
+    With the ratio of two networks' deviations, normalised eps are as large in pixels in both.
+    """
+    return tuple(
+        replace(e, attack=replace(e.attack, eps=e.attack.eps * ratio, step=e.attack.step * ratio))
+        for e in protocol
+    )
 
 
 def sound(n_fgsm: int | None, n_pgd: int | None, eps: Iterable[float]) -> Protocol:

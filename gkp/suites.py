@@ -8,6 +8,7 @@ from typing import Any
 
 from gkp import protocols
 from gkp.configuration import MACS_RATIO, RATE, RULES, UNPRUNED, Run
+from gkp.models import CIFAR_STD, IMAGENET_STD
 from gkp.pruners import methods
 from gkp.recipe import PAPER
 
@@ -53,6 +54,7 @@ TELLING = (
     "fpgm",
 )
 SELECTION_EPOCHS = 6  # two at each of the paper's three learning rates
+PIXEL_RATIO = round(sum(CIFAR_STD) / sum(IMAGENET_STD), 3)
 # Rows of the paper's Table 10 that we have, and the control.
 TABLE_10 = ("sr-gkp", "l1-b", "random", "l1-a", "fpgm", "sfp", "tmi-gkp")
 
@@ -183,6 +185,22 @@ def selection() -> Suite:
     )
 
 
+def unit() -> Suite:
+    """The published ResNet-56 with the paper's eps as large in pixels as in the authors' networks.
+
+    Those normalise by CIFAR-10's deviations, this one by ImageNet's.
+    """
+    first = tuple(replace(entry, n=2000) for entry in protocols.paper()[1:])
+    both = protocols.paper() + protocols.rescaled(first, PIXEL_RATIO)
+    start = Run("cifar10", "resnet56", UNPRUNED, weights="akamaster", evaluation=both)
+    return Suite(
+        "cifar10-resnet56-unit",
+        "ResNet-56, unpruned: eps counted by CIFAR-10's deviations, not by ImageNet's",
+        "CIFAR-10",
+        (start,),
+    )
+
+
 def method() -> Suite:
     """SR-GKP itself: equality with the released search, costs, and the released notebook's numbers."""
     start = Run("cifar10", "resnet20", UNPRUNED, weights="authors", evaluation=protocols.cifar())
@@ -268,6 +286,7 @@ SUITES: dict[str, Callable[[], Suite]] = {
     "cifar10-resnet20-autoattack": autoattack,
     "cifar10-resnet20-selection": selection,
     "cifar10-resnet56-short": lambda: cifar10("resnet56", "akamaster", short=True, names=TABLE_10),
+    "cifar10-resnet56-unit": unit,
     "cost": costs,
     "cifar10-resnet20": lambda: cifar10("resnet20", "authors"),
     "cifar10-resnet56": lambda: cifar10("resnet56", "akamaster"),

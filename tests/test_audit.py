@@ -40,6 +40,10 @@ def test_every_attack_of_the_changes_is_asked_for_by_the_suite():
     asked = {entry.attack.name for entry in suites.get("cifar10-resnet20-audit").runs[0].evaluation}
     assert {name for change in audit.CHANGES for name in (change.before, change.after)} <= asked
     assert {name for rungs in audit_plots.LADDERS.values() for name in rungs.values()} <= asked
+    unit = {entry.attack.name for entry in suites.get("cifar10-resnet56-unit").runs[0].evaluation}
+    changes = audit.unit_changes()
+    assert {name for change in changes for name in (change.before, change.after)} == unit - {"benign"}
+    assert [change.what for change in changes][0] == "FGSM 0.01 norm., pred.: eps x 0.889"
 
 
 def test_networks_without_an_attack_are_left_out_and_named(few):

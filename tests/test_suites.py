@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from gkp import configuration, suites
+from gkp import configuration, models, suites
 
 
 def test_an_unknown_suite_lists_the_known_ones() -> None:
@@ -19,7 +19,7 @@ def test_every_suite_has_runs_of_its_own_with_plain_file_names(name: str) -> Non
     stems = [run.stem for run in suite.ordered()]
     assert suite.name == name
     assert len(set(stems)) == len(stems)
-    assert len(stems) > 1 or suite.facts
+    assert stems or suite.facts
     assert all(re.fullmatch(r"[a-z0-9.-]+-s\d+-[0-9a-f]{8}", stem) for stem in stems)
 
 
@@ -68,6 +68,19 @@ def test_the_short_grid_of_the_papers_network_starts_as_its_long_one() -> None:
     assert short.ordered()[0].hash == whole.ordered()[0].hash
     assert {run.recipe for run in short.runs[1:]} == {suites.SHORT_RECIPE}
     assert {run.method for run in short.runs if run.prunes} == set(suites.TABLE_10)
+
+
+def test_the_unit_suite_attacks_equally_far_in_pixels_as_the_papers_networks() -> None:
+    (run,) = suites.get("cifar10-resnet56-unit").runs
+    assert run.hash in {other.hash for other in suites.get("cifar10-resnet56-short").runs}
+    benign, *papers, _, _, _ = [entry.attack for entry in run.evaluation]
+    assert benign.kind == "none"
+    assert [attack.iterations for attack in papers] == [1, 1, 3]
+    mean = [sum(std) / 3 for std in (models.CIFAR_STD, models.IMAGENET_STD)]
+    for paper, ours in zip(papers, [entry.attack for entry in run.evaluation[4:]], strict=True):
+        assert ours.eps * mean[1] == pytest.approx(paper.eps * mean[0], rel=1e-3)
+        assert ours.step * mean[1] == pytest.approx(paper.step * mean[0], rel=1e-3)
+        assert dataclasses.replace(ours, eps=paper.eps, step=paper.step) == paper
 
 
 def test_controls_are_the_unpruned_network_as_it_is_and_fine_tuned_alike() -> None:
