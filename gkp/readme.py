@@ -11,7 +11,7 @@ from gkp import estimates, pruners, suites, verdict
 from gkp.claims import Verdict
 from gkp.records import Store
 from gkp.suites import LIVE
-from gkp.tables import claims_table, footnote, summary, to_markdown
+from gkp.tables import claims_table, claims_text, footnote, summary, to_markdown
 
 # The columns of a table in the README; all of them stand in figures/<suite>/results.md.
 SHORT = (
@@ -34,7 +34,8 @@ def block(name: str, store: Store, judged: Sequence[Verdict]) -> str:
     kind, _, suite = name.partition(":")
     if kind == "claims":
         committed = [verdict for verdict in judged if verdict.claim.ours["suite"] != LIVE]
-        return to_markdown(claims_table(committed))
+        table = to_markdown(claims_table(committed))
+        return f"{claims_text(committed)}\n\n{folded('All of them, expected and ours', table)}"
     if kind == "suites":
         return to_markdown(suites_table())
     if kind == "methods":
@@ -46,6 +47,11 @@ def block(name: str, store: Store, judged: Sequence[Verdict]) -> str:
         return statements(verdict.abstract(store.root, store.of_suite(suite)))
     known = "claims, suites, methods, table:SUITE or verdict:SUITE"
     raise ValueError(f"README.md: no generated block {name!r}; use {known}")
+
+
+def folded(title: str, markdown: str) -> str:
+    """A block that a reader opens by a click on its title."""
+    return f"<details>\n<summary>{title}</summary>\n\n{markdown}\n</details>\n"
 
 
 def statements(abstract: pd.DataFrame) -> str:

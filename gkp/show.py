@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from gkp.claims import Verdict
-from gkp.tables import claims_table, to_markdown
+from gkp.tables import claims_table, claims_text, to_markdown
 
 
 def say(*lines: str) -> None:
@@ -25,9 +25,4 @@ def table(frame: pd.DataFrame) -> None:
 def claims(judged: Sequence[Verdict]) -> None:
     """Display the verdicts on claims, and how many hold."""
     table(claims_table(judged))
-    count = {status: sum(v.status == status for v in judged) for status in ("OK", "MISS", "OPEN", "MISSING")}
-    known = sum(v.status in ("MISS", "OPEN") and v.as_expected for v in judged)
-    say(
-        f"**{count['OK']} of {len(judged)} claims hold, {count['MISS']} miss, {count['OPEN']} are open** "
-        f"({known} of these known and explained), {count['MISSING']} without a record."
-    )
+    say(claims_text(judged))

@@ -79,6 +79,16 @@ def claims_table(judged: Sequence[claims.Verdict]) -> pd.DataFrame:
     )
 
 
+def claims_text(judged: Sequence[claims.Verdict]) -> str:
+    """A sentence: how many claims hold, miss and are open, and how many of the latter were expected."""
+    count = {status: sum(v.status == status for v in judged) for status in ("OK", "MISS", "OPEN", "MISSING")}
+    known = sum(v.status in ("MISS", "OPEN") and v.as_expected for v in judged)
+    return (
+        f"**{count['OK']} of {len(judged)} claims hold, {count['MISS']} miss, {count['OPEN']} are open** "
+        f"({known} of these known and explained), {count['MISSING']} without a record."
+    )
+
+
 def to_markdown(frame: pd.DataFrame) -> str:
     """A pipe table; text stays text."""
     return frame.to_markdown(index=False, disable_numparse=True, stralign="left") + "\n"

@@ -81,6 +81,9 @@ def test_the_claims_block_shows_status_and_numbers(root: Path) -> None:
     block = readme.block("claims", Store(root), report.verdicts(root))
     assert "| OK | T1 | s" in " ".join(block.split())
     assert "90.00 (n=1)" in block
+    assert block.startswith("**1 of 1 claims hold, 0 miss, 0 are open**")
+    assert "<details>\n<summary>All of them, expected and ours</summary>\n\n|" in block
+    assert block.endswith("|\n\n</details>\n")
 
 
 def test_live_digits_are_judged_when_asked_for_or_present(root: Path) -> None:
