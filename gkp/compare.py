@@ -212,6 +212,26 @@ def evenly(records: Iterable[Record]) -> list[Record]:
     equally frequent the larger), and the untrained ones.
     """
     found = compared(records)
+    seeds, usual, common = _seeds(found)
+    return [
+        r
+        for r in found
+        if not r["config"]["recipe"] or (len(seeds[r["label"]]) >= usual and r["config"]["seed"] in common)
+    ]
+
+
+def without_extra_seeds(records: Sequence[Record]) -> list[Record]:
+    """The records without trainings by seeds that most networks do not have, so that a table's rows compare.
+
+    Unlike `evenly` it keeps networks with fewer seeds, and what is not compared.
+    """
+    seeds, usual, common = _seeds(compared(records))
+    extra = {label for label, own in seeds.items() if len(own) > usual}
+    return [r for r in records if r["label"] not in extra or r["config"]["seed"] in common]
+
+
+def _seeds(found: Sequence[Record]) -> tuple[dict[str, set[int]], int, set[int]]:
+    """Seeds of every trained network; how many most have; those that all with at least as many share."""
     seeds: dict[str, set[int]] = {}
     for record in found:
         if record["config"]["recipe"]:
@@ -219,11 +239,7 @@ def evenly(records: Iterable[Record]) -> list[Record]:
     counts = [len(one) for one in seeds.values()]
     usual = max(counts, key=lambda n: (counts.count(n), n), default=0)
     common = set.intersection(*(one for one in seeds.values() if len(one) >= usual)) if seeds else set()
-    return [
-        r
-        for r in found
-        if not r["config"]["recipe"] or (len(seeds[r["label"]]) >= usual and r["config"]["seed"] in common)
-    ]
+    return seeds, usual, common
 
 
 def on_same_images(records: Iterable[Record], names: Sequence[str], rule: str = "last") -> list[Record]:

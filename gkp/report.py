@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from gkp import claims, published, suites
+from gkp import claims, compare, published, suites
 from gkp.files import atomic_write_text
 from gkp.readme import fill_blocks
 from gkp.records import Record, Store, table
@@ -95,15 +95,17 @@ def _of_the_paper(store: Store, suite: str | None) -> list[claims.Verdict]:
 def suite_tables(suite: str, records: Sequence[Record]) -> dict[Path, str]:
     """figures/<suite>/results.{md,csv,tex}; {} for a suite without attacked networks.
 
-    The first table has the paper's units, the second pixels.
+    The first table has the paper's units, the second pixels. The csv has every training, the tables those of
+    `compare.without_extra_seeds`.
     """
     titles = attack_titles(records)
     if not titles:
         return {}
-    folder, note = Path("figures") / suite, footnote(records)
+    shown = compare.without_extra_seeds(records)
+    folder, note = Path("figures") / suite, footnote(shown)
     pixel = [name for name in titles if "_pixel_" in name]
-    frames = [summary(records, titles.keys() - set(pixel))]
-    frames += [summary(records, ["benign", *pixel])] if pixel else []
+    frames = [summary(shown, titles.keys() - set(pixel))]
+    frames += [summary(shown, ["benign", *pixel])] if pixel else []
     csv = io.StringIO()
     table(records).drop(columns="bits").to_csv(csv, index=False, float_format="%.6g", lineterminator="\n")
     return {

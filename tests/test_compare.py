@@ -137,3 +137,14 @@ def test_figures_show_seeds_that_the_networks_have_in_common():
     assert "unpruned" in found
     assert "l1" not in found
     assert compare.evenly([]) == []
+
+
+def test_tables_leave_out_nothing_but_extra_seeds():
+    records = many_records(FEW, seeds=(0, 1, 2))
+    assert compare.without_extra_seeds(records) == records
+    most_have_one = [r for r in records if r["config"]["seed"] == 0 or r["label"] == "sr-gkp"]
+    assert compare.without_extra_seeds(most_have_one) == [r for r in records if r["config"]["seed"] == 0]
+    one_has_one = [r for r in records if r["config"]["seed"] == 0 or r["label"] != "l1"]
+    assert compare.without_extra_seeds(one_has_one) == one_has_one
+    each_its_own = [r for r in records if r["config"]["seed"] == (1 if r["label"] == "l1" else 0)]
+    assert compare.without_extra_seeds(each_its_own) == each_its_own
