@@ -26,7 +26,7 @@ RULES = {
     "best-fgsm-0.1": "best on test images under FGSM 0.1 (Best b)",
 }
 # The paper's three rules: how figures mark them, and how far beside the epoch (in points).
-MARKS = {"best-test": ("B", -9), "best-fgsm-0.01": ("a", 0), "best-fgsm-0.1": ("b", 9)}
+MARKS = {"best-test": "B", "best-fgsm-0.01": "a", "best-fgsm-0.1": "b"}
 # Column of `course` -> the attack that a record calls so.
 SCORES = {"test": BENIGN, "fgsm-0.01": PROTOCOL[0], "fgsm-0.1": PROTOCOL[1]}
 
@@ -96,13 +96,16 @@ def drawn(records: Sequence[Record]) -> Figure:
     figure = new_figure(DOUBLE, 2.7)
     for axes, (column, attack) in zip(figure.subplots(1, len(SCORES)), SCORES.items(), strict=True):
         for record in networks:
-            frame = course(record)
+            frame, height = course(record), 5 if record is networks[0] else -13
             axes.plot(frame.index, frame[column], **look(record["label"]).line)
-            for rule, (letter, aside) in MARKS.items():
+            marks: dict[int, str] = {}
+            for rule, letter in MARKS.items():
                 epoch = record["checkpoints"][rule]["epoch"]
+                marks[epoch] = f"{marks[epoch]}, {letter}" if epoch in marks else letter
+            for epoch, letters in marks.items():
                 place, colour = (epoch, frame[column][epoch]), look(record["label"]).colour
                 axes.annotate(
-                    letter, place, (aside, 5), textcoords="offset points", ha="center", color=colour
+                    letters, place, (0, height), textcoords="offset points", ha="center", color=colour
                 )
         for epoch in frame.index[frame.lr.diff() < 0]:
             axes.axvline(epoch - 0.5, color="0.7", linestyle=":", linewidth=0.8)

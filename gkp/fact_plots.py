@@ -12,6 +12,7 @@ from gkp.ablations import ALL, REFERENCE
 from gkp.compare import network_title
 from gkp.configuration import RATE
 from gkp.style import DOUBLE, FAINT, look, new_figure, styled
+from gkp.timings import FILTERS
 
 DASHED: dict[str, Any] = {"color": FAINT, "linestyle": (0, (4, 3)), "linewidth": 0.7, "zorder": 0.5}
 
@@ -32,7 +33,9 @@ def search_changes(found: Mapping[str, Any]) -> Figure:
         axes.plot(networks[ALL]["shared_percent"], row, "s", ms=4.5, color=colour, mec="white", mew=0.4)
     axes.axvline(100 * (1 - RATE), **DASHED)
     axes.set(yticks=range(len(titles)), yticklabels=titles, ylim=(len(titles) - 0.4, -0.6), xlim=(0, 102))
-    axes.set_xlabel("kernels kept that the reference keeps too (%); dashed: by chance")
+    axes.set_xlabel(
+        "kernels kept that the reference keeps too (%); dashed: by chance; rings: networks, squares: all"
+    )
     return figure
 
 
@@ -50,11 +53,12 @@ def latency(found: Mapping[str, Any]) -> Figure:
         for place, (batch, measured) in enumerate(batches.items()):
             dense = measured["unpruned"]["seconds"]
             for row, title in enumerate(titles):
-                _bar(axes, measured[title], dense, row + 0.16 * (2 * place - 1), place, batch)
+                colour = look("l1" if title == FILTERS else "sr-gkp").colour
+                _bar(axes, measured[title], dense, row + 0.16 * (2 * place - 1), place, batch, colour)
         axes.axvline(1, **DASHED)
         axes.set_title(network_title(network))
         axes.set(yticks=range(len(titles)), yticklabels=titles, ylim=(len(titles) - 0.5, -0.5))
-        axes.set_xlabel("time over that of the unpruned network")
+        axes.set_xlabel("time over that of the unpruned network; bars: quartiles")
     panels[0].set_xlim(left=0)
     handles, labels = panels[0].get_legend_handles_labels()
     chosen = dict(zip(labels, handles, strict=True))
@@ -62,9 +66,11 @@ def latency(found: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _bar(axes: Any, own: Mapping[str, float], dense: float, row: float, place: int, batch: str) -> None:
+def _bar(
+    axes: Any, own: Mapping[str, float], dense: float, row: float, place: int, batch: str, colour: str
+) -> None:
     """One median with its quartiles; later batches are hollow."""
-    colour, middle = look("sr-gkp").colour, own["seconds"] / dense
+    middle = own["seconds"] / dense
     spread = [[middle - own["low"] / dense], [own["high"] / dense - middle]]
     face = "white" if place else colour
     axes.errorbar(
@@ -76,5 +82,5 @@ def _bar(axes: Any, own: Mapping[str, float], dense: float, row: float, place: i
         color=colour,
         mfc=face,
         elinewidth=0.7,
-        label=batch,
+        label=batch if colour == look("sr-gkp").colour else None,
     )

@@ -43,7 +43,7 @@ def kernels(weight: Tensor, count: int = 24) -> Figure:
             axes[row, column].spines[:].set_visible(False)
         value = float(measured[kernel])
         axes[0, column].set_title(
-            "0" if value < DEAD else f"{value:.2g}", fontsize=7, loc="center", rotation=60
+            f"<{DEAD:g}" if value < DEAD else f"{value:.2g}", fontsize=7, loc="center", rotation=60
         )
     axes[0, 0].set_ylabel("one\nscale", rotation=0, ha="right", va="center")
     axes[1, 0].set_ylabel("own\nscale", rotation=0, ha="right", va="center")
@@ -133,7 +133,8 @@ def set_smoothness(weight: Tensor, *, groups: int = 8, rate: float = 0.4375, gro
     share = 100 * share_smoother(weight, selection, generator=torch.Generator().manual_seed(0))
     figure = new_figure(DOUBLE, 2.2)
     left, right = figure.subplots(1, 2, width_ratios=[3, 2])
-    left.hist(others[group].numpy(), bins=80, color="#9DB7D5")
+    heights = left.hist(others[group].numpy(), bins=80, color="#9DB7D5")[0]
+    left.set_ylim(top=1.3 * heights.max())  # room for the note
     left.axvline(float(own[group]), color=CHOSEN, linewidth=1.4)
     _note(left, float(own[group]), "kept: rougher than\n" + f"{share[group]:.1f} % of all sets")
     left.set(xlabel="smoothness of a set (sum of Eq. 1; smaller is smoother)", ylabel="number of sets")

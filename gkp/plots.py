@@ -35,7 +35,7 @@ from gkp.compare import (
 from gkp.intervals import FEWEST, paired_difference, student
 from gkp.paired import bits
 from gkp.records import Record
-from gkp.style import DOUBLE, FAINT, in_front, legend, look, new_figure, ordered, save, styled
+from gkp.style import DOUBLE, FAINT, base, in_front, legend, look, new_figure, ordered, save, styled
 from gkp.tables import attack_titles
 
 TITLE_LETTERS = 12  # in a line, so that five panels fit beside one another
@@ -146,7 +146,7 @@ def epsilon_curve(
         seeds = len(_gains(alike, METHOD, BENIGN, rule))
         right.vlines(ends.index, ends[0], ends[1], color=look(METHOD).colour, linewidth=0.8, zorder=4)
         what = f"over {seeds} trainings" if seeds >= FEWEST else "over images"
-        note += f"; bars: 95 % interval of the paired difference of {METHOD}, {what}"
+        note += f"; control: {CONTROL}; bars: 95 % interval of {METHOD}'s paired difference, {what}"
     figure.suptitle(note, fontsize=7, color=FAINT, x=0.01, ha="left")
     left.set(ylabel="accuracy (%)", ylim=(0, None))
     right.set(ylabel="difference to the control (points)")
@@ -189,11 +189,15 @@ def history(records: Sequence[Record]) -> Figure:
             panels[1].plot(course.epoch, 100 * course[held_out[0]].astype(float), **style)
     panels[0].set(ylabel="training loss", ylim=(0, None))
     if held_out:
-        panels[1].set(ylabel=f"accuracy on {held_out[0]} images (%)")
+        panels[1].set(ylabel=f"{held_out[0]} accuracy (%)")
     for axes in panels:
         axes.set(xlabel="epoch")
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     legend(figure, courses)
+    seeds = {record["config"]["seed"] for record in compared(records)}
+    if len(seeds) > 1:
+        note = f"seed {chosen[0]['config']['seed']} of {len(seeds)}"
+        figure.suptitle(note, fontsize=7, color=FAINT, x=0.01, ha="left")
     return figure
 
 
@@ -234,8 +238,8 @@ def _without_collapsed(benign: pd.DataFrame) -> tuple[pd.DataFrame, str]:
 
 
 def _line(label: str) -> dict[str, Any]:
-    """How a course is drawn: controls and grouped kernels over the rest."""
-    front = in_front(label)
+    """How a course is drawn: controls and grouped kernels over the rest, their variants thin."""
+    front = in_front(label) and label == base(label)
     return look(label).line | {
         "linewidth": 1.3 if front else 0.8,
         "alpha": 1.0 if front else 0.75,

@@ -33,6 +33,7 @@ NAMES = {
 }
 COLUMNS = dict(zip(("benign", "fgsm_0.01", "fgsm_0.1", "pgd3_8/255"), (BENIGN, *PROTOCOL), strict=True))
 ATTACKS = list(COLUMNS.values())
+WORDS = {"fgsm_0.01": "FGSM 0.01", "fgsm_0.1": "FGSM 0.1", "pgd3_8/255": "PGD-3 8/255"}
 
 
 def rows(path: str | Path, network: str | None = None) -> pd.DataFrame:
@@ -65,12 +66,13 @@ def claims(path: str | Path, misses: Mapping[str, str] | None = None) -> list[Cl
             if not row.label or math.isnan(printed):
                 continue
             rule = "last" if row.label in ("unpruned", "sfp") else "best-test"
+            words = f"{network_title(row.network)}, {row.method}, {WORDS.get(column, column)}"
             name = f"P-{row.network}-{row.label}-{column}"
             explanation = misses.pop(name, "")
             found.append(
                 Claim(
                     id=name,
-                    statement=f"the paper's {network_title(row.network)}, {row.method}, {column}",
+                    statement=f"the paper's {words}",
                     expect=printed,
                     tolerance=1.0 if attack == BENIGN else 4.0,
                     unit="%",
