@@ -57,11 +57,12 @@ def ladder(records: Sequence[Record]) -> Figure:
         frame = found.pivot_table(index="attack", columns="label", values="mean")
         images = found.groupby("attack")["n"].min()
         steps = sum(name != ASIDE for name in rungs.values())
+        places = [*range(steps), math.nan, *range(steps, len(rungs))]
         for label in reversed(ordered(frame.columns)):
             front = {"linewidth": 1.3 if in_front(label) else 0.8, "zorder": 3 if in_front(label) else 2}
-            heights, line = frame[label][list(rungs.values())], look(label).line | front
-            axes.plot(range(steps), heights[:steps], **line)
-            axes.plot(range(steps, len(rungs)), heights[steps:], **line | {"linestyle": ""})
+            heights = list(frame[label][list(rungs.values())])
+            heights.insert(steps, math.nan)  # a gap in the line
+            axes.plot(places, heights, **look(label).line | front)
         axes.set(title=title, ylabel="accuracy (%)", ylim=(0, None))
         axes.set_xticks(
             range(len(rungs)), [f"{words}\nn = {images[name]:,}" for words, name in rungs.items()]

@@ -25,7 +25,7 @@ RULES = {
     "best-fgsm-0.01": "best on test images under FGSM 0.01 (Best a)",
     "best-fgsm-0.1": "best on test images under FGSM 0.1 (Best b)",
 }
-# The paper's three rules: how figures mark them, and how far beside the epoch (in points).
+# The paper's three rules, and how figures mark them.
 MARKS = {"best-test": "B", "best-fgsm-0.01": "a", "best-fgsm-0.1": "b"}
 # Column of `course` -> the attack that a record calls so.
 SCORES = {"test": BENIGN, "fgsm-0.01": PROTOCOL[0], "fgsm-0.1": PROTOCOL[1]}
@@ -104,9 +104,8 @@ def drawn(records: Sequence[Record]) -> Figure:
                 marks[epoch] = f"{marks[epoch]}, {letter}" if epoch in marks else letter
             for epoch, letters in marks.items():
                 place, colour = (epoch, frame[column][epoch]), look(record["label"]).colour
-                axes.annotate(
-                    letters, place, (0, height), textcoords="offset points", ha="center", color=colour
-                )
+                where = {"xytext": (0, height), "textcoords": "offset points", "ha": "center"}
+                axes.annotate(letters, place, **where, color=colour)
         for epoch in frame.index[frame.lr.diff() < 0]:
             axes.axvline(epoch - 0.5, color="0.7", linestyle=":", linewidth=0.8)
         axes.set(title=titles[attack], xlabel="epoch", ylabel="accuracy (%)")

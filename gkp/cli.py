@@ -22,7 +22,7 @@ app = typer.Typer(
 USER_ERRORS = (ValueError, OSError)
 Root = Annotated[Path, typer.Option(help="The folder that holds results/ and checkpoints/.")]
 Device = Annotated[str, typer.Option(help='"auto" (the GPU if there is one), "cpu" or "cuda".')]
-Dataset = Annotated[str, typer.Option(help="digits, cifar10 or cifar100.")]
+Dataset = Annotated[str, typer.Option(help="digits, cifar10, cifar100 or imagenet.")]
 Download = Annotated[bool, typer.Option("--download", help="Fetch data that are missing here.")]
 SuiteName = Annotated[str, typer.Option(help="Which suite; `python -m gkp list` names them.")]
 AnySuite = Annotated[str | None, typer.Option(help="Only this suite; `python -m gkp list` names them.")]

@@ -38,7 +38,7 @@ def times(root: str | Path, suite: str = "cost") -> pd.DataFrame:
 
 
 def times_text(root: str | Path, printed: str | Path, suite: str = "cost") -> pd.DataFrame:
-    """One row per network: the paper's and the release's times of the whole pruning step, and ours."""
+    """One row per network with a time: the paper's and the release's of the whole pruning step, and ours."""
     paper, ours = pd.read_csv(printed, dtype=str), times(root, suite).set_index("network")
     whole = paper[paper.stage == "whole pruning"]
     rows = []
@@ -56,7 +56,8 @@ def times_text(root: str | Path, printed: str | Path, suite: str = "cost") -> pd
         row["SR-GKP, ours"] = seconds_text(ours.seconds[network]) if known else MISSING
         row["of these, snaking"] = seconds_text(ours.grouping_seconds[network]) if known else "–"
         row["weights"] = ours.weights[network] if known else "–"
-        rows.append(row)
+        if known or set(row.values()) - {row["network"], MISSING, "–"}:
+            rows.append(row)
     return pd.DataFrame(rows)
 
 

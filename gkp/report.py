@@ -29,7 +29,8 @@ def generate(root: str | Path, suite: str | None = None) -> dict[Path, str]:
         texts |= suite_tables(name, store.of_suite(name))
     readme = store.root / "README.md"
     if suite is None and readme.exists():
-        texts[Path("README.md")] = fill_blocks(readme.read_text("utf-8"), store, verdicts(root))
+        left = sum(waiting(root).values())
+        texts[Path("README.md")] = fill_blocks(readme.read_text("utf-8"), store, verdicts(root), left)
     return texts
 
 

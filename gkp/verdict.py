@@ -36,7 +36,7 @@ def clean(records: Sequence[Record]) -> tuple[str, ...]:
     worse, best = frame[frame.verdict == "worse"], frame.iloc[-1]
     return (
         "structured pruning methods keep clean accuracy",
-        f"{len(frame) - len(worse)} of {len(frame)} are not shown to lose any; nearest to {CONTROL}: "
+        f"{len(frame) - len(worse)} of {len(frame)} methods come without a shown loss; nearest to {CONTROL}: "
         f"{best.method}, {best.difference:+.1f} points",
         f"{len(worse)} of {len(frame)} are shown to lose"
         + (
@@ -93,7 +93,7 @@ def milder(records: Sequence[Record], attacked: Sequence[Record] = ()) -> tuple[
             sentences.append(f"{titles[attack]}: {len(names)} of {len(frame)}{listed}")
     return (
         "SR-GKP loses less than filter pruning",
-        f"less robust than SR-GKP at equal MACs: {'; '.join(won)}",
+        f"of the methods that remove filters or channels, less robust than SR-GKP: {'; '.join(won)}",
         f"more robust: {'; '.join(lost)}",
         sure(records, PAPER, sound_attack(records)) + autoattacked(attacked),
         "02_fragility",
@@ -109,16 +109,19 @@ def autoattacked(records: Sequence[Record]) -> str:
 
 
 def kept(records: Sequence[Record]) -> tuple[str, ...]:
-    gained: list[str] = []
-    lost: list[str] = []
+    """Shown gains against shown losses; what is not shown to differ stands with the losses, as no gain."""
+    sides: dict[str, list[str]] = {"better": [], "worse": [], "not shown": []}
+    titles = attack_titles(records)
     for control in ("unpruned", CONTROL):
         for attack in (*PROTOCOL, sound_attack(records)):
-            points, text = difference(records, attack, control)
-            (lost if points < 0 else gained).append(text)
+            row = difference(records, attack, control)
+            side = row.verdict if row.verdict in sides else "not shown"
+            sides[side].append(f"{points_text(row.difference)} {titles[attack]} over {control}")
+    gained, lost, open_ = ("; ".join(texts) or "none" for texts in sides.values())
     return (
         "SR-GKP gains robustness over the unpruned network",
-        "points: " + ("; ".join(gained) or "none"),
-        "points: " + ("; ".join(lost) or "none"),
+        f"points shown: {gained}",
+        f"points shown: {lost}; not shown either way: {open_}",
         sure(records, PAPER, sound_attack(records)),
         "02_fragility",
     )
@@ -174,17 +177,22 @@ def smoothest(root: str | Path) -> str:
     records, attacks = Store(root).of_suite(ABLATIONS[0]), (PROTOCOL[-1], BENIGN)
     if not {METHOD, SMOOTHEST} <= {record["label"] for record in having(records, attacks)}:
         return ""
-    rows = [difference(compared(records), attack, METHOD, SMOOTHEST) for attack in attacks]
-    return f"; the smoothest kernels instead of its own: points: {'; '.join(text for _, text in rows)}"
+    texts, titles = [], attack_titles(records)
+    for attack in attacks:
+        row = difference(compared(records), attack, METHOD, SMOOTHEST)
+        shown = "shown" if row.verdict in ("better", "worse") else "not shown"
+        texts.append(f"{points_text(row.difference)} points {titles[attack]} ({shown})")
+    return f"; keeping the smoothest kernels instead of its own brings {', '.join(texts)}"
 
 
-def difference(
-    records: Sequence[Record], attack: str, control: str, label: str = METHOD
-) -> tuple[float, str]:
-    """`label` minus `control` under an attack: points, and "+1.2 (shown) PGD-3 ... over random"."""
-    row = paired.against(records, attack, control).set_index("method").loc[label]
-    shown = "" if row.verdict.startswith("not") else " (shown)"
-    return row.difference, f"{row.difference:+.1f}{shown} {attack_titles(records)[attack]} over {control}"
+def difference(records: Sequence[Record], attack: str, control: str, label: str = METHOD) -> pd.Series:
+    """`label` minus `control` under an attack: the row of `paired.against`."""
+    return paired.against(records, attack, control).set_index("method").loc[label]
+
+
+def points_text(points: float) -> str:
+    """ "+1.2"; what rounds to zero has no sign."""
+    return f"{points:+.1f}" if round(points, 1) else "0.0"
 
 
 def methods(frame: pd.DataFrame) -> pd.DataFrame:

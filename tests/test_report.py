@@ -81,7 +81,8 @@ def test_the_claims_block_shows_status_and_numbers(root: Path) -> None:
     block = readme.block("claims", Store(root), report.verdicts(root))
     assert "| OK | T1 | s" in " ".join(block.split())
     assert "90.00 (n=1)" in block
-    assert block.startswith("**1 of 1 claims hold, 0 miss, 0 are open**")
+    assert "- Statements about our networks and our code: **1 of 1 claims hold, 0 miss, 0 are open**" in block
+    assert "**0 of 0 claims hold" in block  # none is of the paper's own numbers
     assert "<details>\n<summary>All of them, expected and ours</summary>\n\n|" in block
     assert block.endswith("|\n\n</details>\n")
 
@@ -101,3 +102,13 @@ def test_live_digits_are_judged_when_asked_for_or_present(root: Path) -> None:
 
 def test_the_readme_of_the_repository_shows_what_the_records_give() -> None:
     assert report.check(".") == ""
+
+
+def test_the_suites_of_the_readme_say_what_is_recorded(tmp_path: Path) -> None:
+    table = readme.suites_table(Store(tmp_path)).set_index("suite")
+    assert table.loc["cifar10-resnet20-selection", "records"] == "0 of 2"
+    assert table.loc["cost", "records"] == "0 of 4"
+    assert table.loc["digits", "records"] == "made live"
+    committed = readme.suites_table(Store(".")).set_index("suite")
+    assert committed.loc["cifar10-resnet20-selection", "records"] == "2 of 2"
+    assert "records" not in readme.suites_table()

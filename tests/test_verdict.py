@@ -1,5 +1,6 @@
 """The table of the abstract's statements: what its sentences count."""
 
+import itertools
 from dataclasses import asdict
 from pathlib import Path
 
@@ -9,9 +10,10 @@ from many_records import many_records
 from gkp import paired, verdict
 from gkp.attacks import Attack
 from gkp.audit import having
-from gkp.compare import BENIGN, CONTROL
+from gkp.compare import BENIGN, CONTROL, PROTOCOL, sound_attack
 from gkp.evaluate import pack_bits, unpack_bits
 from gkp.records import Store
+from gkp.tables import attack_titles
 
 ROOT = Path(__file__).parents[1]
 
@@ -34,7 +36,9 @@ def test_differences_are_the_paired_tests(records):
     lost = -frame.loc[["sr-gkp", "l1", "chip"], "difference"]
     _, sentence, against, *_ = verdict.clean(records)
     worse = frame.loc[["sr-gkp", "l1", "chip"], "verdict"] == "worse"
-    assert sentence.startswith(f"{3 - worse.sum()} of 3 are not shown to lose any; nearest to {CONTROL}: ")
+    count, nearest = sentence.split("; ")
+    assert count == f"{3 - worse.sum()} of 3 methods come without a shown loss"
+    assert nearest.startswith(f"nearest to {CONTROL}: ")
     assert sentence.endswith(f"{lost.idxmin()}, {-lost.min():+.1f} points")
     assert worse.any()
     assert against == (
@@ -44,10 +48,20 @@ def test_differences_are_the_paired_tests(records):
 
 def test_gains_and_losses_stand_on_their_own_side(records):
     _, gained, lost, *_ = verdict.kept(records)
-    parts = [part for side in (gained, lost) for part in side.removeprefix("points: ").split("; ")]
-    assert len([part for part in parts if part != "none"]) == 8  # four attacks, two controls
-    assert all(part[0] in "+n" for part in gained.removeprefix("points: ").split("; "))
-    assert all(part[0] in "-n" for part in lost.removeprefix("points: ").split("; "))
+    lost, unclear = lost.split("; not shown either way: ")
+    sides = [side.removeprefix("points shown: ").split("; ") for side in (gained, lost, unclear)]
+    assert len([part for side in sides for part in side if part != "none"]) == 8  # four attacks, two controls
+    assert all(part[0] in "+n" for part in sides[0])
+    assert all(part[0] in "-n" for part in sides[1])
+    for attack, control in itertools.product((*PROTOCOL, sound_attack(records)), ("unpruned", CONTROL)):
+        row = verdict.difference(records, attack, control)
+        text = f"{verdict.points_text(row.difference)} {attack_titles(records)[attack]} over {control}"
+        place = {"better": 0, "worse": 1}.get(row.verdict, 2)
+        assert text in sides[place]
+
+
+def test_what_rounds_to_zero_has_no_sign():
+    assert [verdict.points_text(points) for points in (-0.04, 0.04, -0.06)] == ["0.0", "0.0", "-0.1"]
 
 
 def test_only_filter_pruning_is_counted():
@@ -94,4 +108,4 @@ def test_the_committed_facts_are_found():
         if r.get("checkpoints") and r["config"]["seed"] == 0 and r["config"]["recipe"]
     }
     lost = 100 * (benign["sr-gkp"] - benign[verdict.SMOOTHEST])
-    assert f"-{lost:.1f} (shown) benign over sr-gkp" in smoothest
+    assert f"-{lost:.1f} points benign (shown)" in smoothest
