@@ -17,7 +17,7 @@ import pandas as pd
 
 from gkp import protocols, suites
 from gkp.attacks import Attack
-from gkp.compare import BENIGN, compared, distinct, points
+from gkp.compare import BENIGN, compared, distinct, points, twins
 from gkp.evaluate import mcnemar
 from gkp.paired import LEVEL, bits, holm
 from gkp.records import Record
@@ -76,14 +76,16 @@ def having(records: Iterable[Record], names: Sequence[str], rule: str = "last") 
 def missing(records: Sequence[Record], suite: str) -> list[str]:
     """One sentence per set of attacks that the suite asks for and the same networks have not met yet.
 
-    At most FEW attacks are named, more are counted.
+    At most FEW attacks are named, more are counted. A twin of a network that met them does not lack them.
     """
-    asked = suites.get(suite).runs
+    asked, alike = suites.get(suite).runs, twins(records)
     titles = attack_titles(records)
     lacking: dict[tuple[str, ...], list[str]] = {}
     for entry in dict.fromkeys(entry for run in asked for entry in run.evaluation):
-        there = {record["hash"] for record in having(records, [entry.attack.name])}
-        labels = tuple(ordered(run.label for run in asked if run.hash not in there))
+        there = having(records, [entry.attack.name])
+        hashes, met = ({record[key] for record in there} for key in ("hash", "label"))
+        lacks = [run.label for run in asked if run.hash not in hashes and alike.get(run.label) not in met]
+        labels = tuple(ordered(lacks))
         lacking.setdefault(labels, []).append(titles.get(entry.attack.name, entry.attack.name))
     sentences = []
     for labels, attacks in lacking.items():

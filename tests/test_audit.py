@@ -54,6 +54,21 @@ def test_networks_without_an_attack_are_left_out_and_named(few):
     assert audit.effects(few, [audit.Change("none", FGSM, "highpass_0.3")]).empty
 
 
+def test_a_twin_does_not_lack_what_the_other_met(few):
+    """The records are of other runs than the suite's, so that all methods lack all attacks, but for twins."""
+
+    def lacking(records):
+        sentences = audit.missing(records, "cifar10-resnet20-autoattack")
+        return [sentence[sentence.index("(") + 1 : -1].split(", ") for sentence in sentences]
+
+    by_label = {record["label"]: record for record in few}
+    twin = by_label["l1"] | {"checkpoints": by_label["random"]["checkpoints"]}
+    assert all({"l1", "random"} <= set(names) for names in lacking(few))
+    found = lacking([*(by_label | {"l1": twin}).values()])
+    assert any("random" in names and "l1" not in names for names in found)  # the paper's attacks
+    assert any({"l1", "random"} <= set(names) for names in found)  # AutoAttack
+
+
 def test_an_effect_is_the_difference_on_common_images(few):
     change = audit.Change("labels", FGSM, "fgsm_norm_0.01_true")
     frame = audit.effect(few, change).set_index("label")
