@@ -63,8 +63,10 @@ def outcome(
 
     `progress(done, total)` is called after every batch with numbers of images. One random generator
     serves all batches, so that a result depends on the seed and, for random starts, on the batch size.
-    Raises ValueError for no images, unequal lengths or a batch size below 1.
+    Raises ValueError for no images, integer images, unequal lengths or a batch size below 1.
     """
+    if not x.is_floating_point():
+        raise ValueError(f"x has type {x.dtype}: give float pixels in [0, 1], e.g. x.float() / 255")
     if batch_size < 1 or not len(x) or len(x) != len(y):
         raise ValueError(
             f"{len(x)} images, {len(y)} labels, batch_size={batch_size}: give as many labels as images, "

@@ -156,5 +156,8 @@ def test_the_ladder_draws_the_networks_that_met_all_attacks(few):
     figure = audit_plots.ladder(records)
     assert [axes.get_title(loc="left") for axes in figure.axes] == list(audit_plots.LADDERS)
     assert all(len(axes.lines) == 4 for axes in figure.axes)
+    for axes, aside in zip(figure.axes, (False, True), strict=True):  # no line leads to another change
+        heights = axes.lines[0].get_ydata()
+        assert np.isnan(heights).tolist() == ([False] * 3 + [True, False] if aside else [False] * 4 + [True])
     highpass = Attack("highpass", theta=0.3).name
     assert highpass in records[0]["checkpoints"]["last"]["metrics"]

@@ -302,3 +302,9 @@ def test_clustered_mcnemar_keeps_its_level():
     assert 30 < hits < 75
     with pytest.raises(ValueError, match=r"\(S, N\)"):
         mcnemar_clustered(torch.ones(3, dtype=torch.bool), torch.ones(3, dtype=torch.bool))
+
+
+def test_integer_images_are_refused_without_an_attack_too() -> None:
+    images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="uint8.*255"):
+        outcome(torch.nn.Flatten(), images, torch.zeros(2, dtype=torch.long), Attack("none"))
