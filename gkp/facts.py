@@ -23,7 +23,7 @@ from gkp.configuration import RATE, VERSION
 from gkp.records import CODE, Record, Store, provenance
 from gkp.search import Problem, Selection, grouped_kernel_distance, kept_count, resolve_beta, select, set_cost
 from gkp.smoothness import smoothness
-from gkp.surgery import kernel_layers, replace_convolutions
+from gkp.surgery import kernel_layers, replace_kernels
 
 GOLDEN = CODE / "tests" / "golden"
 GROUPS = 8
@@ -137,9 +137,7 @@ def paper_cost(network: str, rate: float) -> cost.Cost:
     model = models.create(network)
     if rate:
         layers, _ = kernel_layers(model, GROUPS)
-        model = replace_convolutions(
-            model, {name: _first_kernels(conv, rate) for name, conv in layers.items()}
-        )
+        model = replace_kernels(model, {name: _first_kernels(conv, rate) for name, conv in layers.items()})
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.fill_(1)

@@ -1,26 +1,54 @@
 """Finding what can be pruned in a network, and replacing or shrinking it.
 
-Grouped kernel pruning swaps single convolutions. Filter pruning removes output channels for good,
-with everything that depends on them, through torch-pruning's dependency graph. Every function
-returns a copy and leaves its input alone.
+Grouped kernel pruning swaps single convolutions. Filter pruning removes output channels for good, with
+everything that depends on them; `gkp.channels` says what does. Every function returns a copy and leaves its
+input alone.
 """
 
 from __future__ import annotations
 
-import copy
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from gkp.channels import ORDINARY, TIED, Bundle, Channels, channels_of, shared_weights
 from gkp.grouped import GroupedKernelConv2d, unsupported
 from gkp.models import CifarResNet, CifarVGG16
+from gkp.probe import OUTPUT, Probe, copied, feeds, mixes, probe, readers_of_image, unwrapped
+from gkp.proof import must_agree, silenced
 from gkp.search import Selection
+from gkp.shrink import shrink
 
-if TYPE_CHECKING:
-    from torch_pruning import DependencyGraph
+
+def replace_module(model, old, new):  # TEMP
+    for name in [n for n, m in model.named_modules(remove_duplicate=False) if m is old]:
+        model.set_submodule(name, new)
+
+
+def grouped_kernels(layer, selection, execution):  # TEMP
+    return GroupedKernelConv2d.from_conv(layer, selection, execution)
+
+
+GROUPED_LAYERS = (GroupedKernelConv2d,)  # TEMP
+
+
+class SkippedLayers(UserWarning):
+    """Some layers were left unpruned."""
+
+
+def summary(reasons: Mapping[str, str]) -> str:
+    """Reasons with the layers they concern, each reason once."""
+    layers: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        layers.setdefault(reason, []).append(name)
+    return "; ".join(
+        f"{names[0] if len(names) == 1 else f'{names[0]} and {len(names) - 1} more'}: {reason}"
+        for reason, names in layers.items()
+    )
 
 
 def default_input(model: nn.Module, example_input: Tensor | None) -> Tensor:
@@ -28,14 +56,47 @@ def default_input(model: nn.Module, example_input: Tensor | None) -> Tensor:
 
     ValueError for any other network without an example.
     """
-    device = next(model.parameters()).device
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     if example_input is not None:
+        if not isinstance(example_input, Tensor):
+            raise ValueError(f"example_input is a {type(example_input).__name__}: give a tensor (1, C, H, W)")
         return example_input.to(device)
     if isinstance(model, (CifarResNet, CifarVGG16)):
         return torch.full((1, 3, 32, 32), 0.5, device=device)
     raise ValueError(
         "give example_input, a tensor (1, C, H, W) that the model accepts, such as torch.rand(1, 3, 224, 224)"
     )
+
+
+def filter_weight(layer: nn.Module) -> Tensor:
+    """The weight of a convolution or linear layer as (O, I, kh, kw), detached; kw alone in one dimension."""
+    weight = layer.weight.detach()
+    if isinstance(layer, _ConvTransposeNd):
+        weight = weight.transpose(0, 1)
+    return weight if weight.dim() == 4 else weight.reshape(*weight.shape[:2], 1, -1)
+
+
+GUESSES = (32, 64, 224, 299)  # heights and widths that image classifiers are made for
+
+
+def guessed_input(model: nn.Module, example_input: Tensor | None) -> Tensor:
+    """As `default_input`; without an example the first square image of usual size that the model takes."""
+    if example_input is not None or isinstance(model, (CifarResNet, CifarVGG16)):
+        return default_input(model, example_input)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    depths = [m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)]
+    trial = copied(model).eval().float()
+    for channels in sorted({*depths[:1], *(d for d in depths if d in (1, 3))}, reverse=True):
+        for size in GUESSES:
+            generator = torch.Generator().manual_seed(0)
+            example = torch.rand(1, channels, size, size, generator=generator).to(device)
+            try:
+                with torch.no_grad():
+                    trial(example)
+            except Exception:  # noqa: S112  (a guess that the network does not take; the next one is tried)
+                continue
+            return example
+    return default_input(model, None)
 
 
 def convolution(model: nn.Module, name: str) -> nn.Conv2d:
@@ -46,113 +107,225 @@ def convolution(model: nn.Module, name: str) -> nn.Conv2d:
     return layer
 
 
-def kernel_layers(model: nn.Module, groups: int) -> tuple[dict[str, nn.Conv2d], dict[str, str]]:
+def kernel_layers(
+    model: nn.Module, groups: int, example_input: Tensor | None = None
+) -> tuple[dict[str, nn.Conv2d], dict[str, str]]:
     """Convolutions that grouped kernel pruning can treat, and why it leaves the others alone.
 
-    All convolutions larger than 1x1 except the first, which reads the image. Returns
-    ({name: convolution}, {name: reason}).
+    All convolutions larger than 1x1 except those that read nothing but the image. Returns
+    ({name: convolution}, {name: reason}), in the order of the network.
     """
-    layers, skipped = {}, {}
-    convolutions = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
-    for position, (name, conv) in enumerate(convolutions):
-        if position == 0 or max(conv.kernel_size) == 1:
-            continue
-        reason = unsupported(conv)
-        if not reason and conv.out_channels % groups:
-            reason = f"groups={groups} does not divide its {conv.out_channels} filters"
+    found = probe(model, guessed_input(model, example_input))
+    first = readers_of_image(found)
+    convolutions = {
+        name: module
+        for name, module in unwrapped(model).named_modules()
+        if isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1 and name not in first
+    }
+    return _groupable(model, convolutions, groups, found)
+
+
+def pointwise_layers(
+    model: nn.Module, groups: int, example_input: Tensor | None = None
+) -> tuple[dict[str, nn.Conv2d | nn.Linear], dict[str, str]]:
+    """As `kernel_layers`, for networks without larger kernels: 1x1 convolutions, else linear layers.
+
+    Not those that read nothing but the image, and not the last one, whose output is the network's.
+    """
+    found = probe(model, guessed_input(model, example_input))
+    ends = readers_of_image(found) | {edge.source for edge in feeds(found, {OUTPUT}) if edge.target == OUTPUT}
+    for kind in (nn.Conv2d, nn.Linear):
+        layers = {
+            name: module
+            for name, module in unwrapped(model).named_modules()
+            if isinstance(module, kind) and name not in ends
+        }
+        groupable, skipped = _groupable(model, layers, groups, found)
+        if groupable:
+            break
+    return groupable, skipped
+
+
+def _groupable(
+    model: nn.Module, layers: Mapping[str, nn.Module], groups: int, found: Probe
+) -> tuple[dict, dict[str, str]]:
+    tied = shared_weights(unwrapped(model))
+    groupable, skipped = {}, {}
+    for name, layer in layers.items():
+        reason = unsupported(layer)
+        if not reason and name not in found.calls:
+            reason = "it is never called, so that its weight may be used in another way"
+        if not reason and name in tied:
+            reason = "its weight belongs to another layer, too"
+        if not reason and layer.weight.shape[0] % groups:
+            kind = "filters" if isinstance(layer, nn.Conv2d) else "outputs"
+            reason = f"groups={groups} does not divide its {layer.weight.shape[0]} {kind}"
         if reason:
             skipped[name] = reason
         else:
-            layers[name] = conv
-    return layers, skipped
+            groupable[name] = layer
+    return groupable, skipped
 
 
-def replace_convolutions(
-    model: nn.Module, selections: Mapping[str, Selection], execution: str = "dense"
+def replace_kernels(
+    model: nn.Module,
+    selections: Mapping[str, Selection],
+    execution: str = "dense",
+    example_input: Tensor | None = None,
 ) -> nn.Module:
-    """A copy of `model` in which each named convolution keeps only its selected kernels."""
-    pruned = copy.deepcopy(model)
+    """A copy of `model` in which each named layer keeps only its selected kernels.
+
+    With an example the copy is run on it beside the same network with zeros for the other kernels;
+    ValueError where the two differ.
+    """
+    pruned = copied(model)
+    masked = {}
     for name, selection in selections.items():
-        conv = convolution(pruned, name)
-        pruned.set_submodule(name, GroupedKernelConv2d.from_conv(conv, selection, execution))
+        layer = unwrapped(pruned).get_submodule(name)
+        new = grouped_kernels(layer, selection, execution)
+        replace_module(pruned, layer, new)
+        masked[name] = new
+    if example_input is not None:
+        reference = copied(model)
+        with torch.no_grad():
+            for name, new in masked.items():
+                unwrapped(reference).get_submodule(name).weight.copy_(new.dense_weight())
+        must_agree(pruned, reference, example_input, "with grouped kernels")
     return pruned
 
 
 @dataclass(frozen=True)
 class FilterLayer:
-    """A convolution whose filters can go without touching another convolution's filters."""
+    """A layer whose filters can go without touching another layer's filters.
+
+    gates: layers that only scale its feature maps and lose the same filters (squeeze-and-excitation).
+    """
 
     name: str
     filters: int
     consumers: tuple[str, ...]  # layers that lose the matching input channels
     norm: str | None  # its batch norm
+    gates: tuple[str, ...] = ()
 
 
 def filter_layers(model: nn.Module, example_input: Tensor) -> dict[str, FilterLayer]:
-    """Layers for filter pruning, in the order of the network: {convolution's name: FilterLayer}.
+    """2d convolutions for filter pruning, in the order of the network: {name: FilterLayer}.
 
-    A convolution is left out when its filters are tied to those of another one by a residual sum or
-    a concatenation that crosses blocks; depthwise convolutions follow the layer that feeds them.
+    A convolution is left out when its filters are tied to those of another one by a residual sum, or when
+    they cannot go one by one; `left_out` says why. What is offered is proved, see `gkp.proof`.
     """
-    names = {module: name for name, module in model.named_modules()}
-    found = {}
-    for group in _dependency_graph(model, example_input).get_all_groups(root_module_types=[nn.Conv2d]):
-        producers, consumers, norms = [], [], []
-        for dependency, _ in group:
-            module, handler = dependency.target.module, dependency.handler.__name__
-            if module not in names:
-                continue
-            if isinstance(module, nn.BatchNorm2d):
-                norms.append(names[module])
-            elif handler == "prune_in_channels":
-                consumers.append(names[module])
-            elif isinstance(module, nn.Conv2d) and module.groups == 1 and names[module] not in producers:
-                producers.append(names[module])
-        if len(producers) == 1 and consumers:
-            conv = convolution(model, producers[0])
-            norm = next(iter(norms), None)
-            found[producers[0]] = FilterLayer(producers[0], conv.out_channels, tuple(consumers), norm)
-    return {name: found[name] for name in names.values() if name in found}
+    return _own_filters(model, example_input, (nn.Conv2d,))[0]
 
 
-def remove_filters(model: nn.Module, drop: Mapping[str, Tensor], example_input: Tensor) -> nn.Module:
-    """A physically smaller copy without the filters `drop[name]` (indices) of each named convolution.
+def prunable_layers(model: nn.Module, example_input: Tensor) -> dict[str, FilterLayer]:
+    """Layers whose filters can go: convolutions of all kinds, or linear layers where none of them can.
 
-    ValueError when a layer would lose all its filters.
+    The hidden channels of a transformer's MLPs are such linear layers.
     """
-    from torch_pruning import prune_conv_out_channels
+    convolutions = _own_filters(model, example_input, (_ConvNd,))[0]
+    return convolutions or _own_filters(model, example_input, (nn.Linear,))[0]
 
-    pruned = copy.deepcopy(model)
-    trainable = {name: p.requires_grad for name, p in pruned.named_parameters()}
-    graph = _dependency_graph(pruned, example_input)
+
+def left_out(model: nn.Module, example_input: Tensor) -> dict[str, str]:
+    """Why a layer is not among `prunable_layers`: {name: reason}, linear ones where no convolution is."""
+    convolutions, reasons = _own_filters(model, example_input, (_ConvNd,))
+    if convolutions:
+        return reasons
+    return reasons | _own_filters(model, example_input, (nn.Linear,))[1]
+
+
+def warn_of(reasons: Mapping[str, str]) -> None:
+    """One `SkippedLayers` warning about the reasons that a user may not expect."""
+    unusual = {name: reason for name, reason in reasons.items() if not reason.startswith(ORDINARY)}
+    if unusual:
+        warnings.warn(f"left unpruned: {summary(unusual)}", SkippedLayers, stacklevel=4)
+
+
+def _own_filters(
+    model: nn.Module, example_input: Tensor, kinds: tuple[type[nn.Module], ...]
+) -> tuple[dict[str, FilterLayer], dict[str, str]]:
+    channels = channels_of(model, example_input)
+    bundles = {name: bundle for bundle in channels.bundles for name in bundle.producers}
+    layers, reasons = {}, {}
+    for name, module in unwrapped(model).named_modules():
+        if name not in channels.filters or not isinstance(module, kinds) or not mixes(module):
+            if isinstance(module, kinds) and name in channels.filters:
+                reasons[name] = f"it has groups={module.groups}, which go as a whole"
+            continue
+        bundle, filters = bundles.get(name), len(channels.filters[name])
+        gates = channels.gates.get(name, frozenset())
+        if bundle is None or not {name, *gates} >= set(bundle.producers):
+            reasons[name] = _reason(channels, name, bundle)
+        elif len(bundle.units) < filters:
+            reasons[name] = f"its {filters} filters go in {len(bundle.units)} sets only: try group-norm"
+        else:
+            norm = _own_norm(channels, unwrapped(model), bundle, name)
+            others = tuple(each for each in bundle.producers if each != name)
+            layers[name] = FilterLayer(name, filters, bundle.readers, norm, others)
+    return layers, {name: reason for name, reason in reasons.items() if not _is_gate(name, layers)}
+
+
+def _is_gate(name: str, layers: Mapping[str, FilterLayer]) -> bool:
+    return any(name in layer.gates for layer in layers.values())
+
+
+def _own_norm(channels: Channels, model: nn.Module, bundle: Bundle, name: str) -> str | None:
+    """The norm that the filters reach first; else the first between them and their readers."""
+    norms = [n for n in bundle.between if isinstance(model.get_submodule(n), nn.BatchNorm2d)]
+    nearest = [n for n in channels.direct.get(name, ()) if n in norms]
+    return next(iter(nearest or norms), None)
+
+
+def _reason(channels: Channels, name: str, bundle: Bundle | None) -> str:
+    """Why the filters of layer `name` cannot go on their own."""
+    if bundle is not None:
+        return f"{TIED} {next(each for each in bundle.producers if each != name)}"
+    for producers, reason in channels.refuted.items():
+        if name in producers:
+            return reason
+    units = channels.filters[name].tolist()
+    for unit in units:
+        if unit in channels.pinned:
+            return channels.pinned[unit]
+    for other, owner in channels.filters.items():
+        if other != name and torch.isin(owner, channels.filters[name]).any():
+            return f"{TIED} {other}"
+    return "it has a single filter" if len(units) == 1 else "no layer reads its filters"
+
+
+def remove_filters(
+    model: nn.Module,
+    drop: Mapping[str, Tensor],
+    example_input: Tensor,
+    *,
+    channels: Channels | None = None,
+) -> nn.Module:
+    """A physically smaller copy without the filters `drop[name]` (indices) of each named layer.
+
+    Everything that depends on them goes, too. channels: of a network like `model` that is known already.
+    The copy is run on `example_input` beside a network in which the layers that read those filters have
+    zeros for them. ValueError when a layer would lose all its filters, when filters cannot go, or when the
+    two networks differ.
+    """
+    channels = channels or channels_of(model, example_input)
+    offered = {unit for bundle in channels.bundles for unit in bundle.units}
+    units: set[int] = set()
     for name, indices in drop.items():
-        conv = convolution(pruned, name)
-        gone = sorted(set(torch.as_tensor(indices).tolist()))
-        if len(gone) >= conv.out_channels:
-            raise ValueError(
-                f"layer {name} would lose all of its {conv.out_channels} filters: lower the rate"
-            )
-        if gone:
-            graph.get_pruning_group(conv, prune_conv_out_channels, gone).prune()
-    for name, parameter in pruned.named_parameters():
-        parameter.requires_grad_(trainable[name])
+        owner = channels.filters.get(name)
+        if owner is None:
+            raise ValueError(f"there is no layer {name} whose filters could be removed")
+        chosen = set(owner[torch.as_tensor(indices, dtype=torch.long)].tolist())
+        if len(owner.unique()) <= len(chosen):
+            raise ValueError(f"layer {name} would lose all of its {len(owner)} filters: lower the rate")
+        if not chosen <= offered:
+            raise ValueError(f"filters of layer {name} cannot be removed: {_reason(channels, name, None)}")
+        units |= chosen
+    pruned = copied(model)
+    if units:
+        shrink(unwrapped(pruned), channels, units)
+        reference = copied(model)
+        with silenced(unwrapped(reference), channels, units):
+            must_agree(pruned, reference, example_input, "without its filters")
+    for parameter in pruned.parameters():
         parameter.grad = None
     return pruned
-
-
-def _dependency_graph(model: nn.Module, example_input: Tensor) -> DependencyGraph:
-    """torch-pruning's graph. It traces with gradients, so the training flags are put back afterwards."""
-    from torch_pruning import DependencyGraph  # takes seconds to import, and most uses of gkp need none
-
-    flags = [(p, p.requires_grad) for p in model.parameters()]
-    training = [(module, module.training) for module in model.modules()]
-    for parameter, _ in flags:
-        parameter.requires_grad_(True)
-    try:
-        with torch.enable_grad():
-            return DependencyGraph().build_dependency(model.eval(), example_input, verbose=False)
-    finally:
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
-        for module, flag in training:
-            module.training = flag

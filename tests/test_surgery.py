@@ -42,7 +42,7 @@ def test_bottlenecks_are_pruned_in_their_3x3_convolutions_only() -> None:
 def test_replacing_leaves_the_original_alone() -> None:
     model = models.create("resnet8").eval()
     before = copy.deepcopy(model.state_dict())
-    pruned = surgery.replace_convolutions(model, {"layer1.0.conv1": select(model.layer1[0].conv1.weight)})
+    pruned = surgery.replace_kernels(model, {"layer1.0.conv1": select(model.layer1[0].conv1.weight)})
     assert isinstance(pruned.layer1[0].conv1, GroupedKernelConv2d)
     assert isinstance(model.layer1[0].conv1, nn.Conv2d)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())

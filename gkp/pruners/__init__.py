@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import Any
 
@@ -25,7 +24,9 @@ from gkp.pruners import (  # noqa: F401  (importing a family registers its metho
 from gkp.pruners.registry import Cut, Method, Session, get, methods, register
 from gkp.recipe import SHORT, Recipe
 from gkp.search import check_rate
-from gkp.surgery import default_input
+from gkp.probe import copied, unwrapped
+from gkp.proof import must_run
+from gkp.surgery import default_input, guessed_input
 from gkp.train import fine_tune
 
 __all__ = [
@@ -62,20 +63,43 @@ def prune(
     training: those train on it by `recipe`, before and after the cut. options: the method's own, see
     `python -m gkp list`.
 
-    ValueError for an unknown method or option, missing data, or values out of range.
+    What comes back keeps the modes, flags, hooks and memory layout of `model`; a network inside torch.compile
+    comes back without it. Layers that are left as they are for a reason that one may not expect are named in
+    a `gkp.SkippedLayers` warning. The result has been run on the example: see docs/ROBUST_USE.md.
+
+    ValueError for an unknown method or option, missing data, values out of range, weights that are not
+    finite, and networks of which nothing can be pruned or the result would not be what it should.
     """
     common = {"groups": groups, "example_input": example_input, "data": data, **options}
     check_rate(rate)
+    inner = unwrapped(model)
     if get(method).start is None:
-        return prepare(model, method, **common)(rate)
-    model = copy.deepcopy(model)
+        pruned = prepare(inner, method, **common)(rate)
+    else:
+        pruned = _trained(copied(inner), method, rate, recipe, common)
+    must_run(pruned, inner, guessed_input(inner, example_input))
+    return _wrapped(pruned, model)
+
+
+def _trained(model: nn.Module, method: str, rate: float, recipe: Recipe, common: dict[str, Any]) -> nn.Module:
+    """`model`, which is trained in place, pruned by a method that prunes in training."""
     device = next(model.parameters()).device
+    modes = {name: module.training for name, module in model.named_modules()}
     session = start(model, method, rate=rate, epochs=recipe.epochs, **common)
     pruning, tuning = session.recipes(recipe)
-    fine_tune(model, data, pruning, hooks=session.hooks, device=device)
+    fine_tune(model, common["data"], pruning, hooks=session.hooks, device=device)
     pruned = session.finish(model)(rate)
-    fine_tune(pruned, data, tuning, device=device)
+    fine_tune(pruned, common["data"], tuning, device=device)
+    for name, module in pruned.named_modules():
+        module.training = modes.get(name, module.training)
     return pruned
+
+
+def _wrapped(pruned: nn.Module, model: nn.Module) -> nn.Module:
+    """`pruned` in the DataParallel of `model`, where it is in one."""
+    if not isinstance(model, nn.DataParallel):
+        return pruned
+    return nn.DataParallel(pruned, model.device_ids or None, dim=model.dim)
 
 
 def prepare(

@@ -8,7 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from gkp.pruners.registry import Cut
-from gkp.surgery import FilterLayer, convolution, default_input, filter_layers, remove_filters
+from gkp.surgery import (
+    FilterLayer,
+    default_input,
+    filter_weight,
+    left_out,
+    prunable_layers,
+    remove_filters,
+    summary,
+    warn_of,
+)
 
 
 def filters_to_drop(scores: Tensor, rate: float) -> Tensor:
@@ -35,9 +44,19 @@ def weight_cut(
 ) -> Cut:
     """Cut by a score of the filters' weights alone: weight (O, I, kh, kw) -> (O,)."""
     example_input = default_input(model, example_input)
-    layers = filter_layers(model, example_input)
-    if not layers:
-        raise ValueError("this network has no convolution whose filters can be removed on their own")
+    layers = layers_to_cut(model, example_input)
     with torch.no_grad():
-        scores = {name: score(convolution(model, name).weight, layer) for name, layer in layers.items()}
+        scores = {
+            name: score(filter_weight(model.get_submodule(name)), layer) for name, layer in layers.items()
+        }
     return uniform_cut(model, scores, example_input)
+
+
+def layers_to_cut(model: nn.Module, example_input: Tensor) -> dict[str, FilterLayer]:
+    """`prunable_layers`; ValueError with the reasons where there is none, a warning about unusual ones."""
+    layers, reasons = prunable_layers(model, example_input), left_out(model, example_input)
+    if not layers:
+        why = f" ({summary(reasons)})" if reasons else ""
+        raise ValueError(f"this network has no convolution whose filters can be removed on their own{why}")
+    warn_of(reasons)
+    return layers

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -12,47 +11,75 @@ from torch import Tensor, nn
 
 from gkp import beam, grouping
 from gkp.objective import Problem, grouped_kernel_distance, kept_count, resolve_beta, set_cost
+from gkp.probe import unwrapped
 from gkp.pruners.registry import Cut, register
 from gkp.search import Selection, check_rate, select
-from gkp.surgery import kernel_layers, replace_convolutions
+from gkp.surgery import (
+    GROUPED_LAYERS,
+    SkippedLayers,
+    filter_weight,
+    guessed_input,
+    kernel_layers,
+    pointwise_layers,
+    replace_kernels,
+    summary,
+    warn_of,
+)
 
 
-class SkippedLayers(UserWarning):
-    """Some convolutions were left unpruned."""
+def layers_to_prune(
+    model: nn.Module,
+    groups: int,
+    indivisible: str,
+    example_input: Tensor | None = None,
+    *,
+    pointwise: bool = False,
+) -> dict[str, nn.Conv2d | nn.Linear]:
+    """Names and layers to prune; the rest is reported in one warning, or refused.
 
-
-def layers_to_prune(model: nn.Module, groups: int, indivisible: str) -> dict[str, nn.Conv2d]:
-    """Names and convolutions to prune; the rest is reported in one warning, or refused.
-
+    pointwise: take 1x1 convolutions, else linear layers, of a network in which nothing larger can be pruned.
     ValueError when a layer cannot be grouped and indivisible="refuse", or when none can.
     """
     if indivisible not in ("skip", "refuse"):
         raise ValueError(f'indivisible={indivisible!r}: choose "skip" or "refuse"')
-    if not isinstance(groups, int) or groups < 1:
+    if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1:
         raise ValueError(f"groups={groups!r}: give a positive whole number, for example 8")
-    layers, skipped = kernel_layers(model, groups)
-    reasons = _summary(skipped)
+    if any(isinstance(module, GROUPED_LAYERS) for module in model.modules()):
+        raise ValueError(
+            "this network holds grouped kernels already: prune the network it was made from at a higher rate, "
+            "or gkp.grouped.to_dense(model), which has zeros for the kernels that are gone"
+        )
+    layers: dict[str, nn.Conv2d | nn.Linear]
+    layers, skipped = kernel_layers(model, groups, example_input)  # type: ignore[assignment]
+    if not layers and pointwise and not any("does not divide" in reason for reason in skipped.values()):
+        layers, smaller = pointwise_layers(model, groups, example_input)
+        skipped |= smaller
     if not layers:
         raise ValueError(
-            f"no convolution can be pruned with groups={groups} ({reasons or 'none is larger than 1x1'}): "
-            "choose a divisor of the layers' filters"
+            f"no convolution can be pruned with groups={groups} "
+            f"({summary(skipped) or 'none is larger than 1x1'}): {_remedy(model, skipped)}"
         )
     if skipped and indivisible == "refuse":
-        raise ValueError(f"cannot group every layer ({reasons}): choose other groups or indivisible='skip'")
-    if skipped:
-        warnings.warn(f"left unpruned: {reasons}", SkippedLayers, stacklevel=4)
+        raise ValueError(
+            f"cannot group every layer ({summary(skipped)}): choose other groups or indivisible='skip'"
+        )
+    warn_of(skipped)
     return layers
 
 
-def _summary(skipped: dict[str, str]) -> str:
-    """Reasons with the layers they concern, each reason once."""
-    layers: dict[str, list[str]] = {}
-    for name, reason in skipped.items():
-        layers.setdefault(reason, []).append(name)
-    return "; ".join(
-        f"{names[0] if len(names) == 1 else f'{names[0]} and {len(names) - 1} more'}: {reason}"
-        for reason, names in layers.items()
-    )
+def _remedy(model: nn.Module, skipped: Mapping[str, str]) -> str:
+    """What helps when no layer can be grouped."""
+    filters = [
+        len(filter_weight(unwrapped(model).get_submodule(name)))
+        for name, reason in skipped.items()
+        if "does not divide" in reason
+    ]
+    common = math.gcd(*filters)
+    if common > 1:
+        return f"groups={common} divides them all"
+    if filters:
+        return f"choose a divisor of the filters of some of them, such as groups={max(filters)}"
+    return "prune filters instead, for instance with method='l1'"
 
 
 @register(
@@ -82,13 +109,13 @@ def sr_gkp(
     indivisible: str = "skip",
 ) -> Cut:
     """SR-GKP. Search options as in `gkp.search.select`; `seed` is that of grouping or strategy "random"."""
-    layers = layers_to_prune(model, groups, indivisible)
+    layers = layers_to_prune(model, groups, indivisible, example_input, pointwise=True)
 
     def cut(rate: float) -> nn.Module:
         generator = torch.Generator().manual_seed(seed)
         selections = {
             name: select(
-                conv.weight,
+                filter_weight(layer),
                 groups=groups,
                 rate=rate,
                 beam_width=beam_width,
@@ -103,9 +130,9 @@ def sr_gkp(
                 variant=variant,
                 generator=generator,
             )
-            for name, conv in layers.items()
+            for name, layer in layers.items()
         }
-        return replace_convolutions(model, selections, execution)
+        return replace_kernels(model, selections, execution, guessed_input(model, example_input))
 
     return cut
 
@@ -161,11 +188,12 @@ def _costs(problem: Problem, group: int, sets: Tensor) -> Tensor:
 
 def greedy_cut(
     model: nn.Module,
-    layers: Mapping[str, nn.Conv2d],
+    layers: Mapping[str, nn.Conv2d | nn.Linear],
     orders: Mapping[str, Tensor],
     beta: str | float,
     compared: float,
     execution: str,
+    example_input: Tensor | None,
 ) -> Cut:
     """Cut by `greedy_selection` in groups `orders[name]` (groups, O / groups) of each layer's filters."""
     if not 0 <= compared <= 1:
@@ -173,10 +201,10 @@ def greedy_cut(
 
     def cut(rate: float) -> nn.Module:
         selections = {
-            name: greedy_selection(conv.weight, orders[name], rate, beta=beta, compared=compared)
-            for name, conv in layers.items()
+            name: greedy_selection(filter_weight(layer), orders[name], rate, beta=beta, compared=compared)
+            for name, layer in layers.items()
         }
-        return replace_convolutions(model, selections, execution)
+        return replace_kernels(model, selections, execution, guessed_input(model, example_input))
 
     return cut
 
@@ -205,9 +233,9 @@ def gkp_greedy(
     number. compared: share of the kept kernels that a pruned one is compared with. variant: of the
     smoothness. How the paper set beta in its Table 5 is not stated: not verified.
     """
-    layers = layers_to_prune(model, groups, indivisible)
+    layers = layers_to_prune(model, groups, indivisible, example_input, pointwise=True)
     orders = {
-        name: grouping.snaking(conv.weight.detach().cpu(), groups, variant=variant)
-        for name, conv in layers.items()
+        name: grouping.snaking(filter_weight(layer).cpu(), groups, variant=variant)
+        for name, layer in layers.items()
     }
-    return greedy_cut(model, layers, orders, beta, compared, execution)
+    return greedy_cut(model, layers, orders, beta, compared, execution, example_input)

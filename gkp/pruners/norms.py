@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from gkp.models import CifarResNet, CifarVGG16
-from gkp.pruners.filters import filters_to_drop, weight_cut
+from gkp.pruners.filters import filters_to_drop, layers_to_cut, weight_cut
 from gkp.pruners.ranking import MINIMUM, global_cut, own_norm
 from gkp.pruners.registry import Cut, register
-from gkp.surgery import convolution, default_input, filter_layers, remove_filters
+from gkp.surgery import convolution, default_input, remove_filters
 
 BLOCKS = 9  # per stage of ResNet-56, for which Li et al. print their profiles
 # Shares of the filters of each stage in proportion, of mean 1, and the blocks that each stage keeps whole.
@@ -116,7 +116,7 @@ def bn_gamma(
     own stay. ValueError when there is no batch norm at all.
     """
     example_input = default_input(model, example_input)
-    norms = {name: own_norm(model, layer) for name, layer in filter_layers(model, example_input).items()}
+    norms = {name: own_norm(model, layer) for name, layer in layers_to_cut(model, example_input).items()}
     scores = {
         name: norm.weight.detach().abs() for name, norm in norms.items() if norm is not None and norm.affine
     }

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gkp.pruners.registry import Cut
-from gkp.surgery import FilterLayer, filter_layers, remove_filters
+from gkp.surgery import FilterLayer, prunable_layers, remove_filters
 
 MINIMUM = 0.1  # share of a layer's filters that stays, as in LeGR: a ranking may empty a whole layer
 
@@ -98,7 +98,7 @@ def global_cut(
     model: nn.Module, scores: Mapping[str, Tensor], example_input: Tensor, minimum: float = MINIMUM
 ) -> Cut:
     """Cut the whole network by one ranking, see `lowest`; rate 0 drops nothing."""
-    layers = filter_layers(model, example_input)
+    layers = prunable_layers(model, example_input)
     worth = filter_macs(model, {name: layers[name] for name in scores}, example_input)
 
     def cut(rate: float) -> nn.Module:

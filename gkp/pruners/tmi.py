@@ -203,10 +203,10 @@ def tmi_gkp(
             "tmi-gkp compares the weights with earlier ones: give snapshots=[state_dict, ...] from the "
             "training of this network, or use gkp-greedy, which needs none"
         )
-    layers = layers_to_prune(model, groups, indivisible)
+    layers = layers_to_prune(model, groups, indivisible, example_input)
     earlier = {name: [_weight(s, name, conv) for s in snapshots] for name, conv in layers.items()}
     orders = {name: ticket_groups(conv.weight, earlier[name], groups) for name, conv in layers.items()}
-    return greedy_cut(model, layers, orders, beta, compared, execution)
+    return greedy_cut(model, layers, orders, beta, compared, execution, example_input)
 
 
 def _weight(snapshot: Mapping[str, Tensor], name: str, conv: nn.Conv2d) -> Tensor:

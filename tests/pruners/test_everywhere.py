@@ -29,7 +29,7 @@ REAL = ("resnet18", "resnet50", "vgg16_bn", "densenet121", "mobilenet_v2")
 NONE_TO_GROUP = "no convolution can be pruned"
 REFUSED = {
     **{(method, network): "is a layer profile" for method in ("l1-a", "l1-b") for network in REAL},
-    **{(method, "mobilenet_v2"): NONE_TO_GROUP for method in GROUPED},
+    ("tmi-gkp", "mobilenet_v2"): NONE_TO_GROUP,  # the others take its 1x1 convolutions
     ("lrf", "mobilenet_v2"): "this network has none",
 }
 

@@ -1,0 +1,339 @@
+"""Which channels of a network depend on which filters, found by experiment.
+
+Every layer that mixes channels (convolution, linear layer, ...) is cut: instead of its result it gives
+fresh numbers, and what reaches it is kept. Between the cuts only the network's own glue runs, whatever it
+is: sums, gates, concatenations, shuffles, reshapes. How a layer's input depends on the fresh numbers is
+then read off gradients. For an element y of some layer's output, the gradients of sum_c v_c t_c, with t the
+input of another layer and v a code of its channels, are s v_c if y reaches channel c alone, whatever the
+slope s: the quotients of a few codes name c and prove that it is the only one.
+
+Nothing of this trusts a rule about an operation; what it cannot tell it calls mixed, and `gkp.proof` tests
+what it concludes.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
+
+BASE = 512  # codes of a channel: two digits in this base, which float32 quotients tell apart
+IMAGE, OUTPUT = "the image", "the network's output"
+CHANNEL_NORMS = ("FrozenBatchNorm2d",)  # of torchvision and detectron2: buffers, one number a channel
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network inside DataParallel, DistributedDataParallel or torch.compile."""
+    while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)) or hasattr(
+        model, "_orig_mod"
+    ):
+        model = model._orig_mod if hasattr(model, "_orig_mod") else model.module
+    return model
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A deep copy. ValueError, which says what to do, for a network that cannot be copied."""
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        raise ValueError(
+            f"this {type(model).__name__} cannot be copied ({error}), and pruning works on a copy: remove what "
+            "it keeps of an earlier pass, such as outputs, or masks and weight norms of torch.nn.utils "
+            "(their `remove` functions make them plain weights)"
+        ) from error
+
+
+def mixes(module: nn.Module) -> bool:
+    """Whether `module` is a layer whose filters and input channels can be taken one by one."""
+    return isinstance(module, nn.Linear) or (isinstance(module, _ConvNd) and module.groups == 1)
+
+
+def in_groups(module: nn.Module) -> int:
+    """Groups of channels that `module` keeps apart: of a grouped convolution, GroupNorm, ...; else 0."""
+    if isinstance(module, _ConvNd) and module.groups > 1:
+        return module.groups
+    if isinstance(module, nn.GroupNorm):
+        return module.num_groups
+    if isinstance(module, _NormBase):
+        return module.num_features
+    if isinstance(module, nn.PReLU):
+        return module.num_parameters if module.num_parameters > 1 else 0
+    if type(module).__name__ in CHANNEL_NORMS:
+        return len(module.weight)
+    return 0
+
+
+def channel_axis(module: nn.Module) -> int:
+    """Where the channels stand in the input and output of a layer that `mixes` or has `in_groups`."""
+    if isinstance(module, nn.Linear):
+        return -1
+    if isinstance(module, _ConvNd):
+        return -1 - len(module.kernel_size)
+    return 1
+
+
+@dataclass
+class Leaf:
+    """Fresh numbers instead of one result of layer `name`."""
+
+    name: str
+    values: Tensor
+    axis: int
+
+
+@dataclass
+class Reading:
+    """What reached layer `name` in one call; axis None where only whether something reaches it matters."""
+
+    name: str
+    tensor: Tensor
+    axis: int | None
+
+
+@dataclass
+class Probe:
+    """One pass with all layers cut: `leaves` and `readings` in the order of the calls.
+
+    opaque: layers whose inside is not looked into, {name: what it is}. uncalled: layers with weights that
+    never ran. calls: {name: number of calls}, in the order of the first.
+    """
+
+    leaves: list[Leaf] = field(default_factory=list)
+    readings: list[Reading] = field(default_factory=list)
+    opaque: dict[str, str] = field(default_factory=dict)
+    uncalled: set[str] = field(default_factory=set)
+    calls: dict[str, int] = field(default_factory=dict)
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """All floating-point tensors inside tuples, lists, dictionaries and objects that hold them."""
+    if isinstance(value, Tensor):
+        if value.is_floating_point():
+            yield value
+    elif isinstance(value, dict):
+        for each in value.values():
+            yield from tensors_in(each)
+    elif isinstance(value, (tuple, list)):
+        for each in value:
+            yield from tensors_in(each)
+    elif hasattr(value, "__dict__") and not isinstance(value, (nn.Module, type)):
+        yield from tensors_in(vars(value))
+
+
+def run(model: nn.Module, x: Tensor) -> Any:
+    """model(x). ValueError, naming the shape, for a network that does not take it."""
+    try:
+        return model(x)
+    except Exception as error:
+        raise ValueError(
+            f"the network does not run on an example of shape {tuple(x.shape)} and type {x.dtype}: "
+            f"give example_input, a tensor (1, C, H, W) that it accepts ({type(error).__name__}: {error})"
+        ) from error
+
+
+def probe(model: nn.Module, x: Tensor, silent: frozenset[str] = frozenset()) -> Probe:
+    """Run `model` on x (N, C, H, W) once as it is, and once with its layers cut; `silent` ones give zeros.
+
+    The model is copied; the copy runs in eval mode and float32. ValueError where it does not run, or takes
+    another way when its layers give other numbers.
+    """
+    model = copied(unwrapped(model)).eval().float().requires_grad_(False)
+    x = x.detach().float()
+    found = Probe()
+    shapes = _watch(model, x, found)  # before any stand-in
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        torch.manual_seed(0)
+        _cut(model, shapes, found, silent)
+        image = _fresh(x, x.device)
+        found.leaves.append(Leaf(IMAGE, image, 1))
+        try:
+            out = model(image * 1)
+        except Exception as error:
+            raise ValueError(
+                "its layers cannot be looked at one by one: with other numbers in them the network takes "
+                f"another way ({type(error).__name__}: {error})"
+            ) from error
+    found.readings += [Reading(OUTPUT, tensor, None) for tensor in tensors_in(out)]
+    return found
+
+
+def _watch(model: nn.Module, x: Tensor, found: Probe) -> dict[nn.Module, list[Any]]:
+    """The plain pass: {layer to cut: the shapes of its results, call by call}; fills calls and opaque."""
+    names = {module: name for name, module in model.named_modules()}
+    results: dict[nn.Module, list[Any]] = {}
+    inside: dict[nn.Module, bool] = {}  # does a layer that mixes run inside it?
+    stack: list[nn.Module] = []
+
+    def enter(module: nn.Module, _: object) -> None:
+        stack.append(module)
+        found.calls[names[module]] = found.calls.get(names[module], 0) + 1
+        inside.setdefault(module, False)
+
+    def leave(module: nn.Module, _: object, output: Any) -> None:
+        stack.pop()
+        results.setdefault(module, []).append(_ghost(output))
+        if mixes(module) or in_groups(module):
+            inside.update(dict.fromkeys(stack, True))
+
+    handles = [m.register_forward_pre_hook(enter) for m in names]
+    handles += [m.register_forward_hook(leave) for m in names]
+    with torch.no_grad():
+        run(model, x)
+    for handle in handles:
+        handle.remove()
+    found.uncalled = {
+        name for module, name in names.items() if module not in results and list(module.parameters())
+    }
+    for module in results:
+        if not inside[module] and not mixes(module) and not in_groups(module) and _holds_weights(module):
+            found.opaque[names[module]] = type(module).__name__
+    return {m: r for m, r in results.items() if mixes(m) or in_groups(m) or names[m] in found.opaque}
+
+
+def _holds_weights(module: nn.Module) -> bool:
+    """Whether it has tensors of more than one number, which may belong to channels."""
+    return any(p.numel() > 1 for p in module.parameters())
+
+
+def _ghost(result: Any) -> Any:
+    """`result` with tensors that have the shapes of its floating-point tensors and hold one number."""
+    return _mapped(result, lambda tensor: torch.zeros(()).expand(tensor.shape))
+
+
+def _mapped(result: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(result, Tensor):
+        return change(result) if result.is_floating_point() else result
+    if isinstance(result, tuple) and hasattr(result, "_fields"):
+        return type(result)(*(_mapped(each, change) for each in result))
+    if isinstance(result, (tuple, list)):
+        return type(result)(_mapped(each, change) for each in result)
+    if isinstance(result, dict):
+        return type(result)((key, _mapped(each, change)) for key, each in result.items())
+    return result
+
+
+def _fresh(like: Tensor, device: torch.device, silent: bool = False) -> Tensor:
+    """Random positive numbers in (1, 2), so that no activation is at rest; zeros where `silent`."""
+    values = (
+        torch.zeros(like.shape, device=device) if silent else torch.rand(like.shape, device=device).add_(1)
+    )
+    return values.requires_grad_()
+
+
+def _cut(model: nn.Module, results: dict[nn.Module, list[Any]], found: Probe, silent: frozenset[str]) -> None:
+    """Replace the forward functions of the layers in `results`."""
+    names = {module: name for name, module in model.named_modules()}
+    for module, shapes in results.items():
+        name = names[module]
+        axis = None if name in found.opaque else channel_axis(module)
+        module.forward = _stand_in(name, axis, shapes, found, name in silent)  # type: ignore[method-assign]
+
+
+def _stand_in(
+    name: str, axis: int | None, shapes: list[Any], found: Probe, silent: bool
+) -> Callable[..., Any]:
+    turns = iter(shapes)
+
+    def forward(*inputs: Any, **named: Any) -> Any:
+        device = torch.device("cpu")
+        for tensor in tensors_in([inputs, named]):
+            device = tensor.device
+            # multiplied, so that a later operation in place leaves what was read alone
+            found.readings.append(Reading(name, tensor * 1, axis))
+
+        def leaf(shape: Tensor) -> Tensor:
+            found.leaves.append(Leaf(name, _fresh(shape, device, silent), -1 if axis is None else axis))
+            return found.leaves[-1].values * 1
+
+        return _mapped(next(turns), leaf)
+
+    return forward
+
+
+@dataclass(frozen=True)
+class Feed:
+    """That filters of `source` reach channels of `target`.
+
+    filters, channels: index tensors of equal length, pair by pair; mixed: filters that reach several
+    channels at once, or channels nobody can name.
+    """
+
+    source: str
+    target: str
+    filters: Tensor
+    channels: Tensor
+    mixed: Tensor
+
+
+def feeds(found: Probe, targets: set[str] | None = None) -> Iterator[Feed]:
+    """Everything that reaches every layer (or those in `targets`), reading by reading."""
+    for reading in found.readings:
+        if reading.tensor.requires_grad and (targets is None or reading.name in targets):
+            yield from _decode(reading, found.leaves)
+
+
+def readers_of_image(found: Probe) -> set[str]:
+    """Layers that read the image and nothing else."""
+    sources: dict[str, set[str]] = {}
+    for reading in found.readings:
+        if reading.axis is not None and reading.tensor.requires_grad:
+            slopes = _pull(reading, found.leaves, torch.ones_like(reading.tensor))
+            reached = [
+                leaf.name for leaf, slope in zip(found.leaves, slopes, strict=True) if slope is not None
+            ]
+            sources.setdefault(reading.name, set()).update(reached)
+    return {name for name, known in sources.items() if known == {IMAGE}}
+
+
+def _pull(reading: Reading, leaves: list[Leaf], weight: Tensor) -> tuple[Tensor | None, ...]:
+    """Gradients of the weighted sum of the reading for every leaf; None where there is no way."""
+    with torch.enable_grad():
+        total = (reading.tensor * weight).sum()  # grad_outputs= would make torch import sympy, for seconds
+    of = [leaf.values for leaf in leaves]
+    return torch.autograd.grad(total, of, retain_graph=True, allow_unused=True)
+
+
+def _decode(reading: Reading, leaves: list[Leaf]) -> Iterator[Feed]:
+    tensor, empty = reading.tensor, torch.empty(0, dtype=torch.long)
+    scale = torch.rand(tensor.shape, device=tensor.device).add_(1)
+    touched = [
+        (leaf, slope)
+        for leaf, slope in zip(leaves, _pull(reading, leaves, scale), strict=True)
+        if slope is not None
+    ]
+    if reading.axis is None:
+        for leaf, slope in touched:
+            yield Feed(leaf.name, reading.name, empty, empty, _filters(slope.ne(0), leaf.axis))
+        return
+    shape = [1] * tensor.dim()
+    shape[reading.axis] = -1
+    index = torch.arange(tensor.shape[reading.axis], device=tensor.device)
+    codes = (index // BASE + 1, index % BASE + 1, torch.rand(len(index), device=tensor.device) + 1)
+    of = [leaf for leaf, _ in touched]
+    pulled = [_pull(reading, of, scale * code.view(shape)) for code in codes]
+    for position, (leaf, slope) in enumerate(touched):
+        alive = slope.ne(0)
+        high, low, check = (p[position][alive] / slope[alive] for p in pulled)  # type: ignore[index]
+        channel = (high.round() - 1) * BASE + low.round() - 1
+        known = channel.isfinite() & (channel >= 0) & (channel < len(index))
+        channel = channel.where(known, 0).long()
+        exact = (high - high.round()).abs() + (low - low.round()).abs() < 0.1
+        single = known & exact & ((check - codes[2][channel]).abs() < 1e-3)
+        owner = torch.arange(slope.shape[leaf.axis], device=slope.device)
+        owner = owner.view([-1 if i == leaf.axis % slope.dim() else 1 for i in range(slope.dim())])
+        owner = owner.expand(slope.shape)[alive]
+        pairs = (owner[single] * len(index) + channel[single]).unique().cpu()
+        mixed = owner[~single].unique().cpu()
+        if len(pairs) or len(mixed):
+            yield Feed(leaf.name, reading.name, pairs // len(index), pairs % len(index), mixed)
+
+
+def _filters(hit: Tensor, axis: int) -> Tensor:
+    """Indices along `axis` of the slices of a bool tensor that hold a True."""
+    return hit.movedim(axis, 0).flatten(1).any(1).nonzero()[:, 0].cpu()
