@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
-from gkp.probe import IMAGE, OUTPUT, Feed, Probe, channel_axis, feeds, in_groups, mixes, probe, unwrapped
+from gkp.probe import IMAGE, Feed, Probe, feeds, in_groups, mixes, probe, unwrapped
 
 TIED = "its filters are summed with those of"
 TO_OUTPUT = "its filters are the network's output"
@@ -61,7 +61,7 @@ class Channels:
     def removed(self, units: Iterable[int]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """({layer: filters to drop}, {layer: input channels to drop}) without the layers that lose none."""
         gone = torch.tensor(sorted(units), dtype=torch.long)
-        both = ({}, {})
+        both: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
         for found, side in zip(both, (self.filters, self.inputs), strict=True):
             for name, owner in side.items():
                 hit = torch.isin(owner, gone).nonzero()[:, 0]
@@ -149,8 +149,8 @@ class _Nodes:
 def analyse(model: nn.Module, x: Tensor) -> Channels:
     """The channels of `model` on x (1, C, H, W). ValueError where the network does not run on x."""
     model = unwrapped(model)
-    found = probe(model, x)
-    edges = list(feeds(found))
+    with probe(model, x) as found:
+        edges = list(feeds(found))
     modules = {
         name: module
         for name, module in model.named_modules()
@@ -271,9 +271,10 @@ def _gates(
     chains = {name: chain(name) for group in mains.items() for name in (group[0], *group[1])}
     silent = frozenset(name for main in mains for name in chains[main])
     heard: set[str] = set()
-    for edge in feeds(probe(model, x, silent)):
-        if edge.target == OUTPUT or edge.target not in modules or mixes(modules[edge.target]):
-            heard.add(edge.source)
+    with probe(model, x, silent) as found:
+        for edge in feeds(found):
+            if edge.target not in modules or mixes(modules[edge.target]):
+                heard.add(edge.source)
     return {
         main: frozenset(others)
         for main, others in mains.items()

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,17 +24,17 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-BASE = 512  # codes of a channel: two digits in this base, which float32 quotients tell apart
+BASE = 4096  # codes of a channel: two digits in this base
+EXACT = {torch.float64: 1e-7, torch.float32: 1e-3}  # how near a quotient comes to a single channel's code
 IMAGE, OUTPUT = "the image", "the network's output"
 CHANNEL_NORMS = ("FrozenBatchNorm2d",)  # of torchvision and detectron2: buffers, one number a channel
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The network inside DataParallel, DistributedDataParallel or torch.compile."""
-    while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)) or hasattr(
-        model, "_orig_mod"
-    ):
-        model = model._orig_mod if hasattr(model, "_orig_mod") else model.module
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    while isinstance(model, wrappers) or "_orig_mod" in model._modules:
+        model = model.get_submodule("module" if isinstance(model, wrappers) else "_orig_mod")
     return model
 
 
@@ -43,8 +44,8 @@ def copied(model: nn.Module) -> nn.Module:
         return copy.deepcopy(model)
     except Exception as error:
         raise ValueError(
-            f"this {type(model).__name__} cannot be copied ({error}), and pruning works on a copy: remove what "
-            "it keeps of an earlier pass, such as outputs, or masks and weight norms of torch.nn.utils "
+            f"this {type(model).__name__} cannot be copied ({error}), and pruning works on a copy: remove "
+            "what it keeps of an earlier pass, such as outputs, or masks and weight norms of torch.nn.utils "
             "(their `remove` functions make them plain weights)"
         ) from error
 
@@ -65,7 +66,7 @@ def in_groups(module: nn.Module) -> int:
     if isinstance(module, nn.PReLU):
         return module.num_parameters if module.num_parameters > 1 else 0
     if type(module).__name__ in CHANNEL_NORMS:
-        return len(module.weight)
+        return module.get_buffer("weight").numel()
     return 0
 
 
@@ -109,6 +110,7 @@ class Probe:
     opaque: dict[str, str] = field(default_factory=dict)
     uncalled: set[str] = field(default_factory=set)
     calls: dict[str, int] = field(default_factory=dict)
+    exact: float = EXACT[torch.float64]
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
@@ -137,30 +139,59 @@ def run(model: nn.Module, x: Tensor) -> Any:
         ) from error
 
 
-def probe(model: nn.Module, x: Tensor, silent: frozenset[str] = frozenset()) -> Probe:
+@contextmanager
+def probe(model: nn.Module, x: Tensor, silent: frozenset[str] = frozenset()) -> Iterator[Probe]:
     """Run `model` on x (N, C, H, W) once as it is, and once with its layers cut; `silent` ones give zeros.
 
-    The model is copied; the copy runs in eval mode and float32. ValueError where it does not run, or takes
-    another way when its layers give other numbers.
+    The model is copied; the copy runs in eval mode, in float32 and then in float64. What it gives can be
+    asked within the block only. ValueError where the network does not run, or takes another way with other
+    numbers in its layers.
     """
     model = copied(unwrapped(model)).eval().float().requires_grad_(False)
     x = x.detach().float()
     found = Probe()
     shapes = _watch(model, x, found)  # before any stand-in
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        torch.manual_seed(0)
-        _cut(model, shapes, found, silent)
-        image = _fresh(x, x.device)
-        found.leaves.append(Leaf(IMAGE, image, 1))
+    # a network may work in place on what gradients need: only what is asked here has to bear that
+    with torch.autograd.graph.allow_mutation_on_saved_tensors(), torch.enable_grad():
         try:
-            out = model(image * 1)
-        except Exception as error:
-            raise ValueError(
-                "its layers cannot be looked at one by one: with other numbers in them the network takes "
-                f"another way ({type(error).__name__}: {error})"
-            ) from error
-    found.readings += [Reading(OUTPUT, tensor, None) for tensor in tensors_in(out)]
-    return found
+            out = _cut_pass(model, shapes, x.double(), found, silent)
+        except Exception:  # it makes float32 tensors of its own, say, which another precision does not meet
+            try:
+                out = _cut_pass(model, shapes, x, found, silent)
+            except Exception as error:
+                raise ValueError(
+                    "the layers of this network cannot be looked at one by one: with other numbers in them "
+                    f"it takes another way ({type(error).__name__}: {error})"
+                ) from error
+        found.readings += [Reading(OUTPUT, tensor, None) for tensor in tensors_in(out)]
+        yield found
+
+
+def _cut_pass(
+    model: nn.Module,
+    shapes: dict[nn.Module, list[Any]],
+    x: Tensor,
+    found: Probe,
+    silent: frozenset[str],
+) -> Any:
+    """The pass with the layers cut, in the precision of x; fills leaves and readings."""
+    found.leaves, found.readings, found.exact = [], [], EXACT[x.dtype]
+    _cast(model, set(shapes), x.dtype)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        _cut(model, shapes, x, found, silent)
+        found.leaves.append(Leaf(IMAGE, _fresh(x, x, False), 1))
+        return model(found.leaves[0].values * 1)
+
+
+def _cast(model: nn.Module, but: set[nn.Module], dtype: torch.dtype) -> None:
+    """The tensors of all modules in `dtype`, but for those that are cut and may be huge."""
+    for module in set(model.modules()) - but:
+        for parameter in module.parameters(recurse=False):
+            if parameter.is_floating_point():
+                parameter.data = parameter.data.to(dtype)
+        for name, buffer in module.named_buffers(recurse=False):
+            module._buffers[name] = buffer.to(dtype) if buffer.is_floating_point() else buffer
 
 
 def _watch(model: nn.Module, x: Tensor, found: Probe) -> dict[nn.Module, list[Any]]:
@@ -218,39 +249,40 @@ def _mapped(result: Any, change: Callable[[Tensor], Tensor]) -> Any:
     return result
 
 
-def _fresh(like: Tensor, device: torch.device, silent: bool = False) -> Tensor:
+def _fresh(ghost: Tensor, like: Tensor, silent: bool) -> Tensor:
     """Random positive numbers in (1, 2), so that no activation is at rest; zeros where `silent`."""
-    values = (
-        torch.zeros(like.shape, device=device) if silent else torch.rand(like.shape, device=device).add_(1)
-    )
-    return values.requires_grad_()
+    values = torch.rand(ghost.shape, device=like.device, dtype=like.dtype)
+    return values.add_(1).mul_(not silent).requires_grad_()
 
 
-def _cut(model: nn.Module, results: dict[nn.Module, list[Any]], found: Probe, silent: frozenset[str]) -> None:
+def _cut(
+    model: nn.Module,
+    results: dict[nn.Module, list[Any]],
+    x: Tensor,
+    found: Probe,
+    silent: frozenset[str],
+) -> None:
     """Replace the forward functions of the layers in `results`."""
-    names = {module: name for name, module in model.named_modules()}
-    for module, shapes in results.items():
-        name = names[module]
-        axis = None if name in found.opaque else channel_axis(module)
-        module.forward = _stand_in(name, axis, shapes, found, name in silent)  # type: ignore[method-assign]
+    for name, module in model.named_modules():
+        if module in results:
+            axis = None if name in found.opaque else channel_axis(module)
+            stand_in = _stand_in(name, axis, results[module], x, found, name in silent)
+            module.forward = stand_in
 
 
 def _stand_in(
-    name: str, axis: int | None, shapes: list[Any], found: Probe, silent: bool
+    name: str, axis: int | None, ghosts: list[Any], x: Tensor, found: Probe, silent: bool
 ) -> Callable[..., Any]:
-    turns = iter(shapes)
+    turns = iter(ghosts)
+
+    def leaf(ghost: Tensor) -> Tensor:
+        found.leaves.append(Leaf(name, _fresh(ghost, x, silent), -1 if axis is None else axis))
+        return found.leaves[-1].values * 1
 
     def forward(*inputs: Any, **named: Any) -> Any:
-        device = torch.device("cpu")
         for tensor in tensors_in([inputs, named]):
-            device = tensor.device
             # multiplied, so that a later operation in place leaves what was read alone
             found.readings.append(Reading(name, tensor * 1, axis))
-
-        def leaf(shape: Tensor) -> Tensor:
-            found.leaves.append(Leaf(name, _fresh(shape, device, silent), -1 if axis is None else axis))
-            return found.leaves[-1].values * 1
-
         return _mapped(next(turns), leaf)
 
     return forward
@@ -275,7 +307,7 @@ def feeds(found: Probe, targets: set[str] | None = None) -> Iterator[Feed]:
     """Everything that reaches every layer (or those in `targets`), reading by reading."""
     for reading in found.readings:
         if reading.tensor.requires_grad and (targets is None or reading.name in targets):
-            yield from _decode(reading, found.leaves)
+            yield from _decode(reading, found.leaves, found.exact)
 
 
 def readers_of_image(found: Probe) -> set[str]:
@@ -293,15 +325,20 @@ def readers_of_image(found: Probe) -> set[str]:
 
 def _pull(reading: Reading, leaves: list[Leaf], weight: Tensor) -> tuple[Tensor | None, ...]:
     """Gradients of the weighted sum of the reading for every leaf; None where there is no way."""
-    with torch.enable_grad():
-        total = (reading.tensor * weight).sum()  # grad_outputs= would make torch import sympy, for seconds
+    total = (reading.tensor * weight).sum()  # grad_outputs= would make torch import sympy, for seconds
     of = [leaf.values for leaf in leaves]
-    return torch.autograd.grad(total, of, retain_graph=True, allow_unused=True)
+    try:
+        return torch.autograd.grad(total, of, retain_graph=True, allow_unused=True)
+    except RuntimeError as error:
+        raise ValueError(
+            f"what reaches {reading.name} cannot be followed back to the filters, because an operation "
+            f"on the way has no gradient ({error})"
+        ) from error
 
 
-def _decode(reading: Reading, leaves: list[Leaf]) -> Iterator[Feed]:
+def _decode(reading: Reading, leaves: list[Leaf], tolerance: float) -> Iterator[Feed]:
     tensor, empty = reading.tensor, torch.empty(0, dtype=torch.long)
-    scale = torch.rand(tensor.shape, device=tensor.device).add_(1)
+    scale = torch.rand_like(tensor).add_(1)
     touched = [
         (leaf, slope)
         for leaf, slope in zip(leaves, _pull(reading, leaves, scale), strict=True)
@@ -314,7 +351,7 @@ def _decode(reading: Reading, leaves: list[Leaf]) -> Iterator[Feed]:
     shape = [1] * tensor.dim()
     shape[reading.axis] = -1
     index = torch.arange(tensor.shape[reading.axis], device=tensor.device)
-    codes = (index // BASE + 1, index % BASE + 1, torch.rand(len(index), device=tensor.device) + 1)
+    codes = (index // BASE + 1, index % BASE + 1, torch.rand(len(index)).to(tensor) + 1)
     of = [leaf for leaf, _ in touched]
     pulled = [_pull(reading, of, scale * code.view(shape)) for code in codes]
     for position, (leaf, slope) in enumerate(touched):
@@ -323,8 +360,8 @@ def _decode(reading: Reading, leaves: list[Leaf]) -> Iterator[Feed]:
         channel = (high.round() - 1) * BASE + low.round() - 1
         known = channel.isfinite() & (channel >= 0) & (channel < len(index))
         channel = channel.where(known, 0).long()
-        exact = (high - high.round()).abs() + (low - low.round()).abs() < 0.1
-        single = known & exact & ((check - codes[2][channel]).abs() < 1e-3)
+        exact = (high - high.round()).abs() + (low - low.round()).abs() < tolerance
+        single = known & exact & ((check - codes[2][channel]).abs() < tolerance)
         owner = torch.arange(slope.shape[leaf.axis], device=slope.device)
         owner = owner.view([-1 if i == leaf.axis % slope.dim() else 1 for i in range(slope.dim())])
         owner = owner.expand(slope.shape)[alive]

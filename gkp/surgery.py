@@ -70,7 +70,7 @@ def default_input(model: nn.Module, example_input: Tensor | None) -> Tensor:
 
 def filter_weight(layer: nn.Module) -> Tensor:
     """The weight of a convolution or linear layer as (O, I, kh, kw), detached; kw alone in one dimension."""
-    weight = layer.weight.detach()
+    weight = layer.get_parameter("weight").detach()
     if isinstance(layer, _ConvTransposeNd):
         weight = weight.transpose(0, 1)
     return weight if weight.dim() == 4 else weight.reshape(*weight.shape[:2], 1, -1)
@@ -115,8 +115,8 @@ def kernel_layers(
     All convolutions larger than 1x1 except those that read nothing but the image. Returns
     ({name: convolution}, {name: reason}), in the order of the network.
     """
-    found = probe(model, guessed_input(model, example_input))
-    first = readers_of_image(found)
+    with probe(model, guessed_input(model, example_input)) as found:
+        first = readers_of_image(found)
     convolutions = {
         name: module
         for name, module in unwrapped(model).named_modules()
@@ -132,8 +132,8 @@ def pointwise_layers(
 
     Not those that read nothing but the image, and not the last one, whose output is the network's.
     """
-    found = probe(model, guessed_input(model, example_input))
-    ends = readers_of_image(found) | {edge.source for edge in feeds(found, {OUTPUT}) if edge.target == OUTPUT}
+    with probe(model, guessed_input(model, example_input)) as found:
+        ends = readers_of_image(found) | {edge.source for edge in feeds(found, {OUTPUT})}
     for kind in (nn.Conv2d, nn.Linear):
         layers = {
             name: module
@@ -147,7 +147,7 @@ def pointwise_layers(
 
 
 def _groupable(
-    model: nn.Module, layers: Mapping[str, nn.Module], groups: int, found: Probe
+    model: nn.Module, layers: Mapping[str, nn.Conv2d | nn.Linear], groups: int, found: Probe
 ) -> tuple[dict, dict[str, str]]:
     tied = shared_weights(unwrapped(model))
     groupable, skipped = {}, {}
@@ -189,7 +189,8 @@ def replace_kernels(
         reference = copied(model)
         with torch.no_grad():
             for name, new in masked.items():
-                unwrapped(reference).get_submodule(name).weight.copy_(new.dense_weight())
+                weight = unwrapped(reference).get_submodule(name).get_parameter("weight")
+                weight.copy_(new.dense_weight())
         must_agree(pruned, reference, example_input, "with grouped kernels")
     return pruned
 
@@ -290,7 +291,11 @@ def _reason(channels: Channels, name: str, bundle: Bundle | None) -> str:
     for other, owner in channels.filters.items():
         if other != name and torch.isin(owner, channels.filters[name]).any():
             return f"{TIED} {other}"
-    return "it has a single filter" if len(units) == 1 else "no layer reads its filters"
+    if len(units) == 1:
+        return "it has a single filter"
+    if len(set(units)) == 1:
+        return "an operation on all its filters ties them together"
+    return "no layer reads its filters"
 
 
 def remove_filters(

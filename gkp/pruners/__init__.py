@@ -8,6 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from gkp import cost
+from gkp.probe import copied, unwrapped
+from gkp.proof import must_run
 from gkp.pruners import (  # noqa: F401  (importing a family registers its methods)
     activations,
     dependency,
@@ -24,8 +26,6 @@ from gkp.pruners import (  # noqa: F401  (importing a family registers its metho
 from gkp.pruners.registry import Cut, Method, Session, get, methods, register
 from gkp.recipe import SHORT, Recipe
 from gkp.search import check_rate
-from gkp.probe import copied, unwrapped
-from gkp.proof import must_run
 from gkp.surgery import default_input, guessed_input
 from gkp.train import fine_tune
 

@@ -16,7 +16,6 @@ from gkp.pruners.registry import Cut, register
 from gkp.search import Selection, check_rate, select
 from gkp.surgery import (
     GROUPED_LAYERS,
-    SkippedLayers,
     filter_weight,
     guessed_input,
     kernel_layers,
@@ -46,8 +45,8 @@ def layers_to_prune(
         raise ValueError(f"groups={groups!r}: give a positive whole number, for example 8")
     if any(isinstance(module, GROUPED_LAYERS) for module in model.modules()):
         raise ValueError(
-            "this network holds grouped kernels already: prune the network it was made from at a higher rate, "
-            "or gkp.grouped.to_dense(model), which has zeros for the kernels that are gone"
+            "this network holds grouped kernels already: prune the network it was made from at a higher "
+            "rate, or gkp.grouped.to_dense(model), which has zeros for the kernels that are gone"
         )
     layers: dict[str, nn.Conv2d | nn.Linear]
     layers, skipped = kernel_layers(model, groups, example_input)  # type: ignore[assignment]

@@ -209,7 +209,7 @@ def tmi_gkp(
     return greedy_cut(model, layers, orders, beta, compared, execution, example_input)
 
 
-def _weight(snapshot: Mapping[str, Tensor], name: str, conv: nn.Conv2d) -> Tensor:
+def _weight(snapshot: Mapping[str, Tensor], name: str, conv: nn.Conv2d | nn.Linear) -> Tensor:
     weight = snapshot.get(f"{name}.weight")
     if weight is None or weight.shape != conv.weight.shape:
         found = "is missing" if weight is None else f"has shape {tuple(weight.shape)}"
