@@ -1,12 +1,16 @@
 """Multiply-adds and parameters, in the paper's convention and in the usual one; latency.
 
-usual: multiply-adds of convolutions and linear layers; all parameters.
+usual: the products of convolutions, linear layers and attention (q k^T and its product with v), as
+torchvision's published figures have them: whatever multiplies matrices when the network runs, counted at
+PyTorch's dispatcher (`gkp.products`). Kernels that grouped kernel pruning removed are free, other zeros are
+not. Products that only make a weight (parametrizations, torch.nn.utils) and elementwise ones do not count;
+all parameters do, each once.
 
 paper: what the counter in the authors' release sees. Non-zero weights of convolutions and linear
 layers times output positions; 1 per output element of a convolution with bias and of a ReLU module
 (not of a functional one: their VGG has modules, their ResNets do not); 2 per element of a batch
 norm; 1 per input element of pooling and per element that a parameter-free shortcut subsamples;
-parameters that are not zero.
+parameters that are not zero. It sees modules of these types and nothing else.
 
 Both count one multiply-add as 1.
 """
@@ -20,6 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from gkp import products
 from gkp.grouped import GroupedKernelConv2d
 from gkp.models import OptionAShortcut
 
@@ -35,42 +40,38 @@ class Cost:
 
 
 def count(model: nn.Module, example_input: Tensor, *, convention: str = "usual") -> Cost:
-    """Count `model` on `example_input` (N, C, H, W); the result is per image.
+    """Count `model`, in eval mode, on the first image of `example_input` (N, C, H, W).
 
-    ValueError for an unknown convention. Modules are counted each time they run.
+    What runs twice counts twice. The model is left as it was. The image takes the model's device and floating
+    type; "usual" needs no memory on the device "meta". ValueError: an unknown convention, a network that does
+    not run on the example, or an operator that may hide products (it says how to name its cost).
     """
     if convention not in CONVENTIONS:
         raise ValueError(f"convention {convention!r}: choose one of {', '.join(CONVENTIONS)}")
-    rule = _usual_macs if convention == "usual" else _paper_macs
-    total = 0
+    if convention == "usual":
+        macs = sum(number for _, number in products.products(model, example_input))
+        return Cost(macs, sum(p.numel() for p in model.parameters()))
+    return _paper_count(model, example_input)
 
-    def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal total
-        total += rule(module, inputs[0], output)
 
-    handles = [module.register_forward_hook(add) for module in model.modules() if not list(module.children())]
-    modes = [(module, module.training) for module in model.modules()]
+def _paper_count(model: nn.Module, example_input: Tensor) -> Cost:
+    if any(p.is_meta for p in model.parameters()):
+        raise ValueError(
+            'the paper\'s convention counts weights that are not zero: "meta" has none, load weights'
+        )
+    macs = 0
+
+    def add(module: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor], output: Tensor) -> None:
+        nonlocal macs
+        macs += _paper_macs(module, next(iter((*inputs, *named.values()))), output)
+
+    handles = [module.register_forward_hook(add, with_kwargs=True) for module in model.modules()]
     try:
-        with torch.no_grad():
-            model.eval()(example_input)
+        products.run_once(model, example_input)
     finally:
         for handle in handles:
             handle.remove()
-        for module, training in modes:
-            module.training = training
-    if convention == "usual":
-        params = sum(p.numel() for p in model.parameters())
-    else:
-        params = sum(int(p.count_nonzero()) for p in model.parameters())
-    return Cost(round(total / len(example_input)), params)
-
-
-def _usual_macs(module: nn.Module, x: Tensor, out: Tensor) -> int:
-    if isinstance(module, (nn.Conv2d, GroupedKernelConv2d)):
-        return module.weight[0].numel() * out.numel()
-    if isinstance(module, nn.Linear):
-        return module.in_features * out.numel()
-    return 0
+    return Cost(macs, sum(int(p.count_nonzero()) for p in model.parameters()))
 
 
 def _paper_macs(module: nn.Module, x: Tensor, out: Tensor) -> int:
