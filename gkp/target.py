@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gkp import cost, pruners
+from gkp import cost, products, pruners
 from gkp.pruners import Cut
 
 CLOSE = 0.001  # relative; the layers' widths are whole numbers, so that few targets are met exactly
@@ -21,24 +21,10 @@ def costs(model: nn.Module, example: Tensor) -> dict[str, Any]:
 
 
 def prunable_macs(model: nn.Module, example: Tensor) -> int:
-    """Multiply-adds of all convolutions but the first: everything but the first layer and the linear ones."""
-    first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
-    fixed: list[int] = []
-
-    def add(module: nn.Conv2d | nn.Linear, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        fixed.append(module.weight[0].numel() * output.numel() // len(output))
-
-    layers: list[nn.Module] = [
-        first,
-        *(module for module in model.modules() if isinstance(module, nn.Linear)),
-    ]
-    handles = [layer.register_forward_hook(add) for layer in layers]
-    try:
-        whole = cost.count(model, example).macs
-    finally:
-        for handle in handles:
-            handle.remove()
-    return whole - sum(fixed)
+    """Multiply-adds of all convolutions but the one that runs first, which reads the image; per image."""
+    found = products.products(model, example)
+    convolutions = [number for operator, number in found if operator in products.CONVOLUTIONS]
+    return sum(convolutions[1:])
 
 
 def cut_to(model: nn.Module, cut: Cut, ratio: float, example: Tensor) -> tuple[nn.Module, float]:
@@ -46,8 +32,14 @@ def cut_to(model: nn.Module, cut: Cut, ratio: float, example: Tensor) -> tuple[n
 
     Most methods remove the same share everywhere, so 1 - ratio is tried before the search for a rate.
     A method that cannot meet the target gives what comes nearest; `gkp.records.misses_target` tells.
+    ValueError for a network without prunable MACs.
     """
     prunable = prunable_macs(model, example)
+    if not prunable:
+        raise ValueError(
+            "no convolution but the first: this network has no prunable multiply-adds to keep a share of; "
+            "choose a rate instead (gkp.prune)"
+        )
     pruned = cut(1 - ratio)
     if abs(prunable_macs(pruned, example) - ratio * prunable) <= CLOSE * ratio * prunable:
         return pruned, 1 - ratio

@@ -8,9 +8,16 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from gkp import products
+from gkp.grouped import GroupedKernelConv2d
 from gkp.pruners.registry import Cut
 from gkp.surgery import FilterLayer, prunable_layers, remove_filters
 
+CONVOLUTIONS = (
+    *(nn.Conv1d, nn.Conv2d, nn.Conv3d),
+    *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+    GroupedKernelConv2d,
+)
 MINIMUM = 0.1  # share of a layer's filters that stays, as in LeGR: a ranking may empty a whole layer
 
 
@@ -26,40 +33,44 @@ def own_norm(model: nn.Module, layer: FilterLayer) -> nn.BatchNorm2d | None:
 def filter_macs(
     model: nn.Module, layers: Mapping[str, FilterLayer], example_input: Tensor
 ) -> dict[str, float]:
-    """Multiply-adds that one filter of each layer is worth: {convolution's name: per image}.
+    """Multiply-adds that one filter of each layer is worth: {layer's name: per image}.
 
-    Its own, and those of the convolutions that read its feature map, all in the network as it is now;
-    linear and depthwise layers are left out.
+    Its own, and those of the layers that read its channel, all in the network as it is now: what a layer
+    costs in all its calls (each token or position once), divided by its output channels where it makes the
+    channel and by its input channels where it reads it. So a transposed convolution counts by the positions
+    of its input, and a grouped or depthwise one among the consumers by the weights that go with a channel.
+
+    Linear layers that read a convolution are left out (published rankings are made so; behind a flattening
+    one channel is many of their inputs); those that read a linear layer count, such as the second of an MLP.
+    Depthwise convolutions between a layer and its consumers are left out unless they are named among them.
     """
-    names = {*layers, *(name for layer in layers.values() for name in layer.consumers)}
-    modules = {name: model.get_submodule(name) for name in names}
-    convolutions = {name: conv for name, conv in modules.items() if isinstance(conv, nn.Conv2d)}
-    positions = dict.fromkeys(convolutions, 0)
-
-    def count(name: str) -> None:
-        def hook(_: nn.Module, __: object, output: Tensor) -> None:
-            positions[name] += output[0, 0].numel()
-
-        handles.append(convolutions[name].register_forward_hook(hook))
-
-    handles: list = []
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        for name in convolutions:
-            count(name)
-        with torch.no_grad():
-            model.eval()(example_input[:1])
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, training in modes:
-            module.training = training
+    modules = {
+        name: model.get_submodule(name) for layer in layers.values() for name in _counted(model, layer)
+    }
+    cost = products.by_layer(model, modules, example_input)
     worth: dict[str, float] = {}
     for name, layer in layers.items():
-        own = convolutions[name].weight[0].numel() * positions[name]
-        readers = [reader for reader in layer.consumers if reader in convolutions]
-        worth[name] = own + sum(convolutions[r].weight[:, 0].numel() * positions[r] for r in readers)
+        own, *readers = _counted(model, layer)
+        reading = sum(cost[reader] / _channels(modules[reader])[0] for reader in readers)
+        worth[name] = cost[own] / _channels(modules[own])[1] + reading
     return worth
+
+
+def _counted(model: nn.Module, layer: FilterLayer) -> list[str]:
+    """The layer itself, then those of its consumers that `filter_macs` counts."""
+    linear = isinstance(model.get_submodule(layer.name), nn.Linear)
+    readers = {name: model.get_submodule(name) for name in layer.consumers}
+    kinds = (*CONVOLUTIONS, nn.Linear) if linear else CONVOLUTIONS
+    return [layer.name, *(name for name, module in readers.items() if isinstance(module, kinds))]
+
+
+def _channels(module: nn.Module) -> tuple[int, int]:
+    """Input and output channels."""
+    if isinstance(module, nn.Linear):
+        return module.in_features, module.out_features
+    if isinstance(module, CONVOLUTIONS):
+        return module.in_channels, module.out_channels
+    raise TypeError(f"a {type(module).__name__} has no channels to lose: name convolutions and linear layers")
 
 
 def lowest(
