@@ -102,7 +102,7 @@ def group_norm(
         raise ValueError(f"no dependency group of this network can lose channels{why}: try sr-gkp or lrf")
     warn_of(reasons)
     scores = {name: group.squares / group.squares.mean() for name, group in coupled.items()}
-    worth = {name: _worth(model, group, example_input) for name, group in coupled.items()}
+    worth = _worth(unwrapped(model), coupled, example_input)
 
     def cut(rate: float) -> nn.Module:
         drop = lowest(scores, worth, rate, minimum)
@@ -112,11 +112,17 @@ def group_norm(
     return cut
 
 
-def _worth(model: nn.Module, group: Coupled, example_input: Tensor) -> float:
-    """Multiply-adds that one channel of the group is worth, those of its readers included."""
-    readers = {group.producers[0]: group.consumers}
-    modules = {name: model.get_submodule(name) for name in group.producers}
-    sizes = {name: len(filter_weight(module)) for name, module in modules.items()}
-    layers = {name: FilterLayer(name, sizes[name], readers.get(name, ()), None) for name in group.producers}
-    worth = filter_macs(model, layers, example_input)
-    return sum(worth[name] * sizes[name] for name in group.producers) / len(group.squares)
+def _worth(model: nn.Module, coupled: Mapping[str, Coupled], example_input: Tensor) -> dict[str, float]:
+    """Multiply-adds that one channel of each group is worth, those of its readers included."""
+    sizes = {
+        name: len(filter_weight(model.get_submodule(name)))
+        for group in coupled.values()
+        for name in group.producers
+    }
+    readers = {name: group.consumers for name, group in coupled.items()}
+    layers = {name: FilterLayer(name, size, readers.get(name, ()), None) for name, size in sizes.items()}
+    each = filter_macs(model, layers, example_input)
+    return {
+        name: sum(each[producer] * sizes[producer] for producer in group.producers) / len(group.squares)
+        for name, group in coupled.items()
+    }
