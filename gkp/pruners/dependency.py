@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from gkp.channels import Bundle, Channels, channels_of
 from gkp.probe import mixes, unwrapped
@@ -57,7 +57,9 @@ def _coupled(modules: Mapping[str, nn.Module], channels: Channels, bundle: Bundl
 
     for name in dict.fromkeys((*bundle.producers, *bundle.between, *bundle.readers)):
         layer = modules[name]
-        if isinstance(layer, (_ConvNd, nn.Linear)):
+        if isinstance(layer, _ConvTransposeNd) and not mixes(layer):  # rows of its weight are input channels
+            add(channels.inputs[name], layer.weight.detach().double().cpu().flatten(1).square().sum(1))
+        elif isinstance(layer, (_ConvNd, nn.Linear)):
             weight = filter_weight(layer).double().cpu()
             add(channels.filters[name], weight.flatten(1).square().sum(1))
             if mixes(layer):
