@@ -52,3 +52,26 @@ def test_a_target_that_cannot_be_met_gives_what_comes_nearest_and_is_told(width:
     cost = {"before": costs(whole, EXAMPLE), "after": costs(pruned, EXAMPLE)}
     assert misses_target({"config": {"macs_ratio": 0.5}, "cost": cost}) == off
     assert not misses_target({"config": {"macs_ratio": None}, "cost": cost})
+
+
+class Backwards(nn.Module):
+    """Defines its layers in the opposite order of their calls, one of them by function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.second, self.stem = nn.Linear(4, 2), nn.Conv2d(4, 4, 3), nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = nn.functional.conv2d(self.stem(x), self.second.weight)
+        return self.head(x.mean((2, 3)))
+
+
+def test_the_first_convolution_is_the_one_that_reads_the_image() -> None:
+    assert prunable_macs(Backwards(), EXAMPLE) == 4 * 4 * 9 * 28**2
+
+
+@pytest.mark.parametrize("network", [nn.Sequential(nn.Conv2d(3, 4, 32), nn.Flatten()), nn.Flatten()])
+def test_without_a_second_convolution_there_is_no_share_to_keep(network: nn.Module) -> None:
+    assert costs(network, EXAMPLE)["prunable_macs"] == 0
+    with pytest.raises(ValueError, match="choose a rate"):
+        cut_to(network, lambda rate: network, 0.5, EXAMPLE)

@@ -90,3 +90,91 @@ def test_a_norm_over_more_channels_is_not_the_layers_own() -> None:
     assert own_norm(model, FilterLayer("0", 4, (), "1")) is None
     assert own_norm(model, FilterLayer("0", 8, (), "1")) is model[1]
     assert own_norm(model, FilterLayer("0", 8, (), None)) is None
+
+
+class Called(nn.Module):
+    """A layer that makes channels and one that reads them, called as `function` says."""
+
+    def __init__(self, maker: nn.Module, reader: nn.Module, function) -> None:
+        super().__init__()
+        self.maker, self.reader, self.function = maker, reader, function
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+def in_turn(net, x):
+    return net.reader(net.maker(x))
+
+
+TOKENS, IMAGES = torch.rand(1, 5, 8), torch.rand(1, 8, 6, 6)
+PAIRS = {  # worth of one of the maker's channels: its own, then the readers'
+    "linear": (nn.Linear(8, 12), nn.Linear(12, 3), in_turn, TOKENS, 5 * (8 + 3)),
+    "convolutions": (nn.Conv2d(8, 12, 3), nn.Conv2d(12, 3, 3), in_turn, IMAGES, 16 * 72 + 4 * 27),
+    "keywords": (
+        *(nn.Conv2d(8, 12, 3), nn.Conv2d(12, 3, 3), lambda n, x: n.reader(input=n.maker(input=x)), IMAGES),
+        16 * 72 + 4 * 27,
+    ),
+    "reader twice": (
+        *(
+            nn.Conv2d(8, 12, 3),
+            nn.Conv2d(12, 3, 3),
+            lambda n, x: [n.reader(n.maker(x)) for _ in range(2)],
+            IMAGES,
+        ),
+        2 * (16 * 72 + 4 * 27),
+    ),
+    "a linear reader is left out": (
+        *(
+            nn.Conv2d(8, 12, 3),
+            nn.Linear(12, 3),
+            lambda n, x: n.reader(n.maker(x).mean((2, 3))),
+            IMAGES,
+            16 * 72,
+        ),
+    ),
+    "transposed maker": (
+        nn.ConvTranspose2d(8, 12, 2, 2),
+        nn.Conv2d(12, 3, 1),
+        in_turn,
+        IMAGES,
+        36 * 32 + 144 * 3,
+    ),
+    "transposed reader": (
+        nn.Conv2d(8, 12, 1),
+        nn.ConvTranspose2d(12, 3, 2, 2),
+        in_turn,
+        IMAGES,
+        36 * 8 + 36 * 12,
+    ),
+    "depthwise reader": (
+        nn.Conv2d(8, 12, 1),
+        nn.Conv2d(12, 12, 3, groups=12),
+        in_turn,
+        IMAGES,
+        36 * 8 + 16 * 9,
+    ),
+    "grouped reader": (
+        nn.Conv2d(8, 12, 1),
+        nn.Conv2d(12, 6, 3, groups=3),
+        in_turn,
+        IMAGES,
+        36 * 8 + 16 * 9 * 2,
+    ),
+    "grouped maker": (nn.Conv2d(8, 12, 3, groups=4), nn.Conv2d(12, 3, 1), in_turn, IMAGES, 16 * 18 + 16 * 3),
+    "convolution of tokens": (nn.Conv1d(5, 12, 3), nn.Conv1d(12, 3, 1), in_turn, TOKENS, 6 * 15 + 6 * 3),
+}
+
+
+@pytest.mark.parametrize("case", PAIRS)
+def test_the_worth_of_a_channel_of_each_kind_of_layer(case: str) -> None:
+    maker, reader, function, x, expected = PAIRS[case]
+    model = Called(maker, reader, function)
+    layers = {"maker": FilterLayer("maker", 12, ("reader",), None)}
+    assert filter_macs(model, layers, x) == {"maker": expected}
+    assert filter_macs(model, layers, x.repeat(3, 1, *[1] * (x.dim() - 2))) == {"maker": expected}
+
+
+def test_the_worth_of_what_is_no_layer_is_refused() -> None:
+    with pytest.raises(TypeError, match="BatchNorm2d"):
+        filter_macs(nn.Sequential(nn.BatchNorm2d(8)), {"0": FilterLayer("0", 8, (), None)}, IMAGES)
