@@ -12,13 +12,15 @@ import shutil
 import tarfile
 import tempfile
 import zipfile
+import zlib
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from gkp import files, unpickle
+from gkp import files, pictures, unpickle
 
 PARTS = ("train", "test")
 
@@ -70,13 +72,16 @@ SOURCES = {
 }  # fmt: skip
 
 
-def read(source: Source, part: str, roots: list[Path], *, download: bool) -> tuple[np.ndarray, np.ndarray]:
+def read(
+    source: Source, part: str, roots: Sequence[str | Path], *, download: bool
+) -> tuple[np.ndarray, np.ndarray]:
     """Images and labels of `part` from the first of `roots` that has them, in either layout.
 
     download: when none has, fetch the official archive into the last root. FileNotFoundError says how
     to get the data; ValueError names a file that is damaged or of the wrong kind.
     """
-    for root in roots:
+    places = [Path(root) for root in roots]
+    for root in places:
         for folder in (root / source.folder, root):
             if (folder / source.batches[part][0]).is_file():
                 return _read_official(source, part, folder)
@@ -85,26 +90,61 @@ def read(source: Source, part: str, roots: list[Path], *, download: bool) -> tup
             if shards:
                 return _read_parquet(source, shards)
     if not download:
-        looked = " or ".join(str(root) for root in roots)
+        looked = " or ".join(str(root) for root in places)
         raise FileNotFoundError(
             f"no {source.name} {part} images in {looked}: set GKP_DATA to the folder that holds "
             f"{source.folder}/ or {source.parquet_folders[0]}/*.parquet, or pass download=True (--download)"
         )
-    fetch(source, roots[-1])
-    return _read_official(source, part, roots[-1] / source.folder)
+    fetch(source, places[-1])
+    return _read_official(source, part, places[-1] / source.folder)
 
 
-def fetch(source: Source, root: Path) -> None:
-    """Download the official archive, check its SHA-256 and unpack it into `root`."""
+def fetch(source: Source, root: str | Path) -> None:
+    """Download the official archive, check its SHA-256 and unpack it into `root`.
+
+    ValueError when the archive holds anything but plain files of its one folder, or lacks one of the batches.
+    """
+    root = Path(root)
     hint = f"without a network, set GKP_DATA to a folder that holds {source.folder}/"
     archive = files.download(source.url, root, source.sha256, hint=hint)
     with tempfile.TemporaryDirectory(dir=root) as temporary:
-        with tarfile.open(archive) as tar:
-            tar.extractall(temporary, filter="data")
+        unpacked = Path(temporary) / source.folder
+        unpacked.mkdir()
+        _unpack(archive, unpacked)
+        for name in (name for names in source.batches.values() for name in names):
+            if not (unpacked / name).is_file():
+                raise ValueError(f"{archive} lacks {source.folder}/{name}: delete it and download it again")
         # What is left of an earlier, interrupted unpacking would be in the way of the rename.
         shutil.rmtree(root / source.folder, ignore_errors=True)
-        os.replace(Path(temporary) / source.folder, root / source.folder)
+        os.replace(unpacked, root / source.folder)
     archive.unlink()
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    """Write the files of `archive`, which all lie in its one folder of this name, into `folder`.
+
+    Their content is read and written here: `extractall` has its safe filter from Python 3.11.4 on only.
+    """
+    try:
+        with tarfile.open(archive) as tar:
+            for member in tar:
+                parts = PurePosixPath(member.name).parts
+                if member.isdir() and parts == (folder.name,):
+                    continue
+                content = tar.extractfile(member) if member.isreg() else None
+                if content is None or len(parts) != 2 or parts[0] != folder.name or not _plain(parts[1]):
+                    raise ValueError(
+                        f"{archive} holds {member.name!r}, which is no plain file of {folder.name}/"
+                    )
+                with open(folder / parts[1], "wb") as file:
+                    shutil.copyfileobj(content, file)
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise ValueError(f"{archive} is not a readable archive: {error}") from error
+
+
+def _plain(name: str) -> bool:
+    """Whether it names a file in a folder and nothing elsewhere, on any system."""
+    return name != ".." and not set(name) & set("/\\:\0")
 
 
 def _read_official(source: Source, part: str, folder: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -166,6 +206,7 @@ def _read_shard(source: Source, path: Path) -> tuple[np.ndarray, np.ndarray]:
         table = pyarrow.parquet.read_table(path, columns=["img", source.label_column])
     except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(f"{path} is not a readable parquet file: {error}") from error
+    pictures.refuse_truncation()
     encoded = [image["bytes"] if isinstance(image, dict) else None for image in table["img"].to_pylist()]
     labels = _checked_labels(source, path, table[source.label_column].to_pylist(), len(encoded))
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes without holding Python's lock
@@ -179,12 +220,12 @@ def _read_shard(source: Source, path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _decode(data: bytes | None) -> np.ndarray | None:
-    """uint8 (H, W, 3), or None for what is no image."""
+    """uint8 (H, W, 3), or None for what is no image or has no 8-bit RGB copy, see `pictures.rgb`."""
     from PIL import Image
 
     try:
         with Image.open(io.BytesIO(data or b"")) as image:
-            return np.asarray(image.convert("RGB"))
+            return np.asarray(pictures.rgb(image))
     except (OSError, ValueError, SyntaxError):
         return None
 

@@ -15,9 +15,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gkp import cifar, files
+from gkp import cifar, files, pictures
 
 DATASETS = ("digits", *cifar.SOURCES)
+# Side in pixels of the square images that networks for a data set are made for, and their cost is told at.
+IMAGE_SIZES = {"digits": 32, "cifar10": 32, "cifar100": 32, "imagenet": 224}
+# Folders that systems and tools leave among those of the classes, in lower case, besides hidden ones.
+CLUTTER = frozenset(
+    {"__pycache__", "__macosx", "@eadir", "@recycle", "@tmp", "#recycle", "#snapshot", "$recycle.bin"}
+    | {"lost+found", "system volume information"}
+)
 
 
 @dataclass(frozen=True)
@@ -103,25 +110,49 @@ def hold_out(train: Split, n: int, *, seed: int = 0) -> tuple[Split, Split]:
     return train.take(~chosen), replace(train.take(chosen), part="validation")
 
 
-def load_folder(path: str | Path, size: int, *, part: str = "test") -> Split:
+def load_folder(path: str | Path, size: int, *, part: str = "test", allow_empty: bool = False) -> Split:
     """Images in one folder per class (ImageFolder's layout), for use with networks of one's own.
 
-    Each image becomes RGB, is resized so that its shorter side is `size` and cropped to its centre.
-    FileNotFoundError without class folders or images; ValueError names a file that is no image.
+    Classes are the folders of `path` in the order of their names, images all that lie in or below them and
+    end in one of `pictures.SUFFIXES`; what begins with a dot and what systems and tools leave (`CLUTTER`)
+    is passed over. Each image becomes 8-bit RGB, upright (`pictures.rgb`), is resized so that its shorter
+    side is `size` pixels and cropped to its centre. allow_empty: keep classes without images.
+
+    FileNotFoundError without class folders or images, or naming classes without images; ValueError names a
+    file that is no image, is cut off, or has no obvious 8-bit RGB copy.
     """
-    path = Path(path)
-    folders = sorted(p for p in path.iterdir() if p.is_dir()) if path.is_dir() else []
-    found = [
-        (file, label)
-        for label, folder in enumerate(folders)
-        for file in sorted(folder.rglob("*"))
-        if file.suffix.lower() in (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-    ]
-    if not found:
+    if not isinstance(size, int) or size < 1:
+        raise ValueError(f"size={size!r}: pixels of a side, a whole number from 1")
+    path = Path(path).expanduser()
+    folders = sorted(p for p in path.iterdir() if p.is_dir() and not _passed_over(p)) if path.is_dir() else []
+    found = [_images_below(folder) for folder in folders]
+    if not any(found):
         raise FileNotFoundError(f"{path} holds no images: it needs a folder of image files per class")
-    images = np.stack([_read_image(file, size) for file, _ in found])
-    labels = np.array([label for _, label in found])
-    return _split(images, labels, path.name, part, tuple(folder.name for folder in folders), len(labels))
+    empty = [folder.name for folder, inside in zip(folders, found, strict=True) if not inside]
+    if empty and not allow_empty:
+        raise FileNotFoundError(
+            f"{path} has class folders without images: {', '.join(empty)}; add images "
+            f"({', '.join(sorted(pictures.SUFFIXES))}), remove the folders, or pass allow_empty=True"
+        )
+    pictures.refuse_truncation()
+    images = np.stack([_read_image(file, size) for inside in found for file in inside])
+    labels = np.repeat(np.arange(len(folders), dtype=np.int64), [len(inside) for inside in found])
+    return _split(images, labels, path.absolute().name, part, tuple(p.name for p in folders), len(labels))
+
+
+def _passed_over(path: Path) -> bool:
+    return path.name.startswith(".") or path.name.lower() in CLUTTER
+
+
+def _images_below(folder: Path) -> list[Path]:
+    """The image files in and below `folder`, in order, but for hidden ones and clutter."""
+    return [
+        file
+        for file in sorted(folder.rglob("*"))
+        if file.suffix.lower() in pictures.SUFFIXES
+        and file.is_file()
+        and not any(_passed_over(folder / part) for part in file.relative_to(folder).parts)
+    ]
 
 
 def _read_image(path: Path, size: int) -> np.ndarray:
@@ -129,8 +160,8 @@ def _read_image(path: Path, size: int) -> np.ndarray:
 
     try:
         with Image.open(path) as image:
-            return np.asarray(ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BILINEAR))
-    except OSError as error:
+            return np.asarray(ImageOps.fit(pictures.rgb(image), (size, size), Image.Resampling.BILINEAR))
+    except Exception as error:  # the formats' readers raise errors of every type
         raise ValueError(f"{path} is not a readable image: {error}") from error
 
 

@@ -1,22 +1,17 @@
-"""gkp.cifar: both layouts of the files, what is refused, the cache of decoded images, downloads."""
+"""gkp.cifar: both layouts of the files, what is refused, the cache of decoded images."""
 
-import dataclasses
 import functools
-import io
 import pickle
-import tarfile
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from PIL import Image
+from cifar_files import CLASSES, encode, images_and_labels, same, write_official, write_parquet
 from torchvision.datasets import CIFAR10
 
-from gkp import cifar, data, files
-
-CLASSES = {"cifar10": 10, "cifar100": 100}
+from gkp import cifar, data
 
 
 @pytest.fixture(autouse=True)
@@ -24,47 +19,6 @@ def own_cache(monkeypatch, tmp_path):
     """Every test has a cache of its own, and no data but those it wrote."""
     monkeypatch.setenv("GKP_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("GKP_DATA", raising=False)
-
-
-def images_and_labels(count, classes, seed=0):
-    rng = np.random.default_rng(seed)
-    return rng.integers(0, 256, (count, 32, 32, 3), np.uint8), rng.integers(0, classes, count)
-
-
-def write_official(root, dataset, count=20):
-    """torchvision's layout; returns what a reader should see, by part."""
-    source, expected = cifar.SOURCES[dataset], {}
-    (root / source.folder).mkdir(parents=True)
-    for part, names in source.batches.items():
-        batches = [images_and_labels(count, CLASSES[dataset], seed) for seed, _ in enumerate(names)]
-        for name, (images, labels) in zip(names, batches, strict=True):
-            rows = images.transpose(0, 3, 1, 2).reshape(count, 3072)
-            content = {"data": rows, source.label_key: labels.tolist()}
-            (root / source.folder / name).write_bytes(pickle.dumps(content, 2))
-        expected[part] = tuple(np.concatenate(arrays) for arrays in zip(*batches, strict=True))
-    return expected
-
-
-def encode(image, kind="PNG"):
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, kind, **({"lossless": True} if kind == "WEBP" else {}))
-    return buffer.getvalue()
-
-
-def write_parquet(folder, images, labels, *, part="test", columns=("img", "label"), shards=1, kind="PNG"):
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = np.array_split(np.arange(len(images)), shards)
-    for shard, index in enumerate(rows):
-        img = [{"bytes": encode(images[i], kind), "path": f"{i}.png"} for i in index]
-        table = pa.table({columns[0]: img, columns[1]: labels[index], "more": labels[index]})
-        pq.write_table(table, folder / f"{part}-{shard:05d}-of-{shards:05d}.parquet")
-
-
-def same(split, images, labels):
-    """The split holds exactly these images (N, H, W, C) and labels."""
-    return np.array_equal(split.images.permute(0, 2, 3, 1).numpy(), images) and np.array_equal(
-        split.labels.numpy(), labels
-    )
 
 
 @pytest.mark.parametrize("dataset", ["cifar10", "cifar100"])
@@ -198,51 +152,9 @@ def test_missing_data_say_what_to_do(tmp_path):
         data.load("digits", "validation")
 
 
-@pytest.fixture
-def published(tmp_path, monkeypatch, serve):
-    """A small archive in the place of CIFAR-10's, on a local server; its path and what it holds."""
-    expected = write_official(tmp_path / "upstream", "cifar10")
-    archive = tmp_path / "upstream" / "cifar-10-python.tar.gz"
-    with tarfile.open(archive, "w:gz") as tar:
-        tar.add(tmp_path / "upstream" / "cifar-10-batches-py", "cifar-10-batches-py")
-    source = cifar.SOURCES["cifar10"]
-    url = f"{serve(tmp_path / 'upstream')}/{archive.name}"
-    small = dataclasses.replace(source, url=url, sha256=files.sha256_file(archive))
-    monkeypatch.setitem(cifar.SOURCES, "cifar10", small)
-    return archive, expected
-
-
-def test_download_once_then_offline(tmp_path, published, capfd):
-    archive, expected = published
-    assert same(data.load("cifar10", "test", download=True), *expected["test"])
-    output = capfd.readouterr()
-    assert output.err == ""  # a notebook would show it as a change
-    archive.unlink()
-    assert same(data.load("cifar10", "train"), *expected["train"])
-    assert [p.name for p in (tmp_path / "cache" / "data").iterdir()] == ["cifar-10-batches-py"]
-
-
-def test_a_damaged_download_is_refused_and_leaves_nothing(tmp_path, published):
-    archive, _ = published
-    archive.write_bytes(archive.read_bytes()[:-1])
-    with pytest.raises(ValueError, match=r"cifar-10-python\.tar\.gz"):
-        data.load("cifar10", "test", root=tmp_path / "here", download=True)
-    assert list((tmp_path / "here").iterdir()) == []
-
-
-def test_no_network_is_one_clear_sentence(tmp_path, published):
-    archive, _ = published
-    archive.unlink()
-    with pytest.raises(files.DownloadError, match=r"cannot download .* \(HTTP 404\): .*GKP_DATA"):
-        data.load("cifar10", "test", root=tmp_path / "here", download=True)
-
-
-def test_an_archive_cannot_write_outside_its_folder(tmp_path, published, monkeypatch):
-    archive, _ = published
-    with tarfile.open(archive, "w:gz") as tar:
-        tar.add(__file__, "../../escaped.py")
-    source = dataclasses.replace(cifar.SOURCES["cifar10"], sha256=files.sha256_file(archive))
-    monkeypatch.setitem(cifar.SOURCES, "cifar10", source)
-    with pytest.raises(tarfile.OutsideDestinationError):
-        data.load("cifar10", "test", root=tmp_path / "a" / "b", download=True)
-    assert not list(tmp_path.rglob("escaped.py"))
+def test_sixteen_bit_images_in_parquet_are_those_of_8_bits(tmp_path):
+    images, labels = images_and_labels(3, 10)
+    grey = images[..., 0]
+    table = {"img": [{"bytes": encode(g.astype(np.uint16) * 257)} for g in grey], "label": labels}
+    pq.write_table(pa.table(table), tmp_path / "test-00000-of-00001.parquet")
+    assert same(data.load("cifar10", "test", root=tmp_path), np.stack([grey] * 3, 3), labels)

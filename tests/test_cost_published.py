@@ -17,7 +17,7 @@ ALL = sorted(models.list_models(module=models))
 
 
 class OnMeta(TorchFunctionMode):
-    """Weights without memory: layers get theirs from torch.empty. RegNet computes widths with real tensors."""
+    """Weights without memory: layers take theirs from torch.empty; RegNet computes with real tensors."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
