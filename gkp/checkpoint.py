@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from gkp import files, models
-from gkp.grouped import GroupedKernelConv2d
+from gkp.grouped import GroupedKernelConv2d, GroupedKernelLinear
+from gkp.grouped_base import GroupedKernels
 
 FORMAT = 1
 TORCHVISION = "torchvision:"
@@ -29,7 +30,8 @@ _CONV = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dil
 # The modules a file can describe, with the constructor arguments that are also attributes.
 KINDS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     "Conv2d": (nn.Conv2d, (*_CONV, "groups", "bias", "padding_mode")),
-    "GroupedKernelConv2d": (GroupedKernelConv2d, (*_CONV, "bias", "execution")),
+    "GroupedKernelConv2d": (GroupedKernelConv2d, (*_CONV, "bias", "execution", "padding_mode")),
+    "GroupedKernelLinear": (GroupedKernelLinear, ("in_features", "out_features", "bias", "execution")),
     "Linear": (nn.Linear, ("in_features", "out_features", "bias")),
     "BatchNorm2d": (nn.BatchNorm2d, ("num_features", "eps", "momentum", "affine", "track_running_stats")),
     "Identity": (nn.Identity, ()),
@@ -173,7 +175,10 @@ def _base(header: dict[str, Any], given: nn.Module | None) -> nn.Module:
 
 
 def _arguments(module: nn.Module, names: tuple[str, ...]) -> dict[str, Any]:
-    return {name: module.bias is not None if name == "bias" else getattr(module, name) for name in names}
+    found = {name: module.bias is not None if name == "bias" else getattr(module, name) for name in names}
+    if isinstance(module, GroupedKernelConv2d) and module.padding_mode == "zeros":
+        del found["padding_mode"]  # files of before it was an argument stay as they are
+    return found
 
 
 def _describe(module: nn.Module, path: str) -> dict[str, Any]:
@@ -217,7 +222,7 @@ def _build(entry: dict[str, Any], path: str, tensors: dict[str, Tensor]) -> nn.M
         return nn.Sequential(OrderedDict(named))
     if kind not in KINDS:
         raise ValueError(f"{path} is of unknown kind {kind!r}")
-    if kind == "GroupedKernelConv2d":
+    if issubclass(KINDS[kind][0], GroupedKernels):
         entry |= {name: tensors[f"{path}.{name}"] for name in ("filter_order", "kept")}
     return KINDS[kind][0](**entry)
 

@@ -1,4 +1,6 @@
 import copy
+import io
+import pickle
 
 import numpy as np
 import onnxruntime
@@ -6,22 +8,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from layers import grouped_kernels, masked, random_selection
 from torch import nn
 
 import gkp
 from gkp import models
-from gkp.grouped import GroupedKernelConv2d, fold_permutations, set_execution, to_dense
+from gkp.grouped import GroupedKernelConv2d, GroupedKernelLinear, fold_permutations, set_execution, to_dense
 from gkp.search import Selection
-
-
-def random_selection(
-    filters: int, channels: int, groups: int, keep: int, generator: torch.Generator
-) -> Selection:
-    order = torch.randperm(filters, generator=generator)
-    kept = torch.stack(
-        [torch.randperm(channels, generator=generator)[:keep].sort().values for _ in range(groups)]
-    )
-    return Selection(order, kept, torch.zeros(groups))
 
 
 def pruned_resnet(seed: int = 0) -> nn.Module:
@@ -35,47 +28,136 @@ def pruned_resnet(seed: int = 0) -> nn.Module:
     return gkp.prune(model, "sr-gkp")
 
 
-@settings(max_examples=30)
+def assert_agrees(layer: nn.Module, selection: Selection, x: torch.Tensor) -> None:
+    """Both executions of the grouped kernels, and what they become again, are the masked layer."""
+    convert = (
+        GroupedKernelConv2d.from_conv if isinstance(layer, nn.Conv2d) else GroupedKernelLinear.from_linear
+    )
+    pruned, expected = convert(layer, selection), masked(layer, selection)
+    with torch.no_grad():
+        for execution in ("dense", "grouped"):
+            pruned.execution = execution
+            torch.testing.assert_close(pruned(x), expected(x), rtol=1e-4, atol=1e-5)
+    dense = pruned.to_dense()
+    assert type(dense) is type(layer)
+    assert repr(dense) == repr(layer)
+    assert torch.equal(dense.weight, expected.weight)
+    assert torch.equal(convert(dense, selection).weight, pruned.weight)
+    assert pruned.macs_per_output == int(expected.weight[0].count_nonzero())
+
+
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 10_000),
     kernel=st.sampled_from((1, 3, (3, 5))),
     stride=st.integers(1, 2),
-    padding=st.integers(0, 2),
+    padding=st.sampled_from((0, 1, 2, (2, 1), "same", "valid")),
+    padding_mode=st.sampled_from(("zeros", "reflect", "replicate", "circular")),
     dilation=st.integers(1, 2),
     bias=st.booleans(),
     channels=st.integers(1, 7),
     groups=st.integers(1, 4),
+    batch=st.sampled_from(((2,), ())),
 )
 def test_both_executions_and_the_dense_convolution_agree(
     seed: int,
     kernel: int | tuple[int, int],
     stride: int,
-    padding: int,
+    padding: int | tuple[int, int] | str,
+    padding_mode: str,
     dilation: int,
     bias: bool,
     channels: int,
     groups: int,
+    batch: tuple[int, ...],
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
-    conv = nn.Conv2d(channels, groups * 3, kernel, stride, padding, dilation, bias=bias)
+    stride = 1 if padding == "same" else stride
+    conv = nn.Conv2d(
+        channels, groups * 3, kernel, stride, padding, dilation, bias=bias, padding_mode=padding_mode
+    )
     keep = int(torch.randint(1, channels + 1, (), generator=generator))
     selection = random_selection(groups * 3, channels, groups, keep, generator)
-    pruned = GroupedKernelConv2d.from_conv(conv, selection)
-    x = torch.randn(2, channels, 12, 12, generator=generator)
-    masked = copy.deepcopy(conv)
-    mask = torch.zeros_like(conv.weight)
-    for group, filters in enumerate(selection.filter_order.view(groups, 3)):
-        for f in filters:
-            mask[f, selection.kept[group]] = 1
-    with torch.no_grad():
-        masked.weight.mul_(mask)
-        expected = masked(x)
-        assert torch.allclose(pruned(x), expected, atol=1e-5)
-        pruned.execution = "grouped"
-        assert torch.allclose(pruned(x), expected, atol=1e-5)
-    dense = pruned.to_conv()
-    assert torch.equal(dense.weight, masked.weight)
-    assert torch.equal(GroupedKernelConv2d.from_conv(dense, selection).weight, pruned.weight)
+    assert_agrees(conv, selection, torch.randn(*batch, channels, 12, 11, generator=generator))
+
+
+@settings(max_examples=30)
+@given(
+    seed=st.integers(0, 10_000),
+    bias=st.booleans(),
+    inputs=st.integers(1, 7),
+    groups=st.integers(1, 4),
+    batch=st.sampled_from(((), (3,), (2, 3), (2, 1, 3), (0,))),
+)
+def test_both_executions_and_the_dense_linear_layer_agree(
+    seed: int, bias: bool, inputs: int, groups: int, batch: tuple[int, ...]
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    keep = int(torch.randint(1, inputs + 1, (), generator=generator))
+    selection = random_selection(groups * 3, inputs, groups, keep, generator)
+    linear = nn.Linear(inputs, groups * 3, bias)
+    assert_agrees(linear, selection, torch.randn(*batch, inputs, generator=generator))
+
+
+def small_layers() -> list[tuple[nn.Module, torch.Tensor]]:
+    """A convolution and a linear layer of grouped kernels, each with an input."""
+    torch.manual_seed(0)
+    conv, linear = nn.Conv2d(6, 8, 3, padding=1), nn.Linear(6, 8)
+    return [
+        (grouped_kernels(conv, groups=4, keep=3), torch.randn(2, 6, 5, 5)),
+        (grouped_kernels(linear, groups=4, keep=3), torch.randn(2, 5, 6)),
+    ]
+
+
+@pytest.mark.parametrize("execution", ["dense", "grouped"])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.float16, 5e-3), (torch.bfloat16, 5e-2)]
+)
+def test_other_number_types_compute_the_same(execution: str, dtype: torch.dtype, tolerance: float) -> None:
+    for layer, x in small_layers():
+        expected = layer(x)
+        found = set_execution(layer.to(dtype), execution)(x.to(dtype))
+        assert found.dtype == dtype
+        torch.testing.assert_close(found.float(), expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("execution", ["dense", "grouped"])
+def test_autocast_gives_its_own_type(execution: str) -> None:
+    for layer, x in small_layers():
+        with torch.autocast("cpu", torch.bfloat16):
+            assert set_execution(layer, execution)(x).dtype == torch.bfloat16
+
+
+def through_pickle(model: nn.Module) -> nn.Module:
+    return pickle.loads(pickle.dumps(model))
+
+
+def through_a_file(model: nn.Module) -> nn.Module:
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+@pytest.mark.parametrize("copied", [through_pickle, through_a_file, copy.deepcopy])
+@pytest.mark.parametrize("execution", ["dense", "grouped"])
+def test_a_pruned_layer_can_be_copied(copied, execution: str) -> None:
+    for layer, x in small_layers():
+        set_execution(layer, execution)
+        other = copied(layer)
+        assert torch.equal(other(x), layer(x))
+        third = grouped_kernels(layer.to_dense(), groups=4, keep=3, seed=1)
+        other.load_state_dict(third.state_dict())  # the indices of the copy follow, too
+        assert torch.equal(other(x), set_execution(third, execution)(x))
+        assert not torch.equal(other(x), layer(x))
+
+
+@pytest.mark.parametrize("execution", ["dense", "grouped"])
+def test_compiled_layers_compute_the_same(execution: str) -> None:
+    for layer, x in small_layers():
+        set_execution(layer, execution)
+        compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+        torch.testing.assert_close(compiled(x), layer(x))
 
 
 def test_gradients_reach_kept_weights_only() -> None:
@@ -187,7 +269,37 @@ def test_what_cannot_be_converted_says_why() -> None:
     selection = Selection(torch.arange(4), torch.zeros(2, 1, dtype=torch.int64), torch.zeros(2))
     with pytest.raises(ValueError, match="already has groups=2"):
         GroupedKernelConv2d.from_conv(nn.Conv2d(4, 4, 3, groups=2), selection)
-    with pytest.raises(ValueError, match="padding_mode='reflect'"):
-        GroupedKernelConv2d.from_conv(nn.Conv2d(4, 4, 3, padding_mode="reflect"), selection)
+    with pytest.raises(ValueError, match="(?s)Linear.*: its weight is parametrised"):
+        GroupedKernelLinear.from_linear(nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)), selection)
     with pytest.raises(ValueError, match="dense, grouped"):
         GroupedKernelConv2d.from_conv(nn.Conv2d(4, 4, 3), selection, execution="fast")
+
+
+class Shared(nn.Module):
+    """Grouped kernels under two names, called once by each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = grouped_kernels(nn.Conv2d(8, 8, 3, padding=1), groups=4, keep=4)
+        self.second = nn.Sequential(nn.ReLU(), self.first)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(self.first(x))
+
+
+def test_a_shared_layer_becomes_one_dense_layer() -> None:
+    model, x = Shared(), torch.randn(1, 8, 6, 6)
+    dense = to_dense(model)
+    assert dense.first is dense.second[1]
+    assert type(dense.first) is nn.Conv2d
+    torch.testing.assert_close(dense(x), model(x))
+    alone = to_dense(model.first)
+    assert type(alone) is nn.Conv2d
+    torch.testing.assert_close(alone(x), model.first(x))
+
+
+def test_a_layer_changed_after_pruning_is_not_made_dense() -> None:
+    model = Shared()
+    nn.utils.parametrizations.weight_norm(model.first)
+    with pytest.raises(ValueError, match="cannot make first dense: its weight is parametrised"):
+        to_dense(model)
