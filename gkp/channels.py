@@ -19,6 +19,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
 from gkp.probe import IMAGE, Feed, Probe, feeds, in_groups, mixes, probe, unwrapped
+from gkp.replacement import shared_weights
 
 TIED = "its filters are summed with those of"
 TO_OUTPUT = "its filters are the network's output"
@@ -86,15 +87,6 @@ def weights_reason(module: nn.Module) -> str:
     if any(isinstance(p, nn.UninitializedParameter) for p in own.values()):
         return "its weight has no shape yet"
     return ""
-
-
-def shared_weights(model: nn.Module) -> set[str]:
-    """Names of the modules that hold a parameter which another module holds as well."""
-    owners: dict[int, set[str]] = {}
-    for name, module in model.named_modules():
-        for parameter in module.parameters(recurse=False):
-            owners.setdefault(id(parameter), set()).add(name)
-    return {name for names in owners.values() if len(names) > 1 for name in names}
 
 
 def sizes(module: nn.Module) -> tuple[int, int]:
@@ -182,9 +174,7 @@ def analyse(model: nn.Module, x: Tensor) -> Channels:
 def _pin_layers(nodes: _Nodes, model: nn.Module, modules: Mapping[str, nn.Module]) -> None:
     tied = shared_weights(model)
     for name, module in modules.items():
-        reason = weights_reason(module)
-        if not reason and name in tied:
-            reason = "its weight belongs to another layer, too"
+        reason = weights_reason(module) or tied.get(name)
         if reason:
             nodes.pin(torch.cat([nodes.inputs[name], nodes.filters[name]]), reason)
 

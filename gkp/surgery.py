@@ -15,25 +15,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from gkp.channels import ORDINARY, TIED, Bundle, Channels, channels_of, shared_weights
-from gkp.grouped import GroupedKernelConv2d, unsupported
+from gkp.channels import ORDINARY, TIED, Bundle, Channels, channels_of
+from gkp.grouped_base import GroupedKernels
+from gkp.grouped_layers import GroupedKernelConv2d, GroupedKernelLinear, unsupported
 from gkp.models import CifarResNet, CifarVGG16
 from gkp.probe import OUTPUT, Probe, copied, feeds, mixes, probe, readers_of_image, unwrapped
 from gkp.proof import must_agree, silenced
+from gkp.replacement import replace_module, shared_weights
 from gkp.search import Selection
 from gkp.shrink import shrink
-
-
-def replace_module(model, old, new):  # TEMP
-    for name in [n for n, m in model.named_modules(remove_duplicate=False) if m is old]:
-        model.set_submodule(name, new)
-
-
-def grouped_kernels(layer, selection, execution):  # TEMP
-    return GroupedKernelConv2d.from_conv(layer, selection, execution)
-
-
-GROUPED_LAYERS = (GroupedKernelConv2d,)  # TEMP
 
 
 class SkippedLayers(UserWarning):
@@ -155,8 +145,8 @@ def _groupable(
         reason = unsupported(layer)
         if not reason and name not in found.calls:
             reason = "it is never called, so that its weight may be used in another way"
-        if not reason and name in tied:
-            reason = "its weight belongs to another layer, too"
+        if not reason:
+            reason = tied.get(name, "")
         if not reason and layer.weight.shape[0] % groups:
             kind = "filters" if isinstance(layer, nn.Conv2d) else "outputs"
             reason = f"groups={groups} does not divide its {layer.weight.shape[0]} {kind}"
@@ -179,12 +169,15 @@ def replace_kernels(
     ValueError where the two differ.
     """
     pruned = copied(model)
-    masked = {}
+    masked: dict[str, GroupedKernels] = {}
     for name, selection in selections.items():
         layer = unwrapped(pruned).get_submodule(name)
-        new = grouped_kernels(layer, selection, execution)
-        replace_module(pruned, layer, new)
-        masked[name] = new
+        if isinstance(layer, nn.Linear):
+            masked[name] = GroupedKernelLinear.from_linear(layer, selection, execution)
+        else:
+            conv = convolution(unwrapped(pruned), name)
+            masked[name] = GroupedKernelConv2d.from_conv(conv, selection, execution)
+        replace_module(pruned, layer, masked[name])
     if example_input is not None:
         reference = copied(model)
         with torch.no_grad():

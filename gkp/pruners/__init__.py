@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -99,7 +100,9 @@ def _wrapped(pruned: nn.Module, model: nn.Module) -> nn.Module:
     """`pruned` in the DataParallel of `model`, where it is in one."""
     if not isinstance(model, nn.DataParallel):
         return pruned
-    return nn.DataParallel(pruned, model.device_ids or None, dim=model.dim)
+    wrapper = copy.copy(model)  # with all that was set in it
+    wrapper._modules = {"module": pruned}
+    return wrapper
 
 
 def prepare(

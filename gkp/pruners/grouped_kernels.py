@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from gkp import beam, grouping
+from gkp.grouped_base import GroupedKernels
 from gkp.objective import Problem, grouped_kernel_distance, kept_count, resolve_beta, set_cost
 from gkp.probe import unwrapped
 from gkp.pruners.registry import Cut, register
 from gkp.search import Selection, check_rate, select
 from gkp.surgery import (
-    GROUPED_LAYERS,
     filter_weight,
     guessed_input,
     kernel_layers,
@@ -43,7 +43,7 @@ def layers_to_prune(
         raise ValueError(f'indivisible={indivisible!r}: choose "skip" or "refuse"')
     if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1:
         raise ValueError(f"groups={groups!r}: give a positive whole number, for example 8")
-    if any(isinstance(module, GROUPED_LAYERS) for module in model.modules()):
+    if any(isinstance(module, GroupedKernels) for module in model.modules()):
         raise ValueError(
             "this network holds grouped kernels already: prune the network it was made from at a higher "
             "rate, or gkp.grouped.to_dense(model), which has zeros for the kernels that are gone"
