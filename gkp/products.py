@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._ops import HigherOrderOperator
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -158,6 +159,8 @@ def _only_products(model: nn.Module) -> Iterator[None]:
 class _Counter(TorchDispatchMode):
     """Notes the multiply-adds of every operator that runs, unless paused."""
 
+    supports_higher_order_operators = True
+
     def __init__(self) -> None:
         super().__init__()
         self.found: Found = []
@@ -169,14 +172,18 @@ class _Counter(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        operator = func._overloadpacket
-        if operator not in self.formulas and func._can_decompose():
+        # Operators that take functions (flex_attention, cond) have no overloads, and hide what they call.
+        higher_order = isinstance(func, HigherOrderOperator)
+        operator = func if higher_order else func._overloadpacket
+        if not higher_order and operator not in self.formulas and func._can_decompose():
             with self:  # inference mode hands over linear, matmul, conv2d and attention whole
                 return func.decompose(*args, **kwargs)
         out = func(*args, **kwargs)
-        if operator in self.formulas and not self.paused:
+        if self.paused:
+            return out
+        if operator in self.formulas:
             self.found.append((operator, self.formulas[operator](*args, **kwargs, out_val=out)))
-        elif operator in HIDING or func.namespace not in OPEN:
+        elif higher_order or operator in HIDING or func.namespace not in OPEN:
             self.unknown.add(str(operator))
         return out
 

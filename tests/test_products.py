@@ -209,6 +209,12 @@ def test_fused_kernels_called_by_hand_are_refused() -> None:
         cost.count(model, torch.rand(1, 5, 8))
 
 
+def test_operators_that_take_functions_are_refused() -> None:
+    model = Net(lambda net, x: torch.cond(x.sum() > 0, net.a, torch.sin, (x,)), a=nn.Linear(8, 8))
+    with pytest.raises(ValueError, match="cannot count the operators cond"):
+        cost.count(model, torch.rand(1, 8))
+
+
 def test_layers_are_told_apart() -> None:
     model = Net(lambda n, x: n.b(input=n.a(n.a(x))), a=nn.Conv2d(3, 3, 1), b=nn.Sequential(conv(), nn.ReLU()))
     x = torch.rand(2, 3, 10, 10)

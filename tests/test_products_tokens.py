@@ -7,6 +7,7 @@ from called_nets import Net
 from torch import Tensor, nn
 
 from gkp import cost
+from gkp.products import _formulas
 
 
 def attention(inner) -> Net:
@@ -93,3 +94,9 @@ def test_fused_attention_counts_all_pairs_of_tokens(causal: bool, dtype: torch.d
 def test_rows_of_a_recurrent_network_count_each() -> None:
     model = Net(lambda net, x: net.a(x.view(6, 5, 8)), a=nn.LSTM(8, 4, batch_first=True))
     assert cost.count(model, torch.rand(1, 3, 10, 8)).macs == 6 * 5 * 16 * 12
+
+
+def test_the_recurrent_kernel_of_gpus_costs_what_that_of_cpus_does() -> None:
+    lstm = nn.LSTM(8, 4)
+    formula = _formulas()[torch.ops.aten._cudnn_rnn]
+    assert formula(torch.rand(5, 2, 8), list(lstm.parameters()), 4, None) == 2 * 5 * 16 * 12
