@@ -5,11 +5,29 @@ Imports stand inside the commands because these carry the names of the modules t
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from gkp import arguments, terminal
+from gkp.arguments import (
+    AnySuite,
+    BudgetMinutes,
+    Dataset,
+    Device,
+    Download,
+    Epochs,
+    Groups,
+    Images,
+    Jobs,
+    Minutes,
+    Rate,
+    Root,
+    SuiteName,
+)
 
 app = typer.Typer(
     help="Grouped kernel pruning and what it does to robustness: prune, attack, compare, report.",
@@ -18,14 +36,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-USER_ERRORS = (ValueError, OSError)
-Root = Annotated[Path, typer.Option(help="The folder that holds results/ and checkpoints/.")]
-Device = Annotated[str, typer.Option(help='"auto" (the GPU if there is one), "cpu" or "cuda".')]
-Dataset = Annotated[str, typer.Option(help="digits, cifar10, cifar100 or imagenet.")]
-Download = Annotated[bool, typer.Option("--download", help="Fetch data that are missing here.")]
-SuiteName = Annotated[str, typer.Option(help="Which suite; `python -m gkp list` names them.")]
-AnySuite = Annotated[str | None, typer.Option(help="Only this suite; `python -m gkp list` names them.")]
 
 
 @app.callback()
@@ -39,10 +49,9 @@ def options(
 
     Exit codes: 0 done; 1 a claim, a check or a run failed; 2 wrong input, in one sentence; 130 Ctrl-C.
     """
-    if plugin:
-        from gkp.pruners import plugins
-
-        plugins.load(plugin)
+    arguments.environment(os.environ)
+    if plugin or os.environ.get("GKP_PLUGINS"):
+        arguments.plugins(plugin or [])
 
 
 @app.command()
@@ -50,35 +59,40 @@ def prune(
     output: Annotated[Path, typer.Option(help="Where the pruned network goes, a .safetensors file.")],
     model: Annotated[str, typer.Option(help="A name of the zoo, or a .safetensors file of this tool.")],
     method: Annotated[str, typer.Option(help="Which method; `python -m gkp list` names them.")] = "sr-gkp",
-    rate: Annotated[float, typer.Option(help="Fraction to remove, between 0 and 1.")] = 0.4375,
-    groups: Annotated[int, typer.Option(help="Groups of each grouped convolution.")] = 8,
-    dataset: Dataset = "cifar10",
+    rate: Rate = 0.4375,
+    groups: Groups = None,
+    dataset: Dataset = None,
+    option: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE, an option of the method, see `list`; repeatable.")
+    ] = None,
+    snapshot: Annotated[
+        list[Path] | None,
+        typer.Option(help="A file of the network from earlier in its training, for tmi-gkp; repeatable."),
+    ] = None,
+    epochs: Epochs = None,
+    device: Device = "cpu",
+    download: Download = False,
 ) -> None:
-    """Prune a network, say what it costs before and after, and save it."""
-    import torch
+    """Prune a network, say what it costs before and after, and save it.
 
-    import gkp
-    from gkp import checkpoint, cost, zoo
+    Methods that score with images take them from the training part of the data set. Multiply-adds are those
+    of one image of its size.
+    """
+    arguments.output_file(output, model)
+    arguments.pick_device(device)
+    from gkp.pruning import Wanted, prune_to_file
 
-    network, original = zoo.named_model(model, dataset)
-    example = torch.zeros(1, 3, 32, 32)
-    pruned = gkp.prune(original, method, rate=rate, groups=groups, example_input=example)
-    about = {"method": method, "rate": rate, "groups": groups, "start": model}
-    checkpoint.save_model(pruned, output, network=network, dataset=dataset, about=about)
-    for title, which in (("before", original), ("after", pruned)):
-        counted = cost.count(which, example)
-        print(f"{title:7}{counted.macs / 1e6:10.3f} M MACs {counted.params / 1e6:10.3f} M params")
-    print(f"saved  {output}")
+    how = Wanted(method, rate, groups, option or (), snapshot or (), epochs, device, download)
+    for line in prune_to_file(output, model, dataset, how):
+        print(line)
 
 
 @app.command()
 def evaluate(
     suite: AnySuite = None,
     model: Annotated[str | None, typer.Option(help="One network instead: a zoo name or a file.")] = None,
-    dataset: Dataset = "cifar10",
-    images: Annotated[
-        int | None, typer.Option(help="Only the first n test images, for a quick look.")
-    ] = None,
+    dataset: Dataset = None,
+    images: Images = None,
     root: Root = Path("."),
     device: Device = "auto",
     download: Download = False,
@@ -88,15 +102,18 @@ def evaluate(
     A checkpoint differs when an accuracy is more than 0.05 points from what its record says of the same
     images, or when its file's SHA-256 is not the recorded one.
     """
-    from gkp import reevaluate, zoo
-    from gkp.progress import Progress
-
     if (suite is None) == (model is None):
         raise ValueError("give either --suite NAME or --model NAME")
+    if suite is not None and dataset is not None:
+        raise ValueError(f"--dataset {dataset}: a suite has its own; leave it out")
+    arguments.suites([] if suite is None else [suite])
+    arguments.pick_device(device)
+    from gkp import reevaluate
+    from gkp.progress import Progress
+
     context = reevaluate.context(root, device, Progress(), download=download)
     if model is not None:
-        network, loaded = zoo.named_model(model, dataset)
-        print(reevaluate.one(loaded, network, dataset, images, context))
+        print(reevaluate.named(model, dataset, images, context))
         return
     text, agree = reevaluate.suite(str(suite), context, images)
     print(text)
@@ -107,10 +124,8 @@ def evaluate(
 @app.command()
 def run(
     suite: SuiteName,
-    budget_minutes: Annotated[
-        float | None, typer.Option(help="Stop after the epoch in which this time is up; continue later.")
-    ] = None,
-    jobs: Annotated[int, typer.Option(help="Processes that share the work.")] = 1,
+    budget_minutes: BudgetMinutes = None,
+    jobs: Jobs = 1,
     root: Root = Path("."),
     device: Device = "auto",
     download: Download = False,
@@ -119,6 +134,8 @@ def run(
 
     Killing it loses at most one epoch; the same command continues.
     """
+    arguments.suites([suite])
+    arguments.pick_device(device)
     from gkp import effort
     from gkp.progress import Progress
     from gkp.records import Store
@@ -138,7 +155,7 @@ def run(
     except KeyboardInterrupt:
         places = f"finished runs are in {root / 'results'}, finished epochs in {root / 'work' / 'state'}"
         print(f"interrupted: {places}; {again}", file=sys.stderr)
-        raise typer.Exit(130) from None
+        sys.exit(130)
     print(f"{suite}: {len(summary.done)} done, {len(summary.skipped)} had a record, {len(summary.left)} left")
     if spent := effort.sentence(r for r in Store(root).of_suite(suite) if r["stem"] in summary.done):
         print(spent)
@@ -151,9 +168,9 @@ def run(
 
 @app.command()
 def fill(
-    minutes: Annotated[float, typer.Option(help="How long, the packing at the end included.")],
+    minutes: Minutes,
     out: Annotated[Path, typer.Option(help="An empty folder for the archives, at most 8 of 16 MiB.")],
-    jobs: Annotated[int, typer.Option(help="Processes, each with a network of its own.")] = 1,
+    jobs: Jobs = 1,
     suite: Annotated[
         list[str] | None, typer.Option(help="Only this suite; repeatable, the most valuable first.")
     ] = None,
@@ -169,6 +186,9 @@ def fill(
     of every method before seed 1. Nothing is downloaded: see GKP_DATA and GKP_CHECKPOINTS. The same command
     continues, also after `unpack` on another machine.
     """
+    arguments.suites(suite or [])
+    arguments.output_folder("--out", out)
+    arguments.pick_device(device)
     from gkp.fill import fill as fill_time
     from gkp.progress import Progress
 
@@ -185,7 +205,7 @@ def fill(
         )
     except KeyboardInterrupt:
         print(f"interrupted: what was finished is packed in {out}", file=sys.stderr)
-        raise typer.Exit(130) from None
+        sys.exit(130)
     summary = filled.summary
     print(f"{len(summary.done)} runs done, {len(summary.skipped)} had a record, {len(summary.left)} left")
     print(filled.packed.text())
@@ -220,6 +240,7 @@ def report(
     root: Root = Path("."),
 ) -> None:
     """Make tables and figures from the records, fill in the README, and print the verdict on every claim."""
+    arguments.suites([] if suite is None else [suite])
     from gkp import report as reports
 
     if check:
@@ -267,28 +288,20 @@ def notebooks(
     ] = False,
     root: Root = Path("."),
 ) -> None:
-    """Execute the notebooks with papermill."""
+    """Execute the notebooks with papermill, by the Python that runs this."""
+    arguments.suites([] if suite is None else [suite])
     from gkp import notebooks as runner
 
     strict = runner.parse_parameters(parameter or [])
     offered = ({"suite": suite} if suite else {}) | ({"compute": True} if compute else {})
-    chosen = runner.find(root, names or [])
-    for path in chosen:  # before the first one runs
-        runner.check_parameters(path, strict)
-    for path in chosen:
-        known = runner.parameter_names(path)
-        parameters = {name: value for name, value in offered.items() if name in known} | strict
-        if offered and not parameters:
-            continue  # it shows the same whatever the suite is
+    for path, parameters in runner.planned(root, names or [], strict, offered, write=write):
         print(f"{path.name} -> {runner.run(path, root=root, parameters=parameters, write=write)}", flush=True)
 
 
 def main() -> None:
-    """The command line; user errors become one sentence on standard error and exit code 2."""
-    try:
-        app(prog_name="python -m gkp")
-    except USER_ERRORS as error:
-        if "--debug" in sys.argv:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    """The command line; see `gkp.terminal` for exit codes and how errors are told."""
+
+    def command() -> object:
+        return app(prog_name="python -m gkp", standalone_mode=False)
+
+    sys.exit(terminal.run(command, debug="--debug" in sys.argv))

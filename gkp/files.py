@@ -1,9 +1,15 @@
-"""Files that are never half written, hashes of what they hold, and downloads checked against them."""
+"""Files that are never half written, hashes of what they hold, and downloads checked against them.
+
+Nothing but plain files is read or replaced: reading a named pipe never ends, and replacing a device takes it
+from everybody on the machine. A symbolic link is followed: what it points to is replaced, the link stays.
+"""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import stat
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -20,21 +26,72 @@ def atomic_write_bytes(path: str | Path, data: bytes) -> None:
 
     The data go to a temporary file in the same folder, reach the disk, and are renamed. When
     anything fails (full disk, read-only folder, Ctrl-C), the temporary file is removed, the old
-    content stays, and the error reaches the caller. Missing parent folders are made.
+    content stays, and the error reaches the caller; an OSError names `path`. Missing parent folders are
+    made. FileExistsError for a folder, a device, a pipe or a socket; see `writable_place` for links.
+    """
+    target = writable_place(path)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # The name is shortened, since a temporary one is longer than what may be as long as names can be.
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:40]}.", suffix=".tmp")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, target)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        # Writing names no file, and the others name the temporary one.
+        raise type(error)(error.errno, error.strerror or str(error), str(path)) from error
+
+
+def writable_place(path: str | Path) -> Path:
+    """Where a file that is written to `path` goes: `path`, or what it links to.
+
+    FileExistsError when something is there that is no plain file, FileNotFoundError for a link to
+    nothing (a disk that is not mounted, mostly), OSError for links in a circle.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    target = Path(os.path.realpath(path)) if os.path.islink(path) else path
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        if target != path:
+            reason = f"a link to {target}, which is not there: remove the link or mend it"
+            raise FileNotFoundError(errno.ENOENT, reason, str(path)) from None
+        return path
+    if not stat.S_ISREG(mode):
+        reason = f"{kind_of(mode)}, which is never replaced: give another name"
+        raise FileExistsError(errno.EEXIST, reason, str(path))
+    return target
+
+
+def readable_file(path: str | Path) -> Path:
+    """`path` when a plain file is there (or a link to one); FileNotFoundError, or ValueError if not."""
+    path = Path(path)
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(f"there is no file {path}: check the name") from None
+    if not stat.S_ISREG(mode):
+        raise ValueError(f"{path} is {kind_of(mode)}: give a file")
+    return path
+
+
+def kind_of(mode: int) -> str:
+    """What a st_mode that is not a plain file's belongs to, in words."""
+    kinds = {
+        stat.S_IFDIR: "a folder",
+        stat.S_IFIFO: "a named pipe",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+    }
+    return kinds.get(stat.S_IFMT(mode), "no plain file")
 
 
 def atomic_write_text(path: str | Path, text: str) -> None:
@@ -48,8 +105,8 @@ def sha256_bytes(data: bytes) -> str:
 
 
 def sha256_file(path: str | Path) -> str:
-    """SHA-256 of the file's content in hex; reads it in pieces."""
-    with open(path, "rb") as file:
+    """SHA-256 of the file's content in hex; reads it in pieces. Errors as `readable_file`."""
+    with open(readable_file(path), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -65,7 +122,15 @@ def verify(path: str | Path, sha256: str) -> None:
 
 def cache_folder() -> Path:
     """Where downloads and decoded data are kept: GKP_CACHE if set, else ~/.cache/gkp."""
-    return Path(os.environ.get("GKP_CACHE") or "~/.cache/gkp").expanduser()
+    given = os.environ.get("GKP_CACHE")
+    try:
+        folder = Path(given or "~/.cache/gkp").expanduser()
+    except RuntimeError as error:  # no HOME, or ~ and the name of nobody
+        place = f"GKP_CACHE={given}" if given else "the cache ~/.cache/gkp"
+        raise ValueError(f"{place} has no place ({error}): set GKP_CACHE to a folder") from error
+    if not given and os.environ.get("HOME") == "":
+        raise ValueError("the cache ~/.cache/gkp has no place (HOME is empty): set GKP_CACHE to a folder")
+    return folder
 
 
 def download(

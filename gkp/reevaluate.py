@@ -9,15 +9,16 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
-from gkp import protocols, suites
+from gkp import data, protocols, suites, zoo
 from gkp.attacks import Attack
 from gkp.checkpoint import load_file
 from gkp.context import Context, TimedProgress
 from gkp.evaluate import unpack_bits
 from gkp.execute import attack_all
-from gkp.files import sha256_file
+from gkp.files import readable_file, sha256_file
 from gkp.progress import Progress
 from gkp.protocols import Entry
+from gkp.pruning import check_fits
 from gkp.records import Record, Store
 from gkp.run import pick_device
 from gkp.tables import attack_title, to_markdown
@@ -37,7 +38,9 @@ def suite(name: str, context: Context, images: int | None = None) -> tuple[str, 
     """
     suites.get(name)
     rows = []
-    for record in context.store.of_suite(name):
+    records = context.store.of_suite(name)
+    check_images(images, max((most_images(record) for record in records), default=0))
+    for record in records:
         once: dict[str, tuple[list[str], dict[str, Any]]] = {}
         for rule, kept in record.get("checkpoints", {}).items():
             if kept["file"] is not None:  # several rules may have chosen the same weights
@@ -60,6 +63,7 @@ def _compare(
     path = context.store.root / kept["file"]
     if not path.exists():
         raise FileNotFoundError(f"{path} is recorded but missing: restore it from git or run the suite again")
+    readable_file(path)
     damaged = sha256_file(path) != kept["sha256"]
     entries = [
         Entry(Attack(**metric["attack"]), min(images or metric["n"], metric["n"]))
@@ -84,6 +88,31 @@ def _compare(
             }
         )
     return rows
+
+
+def named(name: str, dataset: str | None, images: int | None, context: Context) -> str:
+    """`one` of a network by its name in `zoo.named_model`; ValueError where the images do not fit it."""
+    network, model, dataset = zoo.named_model(name, dataset)
+    if dataset not in data.DATASETS:
+        raise ValueError(
+            f"{name} is for {dataset}, whose images are not read here: in Python, give gkp.evaluate.accuracy "
+            "those of gkp.data.load_folder(...)"
+        )
+    check_fits(model, context.example(dataset).cpu(), name, dataset)
+    check_images(images, len(context.split(dataset, "test")))
+    return one(model, network, dataset, images, context)
+
+
+def check_images(images: int | None, there: int) -> None:
+    """ValueError for a number of images that is not there; 0 where nothing is known."""
+    if images is not None and (images < 1 or 0 < there < images):
+        raise ValueError(f"--images {images}: give a number from 1 to {there}, which are all there are")
+
+
+def most_images(record: Record) -> int:
+    """How many test images the record knows, at most."""
+    kept = record.get("checkpoints", {}).values()
+    return max((metric["n"] for each in kept for metric in each["metrics"].values()), default=0)
 
 
 def one(model: nn.Module, title: str, dataset: str, images: int | None, context: Context) -> str:

@@ -15,11 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from gkp import checkpoint, files, models, unpickle
+from gkp.nearest import shown, unknown
 
 # Checkpoints of our own runs, with manifest.json: {"suite/run.safetensors": {"sha256": ...}}
 SHIPPED = Path(__file__).resolve().parents[1] / "checkpoints"
 
 CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100, "imagenet": 1000}
+IMAGE_SIZES = {"digits": 32, "cifar10": 32, "cifar100": 32, "imagenet": 224}  # pixels, height and width
 
 AKAMASTER_URL = "https://github.com/akamaster/pytorch_resnet_cifar10/raw/master/pretrained_models/"
 # The file names carry the first eight digits of the SHA-256; all of them where a file was at hand.
@@ -39,6 +41,9 @@ AUTHORS_STAND_IN = "adv_robust_gkp_resnet20_cifar10_ba.safetensors"  # the same 
 # checkpoint.tensors_sha256 of the arrays; the hash of the file itself is not published
 AUTHORS_TENSORS = "ea5857c85d3b2f62a79b048d4f07baefd07e8e2de4b90ff490a872260afb8202"
 
+# Checkpoints of other tools, which are told from a mistyped name by their ending.
+FOREIGN = (".pt", ".pth", ".th", ".ckpt", ".bin", ".pkl", ".pickle", ".npz", ".npy", ".h5", ".onnx", ".tar")
+
 # The authors' names of layers, and ours.
 _AUTHORS_NAMES = (
     (r"^conv_1_3x3\b", "conv1"), (r"^bn_1\b", "bn1"), (r"^classifier\b", "linear"), (r"^stage_", "layer"),
@@ -46,7 +51,7 @@ _AUTHORS_NAMES = (
 )  # fmt: skip
 
 
-def load_model(name: str, *, dataset: str = "cifar10", weights: str | Path | None = None) -> nn.Module:
+def load_model(name: str | Path, *, dataset: str = "cifar10", weights: str | Path | None = None) -> nn.Module:
     """A network in eval mode: pixels (N, 3, H, W) in [0, 1] in, logits out.
 
     name: a network of `models.names()`, "torchvision:" and a network of torchvision's, the id
@@ -60,6 +65,7 @@ def load_model(name: str, *, dataset: str = "cifar10", weights: str | Path | Non
     unknown names (it lists the choices) or a damaged file (named, with expected and found hash).
     FileNotFoundError: a file is not there and cannot be downloaded.
     """
+    name = os.fspath(name)
     if name.endswith(".safetensors"):
         return checkpoint.load_file(name)
     if "/" in name:
@@ -67,7 +73,7 @@ def load_model(name: str, *, dataset: str = "cifar10", weights: str | Path | Non
     if weights is not None and str(weights).endswith(".safetensors"):
         return _own(name, weights)
     if dataset not in CLASSES:
-        raise ValueError(f"unknown data set {dataset!r}: choose one of {', '.join(CLASSES)}")
+        raise ValueError(unknown("data set", dataset, CLASSES))
     if name.startswith(checkpoint.TORCHVISION):
         return _torchvision(name, dataset, weights)
     if weights == "random":
@@ -75,14 +81,48 @@ def load_model(name: str, *, dataset: str = "cifar10", weights: str | Path | Non
     return _public(name, dataset, weights)
 
 
-def named_model(name: str, dataset: str) -> tuple[str, nn.Module]:
-    """(what it was made from, the network) for a `name` of `load_model`; errors as there.
+def named_model(name: str, dataset: str | None = None) -> tuple[str, nn.Module, str]:
+    """(what it was made from, the network, its data set) for a `name` of `load_model`; errors as there.
 
-    A .safetensors file says what it was made from; anything else is its own name.
+    dataset: as in `load_model`. A file of this tool, one shipped with it too, says what it was made from and
+    for; torchvision's weights are for ImageNet, other public ones for CIFAR-10. ValueError when `dataset`
+    is none of CLASSES or another than that, and for weights that are not finite numbers.
     """
-    if Path(name).suffix == ".safetensors":
-        return checkpoint.read_header(name)["network"], checkpoint.load_file(name)
-    return name, load_model(name, dataset=dataset)
+    if dataset is not None and dataset not in CLASSES:
+        raise ValueError(unknown("data set", dataset, CLASSES))
+    path = _path_of(name)
+    if path is not None:
+        loaded, header = checkpoint.load_file(path), checkpoint.read_header(path)
+        network, made_for = header["network"], str(header.get("dataset"))
+    else:
+        network = name
+        made_for = "imagenet" if name.startswith(checkpoint.TORCHVISION) else dataset or "cifar10"
+        loaded = load_model(name, dataset=made_for)
+    if dataset is None and made_for not in CLASSES:
+        raise ValueError(f"{name} is for {shown(made_for)}: give --dataset, one of {', '.join(CLASSES)}")
+    if dataset is not None and made_for in CLASSES and made_for != dataset:
+        raise ValueError(f"{name} is for {made_for}, not for {dataset}: leave --dataset out")
+    damaged = [key for key, value in loaded.state_dict().items() if not value.isfinite().all()]
+    if damaged:
+        raise ValueError(
+            f"{name} has weights that are no finite numbers in {damaged[0]}"
+            f"{f' and {len(damaged) - 1} more' if len(damaged) > 1 else ''}: its training diverged, or the "
+            "file is damaged; give another"
+        )
+    return network, loaded, dataset or made_for
+
+
+def _path_of(name: str) -> Path | None:
+    """The file behind a name that is a path, or the id of a shipped checkpoint; None for a network's name."""
+    path = Path(name)
+    if path.suffix == ".safetensors":
+        return files.readable_file(path)
+    if os.path.lexists(name) and name not in models.names() or path.suffix in FOREIGN:
+        raise ValueError(
+            f"{shown(name)} is no .safetensors file of this tool: load it in Python and save it with "
+            "gkp.checkpoint.save_model"
+        )
+    return _shipped_file(name) if "/" in name else None
 
 
 def tensors_into(model: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:
@@ -94,10 +134,8 @@ def tensors_into(model: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:
 
 def _public(name: str, dataset: str, weights: str | Path | None) -> nn.Module:
     if name not in models.names():
-        choices = (
-            f"{', '.join(models.names())}, torchvision:..., a suite/run of checkpoints/, a .safetensors file"
-        )
-        raise ValueError(f"unknown network {name!r}: choose one of {choices}")
+        others = ("torchvision:...", "a suite/run of checkpoints/", "a .safetensors file")
+        raise ValueError(unknown("network", name, models.names(), also=others))
     weights = weights or ("authors" if name == "resnet20" else "akamaster")
     available = {"authors": ("resnet20",), "akamaster": tuple(AKAMASTER)}
     if weights not in available:
@@ -178,6 +216,10 @@ def _own(name: str, path: str | Path) -> nn.Module:
 
 
 def _shipped(name: str) -> nn.Module:
+    return checkpoint.load_file(_shipped_file(name))
+
+
+def _shipped_file(name: str) -> Path:
     manifest = SHIPPED / "manifest.json"
     if not manifest.is_file():
         raise FileNotFoundError(
@@ -186,13 +228,13 @@ def _shipped(name: str) -> nn.Module:
     entries = json.loads(manifest.read_text(encoding="utf-8"))
     file = f"{name}.safetensors"
     if file not in entries:
-        choices = ", ".join(sorted(entry.removesuffix(".safetensors") for entry in entries))
-        raise ValueError(f"unknown checkpoint {name!r}: choose one of {choices}")
+        choices = sorted(entry.removesuffix(".safetensors") for entry in entries)
+        raise ValueError(unknown("checkpoint", name, choices, more=f"all of them stand in {manifest}"))
     path = SHIPPED / file
     if not path.is_file():
         raise FileNotFoundError(f"{path} is in the manifest but missing: restore it with git checkout")
     files.verify(path, entries[file]["sha256"])
-    return checkpoint.load_file(path)
+    return path
 
 
 def _offline(file: str, folder: str) -> Path | None:
