@@ -167,7 +167,7 @@ def output_file(path: Path, model: str) -> None:
 def existing_folder(option: str, path: Path) -> None:
     """ValueError unless files can be made in this folder."""
     if not path.is_dir():
-        what = "is not a folder" if path.exists() else "is no folder yet: make it first"
+        what = "is not a folder: give another" if path.exists() else "is no folder yet: make it first"
         raise ValueError(f"{option}: {path} {what}")
     if not os.access(path, os.W_OK | os.X_OK):
         raise PermissionError(f"{option}: you may not write to {path}: choose another folder")
@@ -197,16 +197,19 @@ def environment(variables: Mapping[str, str]) -> None:
 
 def plugins(paths: Sequence[Path]) -> None:
     """Load plug-in files, those of GKP_PLUGINS too; ValueError names the file and line that failed."""
-    known = [str(path.resolve()) for path in paths]
-    known += os.environ.get("GKP_PLUGINS", "").split(os.pathsep)
+    listed = [Path(entry) for entry in os.environ.get("GKP_PLUGINS", "").split(os.pathsep) if entry]
+    known = [str(path.resolve()) for path in (*listed, *paths)]
     try:
         from gkp.pruners import plugins as loader
 
+        loader.load_from_environment()
         loader.load(paths)
     except (Exception, SystemExit) as error:
         # What such a file may raise nobody knows; --debug shows all of it.
         frames = traceback.extract_tb(error.__traceback__)
         line = next((frame for frame in reversed(frames) if frame.filename in known), None)
+        if isinstance(error, ValueError) and line is None:
+            raise ValueError(f"{error}; mend the file, or leave it out") from error
         if line is None:
             raise  # of the loader itself, which says what is wrong
         raise ValueError(

@@ -34,6 +34,7 @@ import torch
 from torch import Tensor
 
 from gkp.evaluate import unpack_bits
+from gkp.files import readable_file
 from gkp.intervals import FEWEST, paired_difference, student
 from gkp.records import Record
 
@@ -150,10 +151,10 @@ class Verdict:
 def load(path: str | Path = CLAIMS) -> list[Claim]:
     """Read the claims; ValueError names the file and the claim that is not well formed."""
     try:
-        tables = tomllib.loads(Path(path).read_text("utf-8")).get("claim", [])
+        tables = tomllib.loads(readable_file(path).read_text("utf-8")).get("claim", [])
         claims = [Claim(**table) for table in tables]
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{path}: {error}; mend it, or restore it from git") from error
     ids = [claim.id for claim in claims]
     if len(set(ids)) != len(ids):
         raise ValueError(f"{path}: two claims share an id")

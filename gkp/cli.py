@@ -13,21 +13,6 @@ from typing import Annotated
 import typer
 
 from gkp import arguments, terminal
-from gkp.arguments import (
-    AnySuite,
-    BudgetMinutes,
-    Dataset,
-    Device,
-    Download,
-    Epochs,
-    Groups,
-    Images,
-    Jobs,
-    Minutes,
-    Rate,
-    Root,
-    SuiteName,
-)
 
 app = typer.Typer(
     help="Grouped kernel pruning and what it does to robustness: prune, attack, compare, report.",
@@ -59,9 +44,9 @@ def prune(
     output: Annotated[Path, typer.Option(help="Where the pruned network goes, a .safetensors file.")],
     model: Annotated[str, typer.Option(help="A name of the zoo, or a .safetensors file of this tool.")],
     method: Annotated[str, typer.Option(help="Which method; `python -m gkp list` names them.")] = "sr-gkp",
-    rate: Rate = 0.4375,
-    groups: Groups = None,
-    dataset: Dataset = None,
+    rate: arguments.Rate = 0.4375,
+    groups: arguments.Groups = None,
+    dataset: arguments.Dataset = None,
     option: Annotated[
         list[str] | None, typer.Option(help="NAME=VALUE, an option of the method, see `list`; repeatable.")
     ] = None,
@@ -69,9 +54,9 @@ def prune(
         list[Path] | None,
         typer.Option(help="A file of the network from earlier in its training, for tmi-gkp; repeatable."),
     ] = None,
-    epochs: Epochs = None,
-    device: Device = "cpu",
-    download: Download = False,
+    epochs: arguments.Epochs = None,
+    device: arguments.Device = "cpu",
+    download: arguments.Download = False,
 ) -> None:
     """Prune a network, say what it costs before and after, and save it.
 
@@ -89,13 +74,13 @@ def prune(
 
 @app.command()
 def evaluate(
-    suite: AnySuite = None,
+    suite: arguments.AnySuite = None,
     model: Annotated[str | None, typer.Option(help="One network instead: a zoo name or a file.")] = None,
-    dataset: Dataset = None,
-    images: Images = None,
-    root: Root = Path("."),
-    device: Device = "auto",
-    download: Download = False,
+    dataset: arguments.Dataset = None,
+    images: arguments.Images = None,
+    root: arguments.Root = Path("."),
+    device: arguments.Device = "auto",
+    download: arguments.Download = False,
 ) -> None:
     """Attack the shipped checkpoints of a suite again and compare with their records; or attack one network.
 
@@ -123,12 +108,12 @@ def evaluate(
 
 @app.command()
 def run(
-    suite: SuiteName,
-    budget_minutes: BudgetMinutes = None,
-    jobs: Jobs = 1,
-    root: Root = Path("."),
-    device: Device = "auto",
-    download: Download = False,
+    suite: arguments.SuiteName,
+    budget_minutes: arguments.BudgetMinutes = None,
+    jobs: arguments.Jobs = 1,
+    root: arguments.Root = Path("."),
+    device: arguments.Device = "auto",
+    download: arguments.Download = False,
 ) -> None:
     """Prune, fine-tune and attack everything of a suite that has no record yet.
 
@@ -168,17 +153,17 @@ def run(
 
 @app.command()
 def fill(
-    minutes: Minutes,
+    minutes: arguments.Minutes,
     out: Annotated[Path, typer.Option(help="An empty folder for the archives, at most 8 of 16 MiB.")],
-    jobs: Jobs = 1,
+    jobs: arguments.Jobs = 1,
     suite: Annotated[
         list[str] | None, typer.Option(help="Only this suite; repeatable, the most valuable first.")
     ] = None,
     cuda_graphs: Annotated[
         bool, typer.Option("--cuda-graphs", help="Replay training steps as CUDA graphs; nothing on a CPU.")
     ] = False,
-    root: Root = Path("."),
-    device: Device = "auto",
+    root: arguments.Root = Path("."),
+    device: arguments.Device = "auto",
 ) -> None:
     """Fill a given time with the most valuable unfinished runs, and pack the results for another machine.
 
@@ -217,7 +202,7 @@ def fill(
 @app.command()
 def unpack(
     places: Annotated[list[Path], typer.Argument(help="Folders that `fill` packed into, or archives.")],
-    root: Root = Path("."),
+    root: arguments.Root = Path("."),
 ) -> None:
     """Put packed records, weights and training states into this repository.
 
@@ -233,11 +218,11 @@ def unpack(
 
 @app.command()
 def report(
-    suite: AnySuite = None,
+    suite: arguments.AnySuite = None,
     check: Annotated[
         bool, typer.Option("--check", help="Change nothing; fail when something shown differs.")
     ] = False,
-    root: Root = Path("."),
+    root: arguments.Root = Path("."),
 ) -> None:
     """Make tables and figures from the records, fill in the README, and print the verdict on every claim."""
     arguments.suites([] if suite is None else [suite])
@@ -286,7 +271,7 @@ def notebooks(
     write: Annotated[
         bool, typer.Option("--write", help="Replace the committed notebooks; else the result is in work/.")
     ] = False,
-    root: Root = Path("."),
+    root: arguments.Root = Path("."),
 ) -> None:
     """Execute the notebooks with papermill, by the Python that runs this."""
     arguments.suites([] if suite is None else [suite])

@@ -180,11 +180,13 @@ def parameter_defaults(path: Path) -> dict[str, Any]:
 
     ValueError names a file that is no notebook.
     """
+    import nbformat
     import papermill
 
+    readable_file(path)
     try:
-        found = papermill.inspect_notebook(str(readable_file(path)))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:  # what nbformat meets in other files
+        found = papermill.inspect_notebook(str(path))
+    except (ValueError, KeyError, TypeError, AttributeError, nbformat.ValidationError) as error:
         raise ValueError(f"{path} is damaged or no notebook: restore it from git") from error
     return {name: _literal(about["default"]) for name, about in found.items()}
 

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from gkp import assignments, checkpoint, cost, data, pruners, zoo
 from gkp.data import Split
-from gkp.files import readable_file
 from gkp.nearest import shown, unknown
 from gkp.pruners import Method
 from gkp.recipe import SHORT
@@ -46,6 +45,7 @@ def prune_to_file(output: Path, model: str, dataset: str | None, wanted: Wanted)
     size = zoo.IMAGE_SIZES[dataset]
     example = torch.zeros(1, 3, size, size)
     check_fits(original, example, model, dataset)
+    check_snapshots(original, options.get("snapshots", ()))
     before = cost.count(original, example)
     images = training_images(method, dataset, wanted)
     if "images" in options and images is not None and options["images"] > len(images):
@@ -115,9 +115,16 @@ def method_options(method: Method, wanted: Wanted) -> dict[str, Any]:
             raise ValueError(unknown(f"{method.name} option", name, known, more=more))
         assignments.like(name, value, known[name], f"--option of {method.name}")
     if wanted.snapshots:
-        loaded = (checkpoint.load_file(readable_file(path)) for path in wanted.snapshots)
-        options["snapshots"] = [network.state_dict() for network in loaded]
+        options["snapshots"] = [zoo.own_file(path)[0].state_dict() for path in wanted.snapshots]
     return options
+
+
+def check_snapshots(network: nn.Module, snapshots: Sequence[dict[str, Tensor]]) -> None:
+    """ValueError for a snapshot that is not of this network."""
+    shapes = {name: value.shape for name, value in network.state_dict().items()}
+    for number, snapshot in enumerate(snapshots, start=1):
+        if {name: value.shape for name, value in snapshot.items()} != shapes:
+            raise ValueError(f"--snapshot number {number} is of another network: give files of this very one")
 
 
 def training_images(method: Method, dataset: str, wanted: Wanted) -> Split | None:

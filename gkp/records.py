@@ -41,11 +41,11 @@ import torch
 from gkp import suites
 from gkp.checkpoint import tensors_sha256
 from gkp.configuration import VERSION, Run
-from gkp.files import atomic_write_text, sha256_file
+from gkp.files import atomic_write_text, readable_file, sha256_file
+from gkp.record_parts import wrong_parts
 from gkp.rounded import rounds
 
 Record = dict[str, Any]
-REQUIRED = ("version", "hash", "suite", "stem", "config", "provenance")
 CODE = Path(__file__).resolve().parents[1]  # the repository that this code is in
 NAME = re.compile(r"[^\s,:]+")  # an attack's name, among the words of a sentence
 TOLERANCE = 0.01  # of a target of MACs
@@ -84,18 +84,17 @@ class Store:
     def read(self, path: str | Path) -> Record:
         """Read one record; DamagedRecord when it is not whole or not what its name says."""
         path = Path(path)
-        return self.parse(path.read_bytes(), path)
+        return self.parse(readable_file(path).read_bytes(), path)
 
     def parse(self, data: bytes, path: Path) -> Record:
         """The same for the content of a file that is to be `path`."""
         advice = "delete it and run the suite again, or restore it from git"
         try:
             record = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DamagedRecord(f"damaged record {path}: {error}; {advice}") from error
-        missing = [key for key in REQUIRED if not isinstance(record, dict) or key not in record]
-        if missing:
-            raise DamagedRecord(f"damaged record {path}: no {', '.join(missing)}; {advice}")
+        if wrong := wrong_parts(record):
+            raise DamagedRecord(f"damaged record {path}: no (right) {', '.join(wrong)}; {advice}")
         if record["version"] != VERSION or path.stem != record["stem"]:
             raise DamagedRecord(f"{path} holds {record['stem']} of version {record['version']}; {advice}")
         return record

@@ -92,7 +92,9 @@ def read_archive(path: Path) -> dict[str, bytes]:
     listed = _contents(path, files.pop(CONTENTS, b""))
     for name in files:
         if not any(pattern.fullmatch(name) for pattern in (RECORD, WEIGHTS, STATE, SNAPSHOT)):
-            raise PackError(f"{path}: {name!r} is no record, weights or training state of a store")
+            raise PackError(
+                f"{path}: {name!r} is no record, weights or training state of a store: leave it out"
+            )
     if set(files) != set(listed):
         raise PackError(f"{path} is damaged: what it holds is not what it lists; fetch it again")
     for name, data in files.items():

@@ -9,6 +9,7 @@ import json
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -90,18 +91,17 @@ def named_model(name: str, dataset: str | None = None) -> tuple[str, nn.Module, 
     """
     if dataset is not None and dataset not in CLASSES:
         raise ValueError(unknown("data set", dataset, CLASSES))
-    path = _path_of(name)
+    path, network = _path_of(name), name
+    made_for = "imagenet" if name.startswith(checkpoint.TORCHVISION) else dataset or "cifar10"
     if path is not None:
-        loaded, header = checkpoint.load_file(path), checkpoint.read_header(path)
+        loaded, header = own_file(path)
         network, made_for = header["network"], str(header.get("dataset"))
-    else:
-        network = name
-        made_for = "imagenet" if name.startswith(checkpoint.TORCHVISION) else dataset or "cifar10"
-        loaded = load_model(name, dataset=made_for)
     if dataset is None and made_for not in CLASSES:
         raise ValueError(f"{name} is for {shown(made_for)}: give --dataset, one of {', '.join(CLASSES)}")
     if dataset is not None and made_for in CLASSES and made_for != dataset:
         raise ValueError(f"{name} is for {made_for}, not for {dataset}: leave --dataset out")
+    if path is None:
+        loaded = load_model(name, dataset=made_for)
     damaged = [key for key, value in loaded.state_dict().items() if not value.isfinite().all()]
     if damaged:
         raise ValueError(
@@ -112,11 +112,19 @@ def named_model(name: str, dataset: str | None = None) -> tuple[str, nn.Module, 
     return network, loaded, dataset or made_for
 
 
+def own_file(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
+    """The network in a file of this tool, and what the file says of itself; errors say what to give."""
+    try:
+        return checkpoint.load_file(files.readable_file(path)), checkpoint.read_header(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; give a file that gkp.checkpoint.save_model wrote") from error
+
+
 def _path_of(name: str) -> Path | None:
     """The file behind a name that is a path, or the id of a shipped checkpoint; None for a network's name."""
     path = Path(name)
     if path.suffix == ".safetensors":
-        return files.readable_file(path)
+        return path
     if os.path.lexists(name) and name not in models.names() or path.suffix in FOREIGN:
         raise ValueError(
             f"{shown(name)} is no .safetensors file of this tool: load it in Python and save it with "
@@ -229,7 +237,7 @@ def _shipped_file(name: str) -> Path:
     file = f"{name}.safetensors"
     if file not in entries:
         choices = sorted(entry.removesuffix(".safetensors") for entry in entries)
-        raise ValueError(unknown("checkpoint", name, choices, more=f"all of them stand in {manifest}"))
+        raise ValueError(unknown("checkpoint", name, choices, more=f"choose one of those in {manifest}"))
     path = SHIPPED / file
     if not path.is_file():
         raise FileNotFoundError(f"{path} is in the manifest but missing: restore it with git checkout")
