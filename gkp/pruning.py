@@ -42,7 +42,7 @@ def prune_to_file(output: Path, model: str, dataset: str | None, wanted: Wanted)
     method = checked_method(wanted)
     options = method_options(method, wanted)
     network, original, dataset = zoo.named_model(model, dataset)
-    size = zoo.IMAGE_SIZES[dataset]
+    size = data.IMAGE_SIZES[dataset]
     example = torch.zeros(1, 3, size, size)
     check_fits(original, example, model, dataset)
     check_snapshots(original, options.get("snapshots", ()))

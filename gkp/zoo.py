@@ -22,7 +22,6 @@ from gkp.nearest import shown, unknown
 SHIPPED = Path(__file__).resolve().parents[1] / "checkpoints"
 
 CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100, "imagenet": 1000}
-IMAGE_SIZES = {"digits": 32, "cifar10": 32, "cifar100": 32, "imagenet": 224}  # pixels, height and width
 
 AKAMASTER_URL = "https://github.com/akamaster/pytorch_resnet_cifar10/raw/master/pretrained_models/"
 # The file names carry the first eight digits of the SHA-256; all of them where a file was at hand.
