@@ -6,60 +6,90 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing.connection import wait
 from typing import TYPE_CHECKING
 
 import torch
 
 from gkp.context import Context
 from gkp.progress import Progress
+from gkp.threads import most_threads
 
 if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
     from multiprocessing.context import SpawnProcess
-    from multiprocessing.queues import SimpleQueue
 
     from gkp.run import Queue
 
 WATCH_SECONDS = 0.5
 PATIENCE_SECONDS = 5.0  # for a process that was asked to end
+ORPHAN_SECONDS = 2.0  # the same for one whose parent is gone, and with it whoever could insist
 
 
 def work_together(
-    queue: Queue, jobs: int, context: Context, watch: Callable[[], bool] | None = None
+    queue: Queue,
+    jobs: int,
+    context: Context,
+    watch: Callable[[], bool] | None = None,
+    threads: int | None = None,
 ) -> dict[str, str]:
     """`gkp.run.work` in `jobs` processes at once; the reasons of the runs that failed.
 
-    watch: called twice a second; when it returns True the processes are stopped, which costs each at most
-    the epoch it is in. Raises RuntimeError when a process ended for another reason than that.
+    The processes end with this one, however it ends.
+    watch: called about twice a second; when it returns True the processes are stopped, which costs each at
+    most the epoch it is in. threads: of each process, by default its share of the cores.
+    Raises RuntimeError when a process ended for another reason than that.
     """
-    spawn = multiprocessing.get_context("spawn")
-    reports = spawn.SimpleQueue()
     mode = "lines" if context.progress and context.progress.mode != "off" else "off"
     # A clock that every process reads alike; what starting them takes is part of the time.
     end = None if context.deadline is None else time.time() + context.deadline - time.monotonic()
     given = replace(context, progress=None, deadline=None, splits={})
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    processes = [
-        spawn.Process(target=_worker, args=(queue, given, mode, end, threads, reports)) for _ in range(jobs)
-    ]
-    for process in processes:
-        process.start()
-    stopped = False
+    threads = threads or max(1, (os.cpu_count() or 1) // jobs)
+    if threads * jobs > most_threads():
+        # For processes started from here on: threads that spin would keep those of the others from working.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    processes: list[SpawnProcess] = []
     try:
-        while not stopped and any(process.is_alive() for process in processes):
-            time.sleep(WATCH_SECONDS)
-            stopped = watch is not None and watch()
+        reports = [_start(processes, (queue, given, mode, end, threads)) for _ in range(jobs)]
+        failed, stopped = _collect(reports, watch)
+        for process in processes if not stopped else ():
+            process.join()
     finally:
         _stop(processes)
-    failed: dict[str, str] = {}
-    while not reports.empty():
-        failed |= reports.get()
     crashed = sum(process.exitcode != 0 for process in processes)
     if crashed and not stopped:
         raise RuntimeError(f"{crashed} of {jobs} processes ended early; what they said stands above")
     return failed
+
+
+def _start(processes: list[SpawnProcess], arguments: tuple) -> Connection:
+    """Start a process and add it to `processes`; where it sends its report, a pipe that ends with it."""
+    spawn = multiprocessing.get_context("spawn")
+    reports, sender = spawn.Pipe(duplex=False)
+    process = spawn.Process(target=_worker, args=(*arguments, sender), daemon=True)
+    process.start()
+    processes.append(process)
+    sender.close()  # here; the process has its own
+    return reports
+
+
+def _collect(reports: list[Connection], watch: Callable[[], bool] | None) -> tuple[dict[str, str], bool]:
+    """What all processes report until they end, and whether `watch` asked to stop before that."""
+    failed: dict[str, str] = {}
+    while reports:
+        ready = wait(reports, None if watch is None else WATCH_SECONDS)
+        for report in [report for report in reports if report in ready]:
+            try:
+                failed |= report.recv()
+            except EOFError:
+                reports.remove(report)
+        if watch is not None and watch():
+            return failed, True
+    return failed, False
 
 
 def _stop(processes: list[SpawnProcess]) -> None:
@@ -75,16 +105,35 @@ def _stop(processes: list[SpawnProcess]) -> None:
 
 
 def _worker(
-    queue: Queue, context: Context, mode: str, end: float | None, threads: int, reports: SimpleQueue
+    queue: Queue, context: Context, mode: str, end: float | None, threads: int, reports: Connection
 ) -> None:
-    from gkp.run import work
-
     # As an exception, so that files being written are removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    end_with_parent()
+    from gkp.run import work
+
     torch.set_num_threads(threads)
     context.progress = Progress(mode)
     context.deadline = None if end is None else time.monotonic() + end - time.time()
     try:
-        reports.put(work(queue, context))
+        reports.send(work(queue, context))
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def end_with_parent() -> None:
+    """End this process of `multiprocessing` as soon as the one that started it is gone.
+
+    Called by the main thread. A process that was killed cannot end its children. The system closes its end of
+    the pipe that `multiprocessing` keeps between the two, which a thread here waits for; nothing is polled.
+    """
+    parent, main = multiprocessing.parent_process(), threading.get_ident()
+    assert parent is not None  # this is a process of multiprocessing
+
+    def watch() -> None:
+        parent.join()
+        signal.pthread_kill(main, signal.SIGTERM)  # wakes the main thread where it waits
+        time.sleep(ORPHAN_SECONDS)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="end with parent", daemon=True).start()
