@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
+
+from gkp.logits import NO_GRADIENT, check_classes, forward, peaks, refuse_not_finite, usable
 
 SPACES = ("pixel", "normalized")
 LOSSES = ("float32", "float64")
@@ -45,6 +47,27 @@ def allowed_box(model: nn.Module, x: Tensor, eps: float, space: str) -> Box:
     return Box(std, radius, lowest, torch.minimum(x + radius, high.clamp(min=1.0)))
 
 
+@dataclass
+class Trace:
+    """What the attack on one batch met. `zero_gradient`: bool (N,), where its first gradient, the one at
+    the images themselves, was exactly zero; None before there was one."""
+
+    zero_gradient: Tensor | None = None
+    largest: list[Tensor] = field(default_factory=list)  # (N,) for each forward pass, not looked at yet
+
+    def saw(self, logits: Tensor, gradient: Tensor | None = None) -> None:
+        self.largest.append(peaks(logits))
+        if gradient is not None and self.zero_gradient is None:
+            self.zero_gradient = peaks(gradient) == 0
+
+    def check(self, adversarial: Tensor) -> None:
+        """NotFinite where logits were, or a gradient, which makes pixels NaN. Waits for a GPU once."""
+        pixels, seen = peaks(adversarial), torch.stack(self.largest).amax(0)
+        if not torch.isfinite(pixels + seen).all():
+            refuse_not_finite(seen)
+            refuse_not_finite(pixels, "the gradients at the pixels")
+
+
 def ascend(
     model: nn.Module,
     start: Tensor,
@@ -53,28 +76,47 @@ def ascend(
     step: float,
     iterations: int,
     loss: str = LOSSES[0],
+    *,
+    labels: tuple[int, int],
+    trace: Trace,
 ) -> Tensor:
     """`iterations` signed-gradient steps on the cross-entropy with `y`, each projected onto the box.
 
     The sign of the gradient is the same in pixels and in normalised units (std > 0), so that one loop serves
-    both spaces.
+    both spaces. labels: the lowest and the highest of `y`, for which no GPU is asked here; ValueError where
+    the network has no such class, or gives no gradient. trace: takes note of what is checked at the end.
     """
-    adversarial = start.detach()
-    for _ in range(iterations):
-        adversarial = adversarial.requires_grad_()
-        with torch.enable_grad():
-            # The sum keeps every image's gradient independent of the batch it happens to be in.
-            logits = model(adversarial).to(getattr(torch, loss))
-            ascended = F.cross_entropy(logits, y, reduction="sum")
-        (gradient,) = torch.autograd.grad(ascended, adversarial)
-        adversarial = box.project(adversarial.detach() + step * box.scale * gradient.sign())
+    with torch.inference_mode(False):
+        adversarial, y = usable(start.detach()), usable(y)
+        for _ in range(iterations):
+            adversarial = adversarial.requires_grad_()
+            with torch.enable_grad():
+                logits = forward(model, adversarial)
+                check_classes(*labels, logits.shape[1])
+                gradient = cross_entropy_gradient(logits.to(getattr(torch, loss)), adversarial, y)
+            trace.saw(logits, gradient)
+            adversarial = box.project(adversarial.detach() + step * box.scale * gradient.sign())
     return adversarial
 
 
-def more_damaging(model: nn.Module, new: Tensor, old: Tensor, y: Tensor) -> Tensor:
+def cross_entropy_gradient(logits: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Of the cross-entropy at the pixels x; ValueError where the logits do not depend on them."""
+    # The sum keeps every image's gradient independent of the batch it happens to be in.
+    ascended = F.cross_entropy(logits, y, reduction="sum")
+    if not ascended.requires_grad:
+        raise ValueError(NO_GRADIENT)
+    (gradient,) = torch.autograd.grad(ascended, x, allow_unused=True)
+    if gradient is None:
+        raise ValueError(NO_GRADIENT)
+    return gradient
+
+
+def more_damaging(model: nn.Module, new: Tensor, old: Tensor, y: Tensor, trace: Trace) -> Tensor:
     """(N,) bool: whether `new` hurts more than `old`; misclassification outranks any loss."""
     with torch.no_grad():
-        logits = [model(x) for x in (new, old)]
+        logits = [forward(model, x) for x in (new, old)]
+    for found in logits:
+        trace.saw(found)
     new_wrong, old_wrong = (z.argmax(1) != y for z in logits)
     new_loss, old_loss = (F.cross_entropy(z, y, reduction="none") for z in logits)
     return (new_wrong & ~old_wrong) | ((new_wrong == old_wrong) & (new_loss > old_loss))

@@ -25,8 +25,9 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor, nn
 
-from gkp.ascent import LOSSES, SPACES, allowed_box, ascend, choose, more_damaging, uniform
+from gkp.ascent import LOSSES, SPACES, Trace, allowed_box, ascend, choose, more_damaging, uniform
 from gkp.frequency import high_pass
+from gkp.logits import class_labels, logits
 
 LABELS = ("true", "predicted")
 KINDS = ("none", "highpass", "fgsm", "pgd", "autoattack")
@@ -41,20 +42,24 @@ def fgsm(
     space: str = "pixel",
     labels: str = "true",
     loss: str = "float32",
+    trace: Trace | None = None,
 ) -> Tensor:
     """One signed-gradient step of length eps: clip(x + eps * sign(grad of the loss at x)).
 
     x: float32 (N, C, H, W) in [0, 1]; y: integer (N,). `labels="predicted"` replaces y by the model's
     own clean predictions, as the released evaluation does; `loss` is the type in which the cross-entropy
-    of the logits is taken, "float32" or "float64". Returns float32 of x's shape.
-    Raises ValueError for arguments out of range.
+    of the logits is taken, "float32" or "float64". trace: filled with what the attack met. Returns float32
+    of x's shape. Raises ValueError for arguments out of range, for labels that are none of the network's
+    classes, and for a network whose output is no finite logits (N, classes) with a gradient.
     """
-    check_inputs(x, y, eps, labels)
+    y, span = check_inputs(x, y, eps, labels)
     choose("loss", loss, LOSSES)
-    box = allowed_box(model, x, eps, space)
+    box, trace = allowed_box(model, x, eps, space), trace or Trace()
     with frozen(model):
         y = _targets(model, x, y, labels)
-        return ascend(model, x, y, box, step=eps, iterations=1, loss=loss)
+        found = ascend(model, x, y, box, step=eps, iterations=1, loss=loss, labels=span, trace=trace)
+    trace.check(found)
+    return found
 
 
 def pgd(
@@ -69,6 +74,7 @@ def pgd(
     space: str = "pixel",
     labels: str = "true",
     generator: Generator | None = None,
+    trace: Trace | None = None,
 ) -> Tensor:
     """`iterations` signed-gradient steps of length `step`, each projected back onto the box.
 
@@ -78,17 +84,18 @@ def pgd(
     random starts (default: torch's global one). Arguments, result and errors otherwise as in `fgsm`;
     `step` is in the units of `space`.
     """
-    check_inputs(x, y, eps, labels)
+    y, span = check_inputs(x, y, eps, labels)
     _check_steps(step, iterations, restarts)
-    box = allowed_box(model, x, eps, space)
+    box, trace = allowed_box(model, x, eps, space), trace or Trace()
     with frozen(model):
         y = _targets(model, x, y, labels)
-        best = ascend(model, x, y, box, step, iterations)
+        best = ascend(model, x, y, box, step, iterations, labels=span, trace=trace)
         for _ in range(restarts):
             start = box.project(x + box.radius * uniform(x, generator))
-            found = ascend(model, start, y, box, step, iterations)
-            worse = more_damaging(model, found, best, y)
+            found = ascend(model, start, y, box, step, iterations, labels=span, trace=trace)
+            worse = more_damaging(model, found, best, y, trace)
             best = torch.where(worse.view(-1, 1, 1, 1), found, best)
+    trace.check(best)
     return best
 
 
@@ -145,17 +152,24 @@ class Attack:
         return torch.Generator().manual_seed(self.seed)
 
     def perturb(
-        self, model: nn.Module, x: Tensor, y: Tensor, *, generator: Generator | None = None
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        *,
+        generator: Generator | None = None,
+        trace: Trace | None = None,
     ) -> Tensor:
         """Adversarial images for x, as `fgsm` and `pgd`; `generator` defaults to a fresh one from `seed`."""
         if self.kind == "none":
             return x
         if self.kind == "highpass":
-            return high_pass(x, self.theta, model.get_buffer("normalize.mean"))
+            return high_pass(x, self.theta, _mean(model).to(x))
         if self.kind == "autoattack":
             raise ValueError("Attack.perturb cannot run AutoAttack: call gkp.autoattack.autoattack")
         if self.kind == "fgsm":
-            return fgsm(model, x, y, eps=self.eps, space=self.space, labels=self.labels, loss=self.loss)
+            options = {"space": self.space, "labels": self.labels, "loss": self.loss}
+            return fgsm(model, x, y, eps=self.eps, trace=trace, **options)
         return pgd(
             model,
             x,
@@ -167,6 +181,7 @@ class Attack:
             space=self.space,
             labels=self.labels,
             generator=generator or self.generator(),
+            trace=trace,
         )
 
 
@@ -191,7 +206,17 @@ def _targets(model: nn.Module, x: Tensor, y: Tensor, labels: str) -> Tensor:
     if labels == "true":
         return y
     with torch.no_grad():
-        return model(x).argmax(1)
+        return logits(model, x).argmax(1)
+
+
+def _mean(model: nn.Module) -> Tensor:
+    mean = getattr(getattr(model, "normalize", None), "mean", None)
+    if not isinstance(mean, Tensor):
+        raise ValueError(
+            "the high-pass filter works around model.normalize.mean, which this network does not have: "
+            "wrap it so that gkp.models.Normalize is its first layer, under the name normalize"
+        )
+    return mean
 
 
 def length_text(value: float, space: str = "pixel") -> str:
@@ -202,20 +227,28 @@ def length_text(value: float, space: str = "pixel") -> str:
     return f"{value:.10g}"
 
 
-def check_inputs(x: Tensor, y: Tensor, eps: float, labels: str = "true") -> None:
-    """ValueError unless x is float32 (N, C, H, W) in [0, 1], y integer (N,), eps finite and >= 0."""
+def check_inputs(x: Tensor, y: Tensor, eps: float, labels: str = "true") -> tuple[Tensor, tuple[int, int]]:
+    """y as int64, and its lowest and highest label. Waits for a GPU once.
+
+    ValueError unless x is float32 (N, C, H, W) in [0, 1], y of an integer type (N,), eps finite and >= 0.
+    """
     _check_eps(eps)
     choose("labels", labels, LABELS)
+    if not isinstance(x, Tensor):
+        raise ValueError(f"x is a {type(x).__name__}: give a float32 tensor of pixels, (N, C, H, W)")
     if x.ndim != 4 or x.dtype != torch.float32:
         raise ValueError(
             f"x has shape {tuple(x.shape)} and type {x.dtype}: give float32 pixels of shape (N, C, H, W)"
         )
-    if y.shape != x.shape[:1] or y.is_floating_point():
-        raise ValueError(
-            f"y has shape {tuple(y.shape)} and type {y.dtype}: give one integer label per image, ({len(x)},)"
-        )
-    if x.numel() and not bool(((x >= 0) & (x <= 1)).all()):
+    y = class_labels(y, len(x))
+    if not x.numel():
+        return y, (0, -1)
+    # The images' device may be a GPU and the labels' not, or the other way round.
+    inside = ((x >= 0) & (x <= 1)).all().to(y.device, y.dtype)
+    valid, lowest, highest = torch.stack([inside, *y.aminmax()]).tolist()
+    if not valid:
         raise ValueError("x leaves [0, 1]: give pixels, not normalised images (the model normalises)")
+    return y, (lowest, highest)
 
 
 def _check_eps(eps: float) -> None:

@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from gkp.attacks import Attack, check_inputs, frozen, length_text
 from gkp.evaluate import Outcome, device_of
 from gkp.files import atomic_write_text, sha256_bytes
+from gkp.logits import check_classes, counted_from, forward, peaks, refuse_not_finite, usable
+from gkp.masking import repeatable, zero_gradient
 
 ATTACKS = ("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t")
 VERSIONS = {
@@ -37,14 +39,10 @@ Settings = dict[str, Any]
 
 @dataclass(frozen=True)
 class AutoAttackOutcome(Outcome):
-    """`broken_by`: int64 (N,), ROBUST, CLEAN, or k for `attacks[k - 1]`, the first attack that worked.
-
-    `flags`: AutoAttack's own warnings that its result may be unreliable, e.g. vanishing gradients.
-    """
+    """`broken_by`: int64 (N,), ROBUST, CLEAN, or k for `attacks[k - 1]`, the first attack that worked."""
 
     attacks: tuple[str, ...] = ()
     broken_by: Tensor = torch.empty(0, dtype=torch.int64)
-    flags: tuple[str, ...] = ()
 
 
 def autoattack(
@@ -63,43 +61,82 @@ def autoattack(
 ) -> AutoAttackOutcome:
     """Which images stay right under AutoAttack of radius eps in pixels, run on the model's device.
 
-    x: float32 (N, C, H, W) in [0, 1]; y: int64 (N,). version: "standard" (the one to report), "plus",
+    x: float32 (N, C, H, W) in [0, 1]; y: integer (N,). version: "standard" (the one to report), "plus",
     "rand", or "custom" with `attacks` out of ATTACKS. The images are done `batch_size` at a time. With
     `state_path` (JSON) every finished batch is on disk before `progress(done, total)` is called: a run
     that was killed continues there and gives the result of an undisturbed one. Random draws start from
     `seed` in every batch; torch's global generators are left as they were.
-    Raises ValueError for bad arguments and for a state that belongs to a different evaluation.
+    Raises ValueError for bad arguments, for a state that belongs to a different evaluation, and for a model
+    whose output, also of an attacked image, is no finite logits (N, classes).
     """
     attacks = _attacks(version, attacks)
-    _check(x, y, eps, norm, batch_size)
+    y, labels = _check(x, y, eps, norm, batch_size)
     settings: Settings = {"eps": eps, "norm": norm, "version": version, "attacks": list(attacks)}
     settings |= {"seed": seed, "batch_size": batch_size, **_fingerprints(model, x, y)}
     done = _load_state(state_path, settings)
     device = device_of(model, x)
-    with frozen(model), quiet(device) as flags:
+    with torch.inference_mode(False), frozen(model), quiet(device) as flags:
+        x, y = usable(x), usable(y)
+        repeats = repeatable(model, x[:batch_size].to(device))
         for first in range(len(done) * batch_size, len(x), batch_size):
             part = slice(first, first + batch_size)
             flags.clear()
             start = time.perf_counter()
-            broken_by = _attack_batch(model, x[part].to(device), y[part].to(device), settings)
+            with counted_from(first):
+                broken_by, zeros = _attack_batch(
+                    model, x[part].to(device), y[part].to(device), settings, labels
+                )
             seconds = round(time.perf_counter() - start, 3)
-            done.append({"broken_by": broken_by.tolist(), "seconds": seconds, "flags": sorted(flags)})
+            batch = {"broken_by": broken_by.tolist(), "zero_gradient": zeros}
+            done.append(batch | {"seconds": seconds, "flags": sorted(flags)})
             if state_path is not None:
                 atomic_write_text(state_path, json.dumps({"settings": settings, "batches": done}))
             if progress:
                 progress(min(part.stop, len(x)), len(x))
-    return _outcome(done, settings)
+    return _outcome(done, settings, repeats)
 
 
-def _attack_batch(model: nn.Module, x: Tensor, y: Tensor, settings: Settings) -> Tensor:
-    """`broken_by` of one batch.
+class Checked(nn.Module):
+    """A network whose output is looked at on its way to a package that takes what comes."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.largest: Tensor | None = None  # of all logits so far; read once, in `check`
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = forward(self.model, x)
+        largest = peaks(logits).amax()
+        self.largest = largest if self.largest is None else torch.maximum(self.largest, largest)
+        return logits
+
+    def check(self) -> None:
+        """ValueError where logits were NaN or infinite, of the images or of attacked ones."""
+        if self.largest is not None and not torch.isfinite(self.largest):
+            raise ValueError(
+                "the logits of an attacked image are NaN or infinite: look for divisions by zero, overflows "
+                "and half precision in the forward pass; such an image counts neither as right nor as wrong"
+            )
+
+
+def _attack_batch(
+    model: nn.Module, x: Tensor, y: Tensor, settings: Settings, labels: tuple[int, int]
+) -> tuple[Tensor, int | None]:
+    """`broken_by` of one batch, and how many images that stay right have a gradient of exactly zero.
+
+    None where no attack takes a gradient.
 
     Each attack gets the images that those before it left right. That is what the package does for the
     whole ensemble, so that the same images break, but here the attack that did it is known.
     """
+    checked = Checked(model)
     with torch.no_grad():
-        logits = model(x)
-    adversary = _adversary(model, x.device, settings, classes=logits.shape[1])
+        logits = checked(x)
+    refuse_not_finite(peaks(logits))
+    check_classes(*labels, logits.shape[1])
+    by_gradient = set(settings["attacks"]) != {"square"}
+    zeros = zero_gradient(model, x, y) if by_gradient else None
+    adversary = _adversary(checked, x.device, settings, classes=logits.shape[1])
     broken_by = torch.where(logits.argmax(1) == y, ROBUST, CLEAN)
     for number, attack in enumerate(settings["attacks"], start=1):
         left = (broken_by == ROBUST).nonzero().flatten()
@@ -107,8 +144,9 @@ def _attack_batch(model: nn.Module, x: Tensor, y: Tensor, settings: Settings) ->
             break
         adversary.attacks_to_run = [attack]
         _, predicted = adversary.run_standard_evaluation(x[left], y[left], batch_size=len(left))
+        checked.check()
         broken_by[left[predicted != y[left]]] = number
-    return broken_by
+    return broken_by, None if zeros is None else int((zeros & (broken_by == ROBUST)).sum())
 
 
 def _adversary(model: nn.Module, device: torch.device, settings: Settings, classes: int) -> Any:
@@ -171,8 +209,8 @@ def _attacks(version: str, attacks: Sequence[str] | None) -> tuple[str, ...]:
     return chosen
 
 
-def _check(x: Tensor, y: Tensor, eps: float, norm: str, batch_size: int) -> None:
-    check_inputs(x, y, eps)
+def _check(x: Tensor, y: Tensor, eps: float, norm: str, batch_size: int) -> tuple[Tensor, tuple[int, int]]:
+    found = check_inputs(x, y, eps)
     if not len(x) or eps == 0 or batch_size < 1:
         raise ValueError(
             f"{len(x)} images, eps={eps}, batch_size={batch_size}: give at least one image, eps > 0 in "
@@ -180,6 +218,7 @@ def _check(x: Tensor, y: Tensor, eps: float, norm: str, batch_size: int) -> None
         )
     if norm not in NORMS:
         raise ValueError(f"norm={norm!r}: choose one of {', '.join(NORMS)}")
+    return found
 
 
 def _fingerprints(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, str]:
@@ -188,7 +227,10 @@ def _fingerprints(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, str]:
 
 
 def _sha256(tensor: Tensor) -> str:
-    array = tensor.detach().cpu().contiguous().numpy()
+    values = tensor.detach().cpu().contiguous()
+    if values.dtype == torch.bfloat16:  # a type that NumPy does not have
+        values = values.view(torch.int16)
+    array = values.numpy()
     return sha256_bytes(f"{array.dtype} {array.shape} ".encode() + array.tobytes())
 
 
@@ -210,9 +252,10 @@ def _load_state(path: str | Path | None, settings: Settings) -> list[dict[str, A
     return batches
 
 
-def _outcome(done: list[dict[str, Any]], settings: Settings) -> AutoAttackOutcome:
+def _outcome(done: list[dict[str, Any]], settings: Settings, repeats: bool) -> AutoAttackOutcome:
     attack = Attack("autoattack", eps=settings["eps"], seed=settings["seed"])
     broken_by = torch.tensor([number for batch in done for number in batch["broken_by"]])
+    zeros = [batch["zero_gradient"] for batch in done if batch.get("zero_gradient") is not None]
     return AutoAttackOutcome(
         name=f"autoattack_{settings['version']}_{settings['norm']}_{length_text(attack.eps)}",
         correct=broken_by == ROBUST,
@@ -221,5 +264,7 @@ def _outcome(done: list[dict[str, Any]], settings: Settings) -> AutoAttackOutcom
         attack=attack if settings["norm"] == "Linf" else None,
         attacks=tuple(settings["attacks"]),
         broken_by=broken_by,
+        zero_gradient=sum(zeros) if zeros else None,
+        repeatable=repeats,
         flags=tuple(sorted({flag for batch in done for flag in batch["flags"]})),
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,23 +10,35 @@ from itertools import permutations
 from statistics import NormalDist
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gkp.ascent import Trace
 from gkp.attacks import Attack, frozen
+from gkp.bits import pack_bits as pack_bits  # read from here, too
+from gkp.bits import unpack_bits
+from gkp.logits import check_classes, class_labels, counted_from, forward, peaks, refuse_not_finite
+from gkp.masking import masked, repeatable
 
 STRENGTH = {"fgsm": 0, "pgd": 1, "autoattack": 2}
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One attack on one model. `correct`: bool (N,), on the CPU, in the order of the images."""
+    """One attack on one model. `correct`: bool (N,), on the CPU, in the order of the images.
+
+    zero_gradient: how many of the images that stay right gave the attack a first gradient of exactly zero;
+    None where none was taken. repeatable: whether two forward passes of one image agree. flags: AutoAttack's
+    own warnings. What they tell of gradient masking is said by `self_check`.
+    """
 
     name: str
     correct: Tensor
     seconds: float
     attack: Attack | None = None
+    zero_gradient: int | None = None
+    repeatable: bool = True
+    flags: tuple[str, ...] = ()
 
     @property
     def n(self) -> int:
@@ -38,6 +48,11 @@ class Outcome:
     def accuracy(self) -> float:
         """Fraction in [0, 1]."""
         return int(self.correct.sum()) / self.n
+
+    @property
+    def zero_gradient_share(self) -> float | None:
+        """`zero_gradient` as a fraction of all images, in [0, 1]."""
+        return None if self.zero_gradient is None else self.zero_gradient / self.n
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -63,29 +78,48 @@ def outcome(
 
     `progress(done, total)` is called after every batch with numbers of images. One random generator
     serves all batches, so that a result depends on the seed and, for random starts, on the batch size.
-    Raises ValueError for no images, integer images, unequal lengths or a batch size below 1.
+    Raises ValueError for no images, integer images, unequal lengths, a batch size below 1, labels that are
+    no classes of the model, and a model whose output is no finite logits (N, classes).
     """
-    if not x.is_floating_point():
-        raise ValueError(f"x has type {x.dtype}: give float pixels in [0, 1], e.g. x.float() / 255")
-    if batch_size < 1 or not len(x) or len(x) != len(y):
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(f"x has type {kind}: give a tensor of float pixels in [0, 1], e.g. x.float() / 255")
+    if batch_size < 1 or not len(x):
         raise ValueError(
-            f"{len(x)} images, {len(y)} labels, batch_size={batch_size}: give as many labels as images, "
-            "at least one, and a batch size of at least 1"
+            f"{len(x)} images, batch_size={batch_size}: give as many labels as images, at least one, and a "
+            "batch size of at least 1"
         )
-    device = device_of(model, x)
-    generator = attack.generator()
+    y, device, generator = class_labels(y, len(x)), device_of(model, x), attack.generator()
+    lowest, highest = int(y.min()), int(y.max())
     correct = torch.empty(len(x), dtype=torch.bool)
+    zeros: int | None = None
     start = time.perf_counter()
     with frozen(model):
+        repeats = repeatable(model, x[:batch_size].to(device))
         for first in range(0, len(x), batch_size):
-            part = slice(first, first + batch_size)
+            part, trace = slice(first, first + batch_size), Trace()
             images, labels = x[part].to(device), y[part].to(device)
-            images = attack.perturb(model, images, labels, generator=generator)
-            with torch.no_grad():
-                correct[part] = (model(images).argmax(1) == labels).cpu()
+            with counted_from(first):
+                images = attack.perturb(model, images, labels, generator=generator, trace=trace)
+                with torch.no_grad():
+                    logits = forward(model, images)
+                check_classes(lowest, highest, logits.shape[1])
+                right, zero = _judged(logits, labels, trace)
+            correct[part] = right
+            zeros = zero if zeros is None else zeros + (zero or 0)
             if progress:
                 progress(min(first + batch_size, len(x)), len(x))
-    return Outcome(attack.name, correct, time.perf_counter() - start, attack)
+    return Outcome(attack.name, correct, time.perf_counter() - start, attack, zeros, repeats)
+
+
+def _judged(logits: Tensor, labels: Tensor, trace: Trace) -> tuple[Tensor, int | None]:
+    """bool (N,) on the CPU, right or wrong, and how many right ones had no gradient; a GPU is read once."""
+    right, largest = logits.argmax(1) == labels, peaks(logits)
+    zero = torch.zeros_like(right) if trace.zero_gradient is None else trace.zero_gradient & right
+    right, finite, zero = torch.stack([right, torch.isfinite(largest), zero]).cpu()
+    if not finite.all():
+        refuse_not_finite(largest)
+    return right, None if trace.zero_gradient is None else int(zero.sum())
 
 
 def epsilon_curve(
@@ -157,23 +191,6 @@ def mcnemar_clustered(a: Tensor, b: Tensor) -> float:
     return 2 * NormalDist().cdf(-abs(float(gains.sum())) / squares**0.5) if squares else 1.0
 
 
-def pack_bits(correct: Tensor) -> str:
-    """Base64 of the bits of a bool tensor (N,), first image in the highest bit of the first byte."""
-    return base64.b64encode(np.packbits(correct.cpu().numpy().astype(bool)).tobytes()).decode("ascii")
-
-
-def unpack_bits(text: str, n: int) -> Tensor:
-    """Bool tensor (n,) from `pack_bits`. ValueError when `text` cannot hold exactly n bits."""
-    try:
-        data = base64.b64decode(text, validate=True)
-    except binascii.Error as error:
-        raise ValueError(f"not base64 ({error}): give a string made by pack_bits") from error
-    bits = np.unpackbits(np.frombuffer(data, dtype=np.uint8))
-    if len(bits) != -(-n // 8) * 8 or bits[n:].any():
-        raise ValueError(f"{len(data)} bytes do not hold the bits of {n} images: the record is damaged")
-    return torch.from_numpy(bits[:n].astype(bool))
-
-
 # ---- checks --------------------------------------------------------------------------------------
 
 
@@ -184,11 +201,11 @@ def self_check(outcomes: Sequence[Outcome | Mapping[str, Any]]) -> list[str]:
     one list. The rules: eps = 0 changes no prediction; no attack beats none, and accuracy does not rise
     with eps; more iterations or restarts, PGD instead of FGSM and AutoAttack instead of PGD never help
     the defender; step times iterations reaches eps; no attack repairs wrong predictions, which those on
-    predicted labels do.
+    predicted labels do; nothing hides the gradient, see `gkp.masking`.
     """
     known = [_as_outcome(o) for o in outcomes]
     attacks = [(o, o.attack) for o in known if o.attack is not None and o.attack.kind != "highpass"]
-    rules = (_unreached, _changed_at_zero, _out_of_order, _repaired)
+    rules = (_unreached, _changed_at_zero, _out_of_order, _repaired, masked)
     return [sentence for rule in rules for sentence in rule(attacks)]
 
 
@@ -198,8 +215,9 @@ _Known = list[tuple[Outcome, Attack]]
 def _as_outcome(o: Outcome | Mapping[str, Any]) -> Outcome:
     if isinstance(o, Outcome):
         return o
-    attack = Attack(**o["attack"])
-    return Outcome(attack.name, unpack_bits(o["bits"], o["n"]), o["seconds"], attack)
+    attack, correct = Attack(**o["attack"]), unpack_bits(o["bits"], o["n"])
+    signs = {key: o[key] for key in ("zero_gradient", "repeatable", "flags") if key in o}
+    return Outcome(attack.name, correct, o["seconds"], attack, **signs)
 
 
 def _unreached(known: _Known) -> Iterable[str]:

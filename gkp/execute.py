@@ -257,8 +257,18 @@ def metric(outcome: evaluate.Outcome, entry: Entry) -> dict[str, Any]:
         "seconds": round(outcome.seconds, 3),
         "attack": asdict(entry.attack),
         "bits": evaluate.pack_bits(outcome.correct),
-        **({"flags": list(flags)} if (flags := getattr(outcome, "flags", ())) else {}),
+        **signs_of_masking(outcome),
     }
+
+
+def signs_of_masking(outcome: evaluate.Outcome) -> dict[str, Any]:
+    """What an evaluation saw of gradient masking, see `gkp.masking`; only what there is to tell."""
+    signs: dict[str, Any] = {"flags": list(outcome.flags)} if outcome.flags else {}
+    if outcome.zero_gradient is not None:
+        signs["zero_gradient"] = outcome.zero_gradient
+    if not outcome.repeatable:
+        signs["repeatable"] = False
+    return signs
 
 
 def data_facts(split: Split) -> dict[str, Any]:

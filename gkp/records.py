@@ -16,7 +16,9 @@ A record is a dictionary:
 
 `metrics` maps the name of an attack to {"correct", "n", "accuracy", "low", "high", "bits", "seconds",
 "attack"}: counts, fractions with their 95 % Wilson interval, and the packed correctness of each image for
-paired tests. A record of computed facts has `facts` instead of `checkpoints`.
+paired tests; newer ones also have "zero_gradient", how many images stay right where the gradient is exactly
+zero, and where it is so "repeatable": false, two forward passes of one image differ. A record of computed
+facts has `facts` instead of `checkpoints`.
 """
 
 from __future__ import annotations

@@ -19,11 +19,13 @@ from types import ModuleType
 from typing import Any
 from unittest import mock
 
+import torch
 from torch import Tensor, nn
 
 from gkp.attacks import check_inputs, frozen
-from gkp.autoattack import quiet
+from gkp.autoattack import Checked, quiet
 from gkp.evaluate import device_of
+from gkp.logits import check_classes, logits
 
 
 def benchmark(
@@ -40,15 +42,17 @@ def benchmark(
 
     Everything is the package's own (standard AutoAttack), but its data loader hands out x and y instead
     of downloading a data set. There is no resume and no per-image result: `gkp.autoattack.autoattack`
-    has both. x: float32 (N, C, H, W) in [0, 1]; y: int64 (N,); threat_model: "Linf" or "L2"; the model
-    needs 10 classes or more. Raises ValueError for bad arguments, ImportError for a damaged installation.
+    has both. x: float32 (N, C, H, W) in [0, 1]; y: integer (N,); threat_model: "Linf" or "L2"; the model
+    needs 10 classes or more. Raises ValueError for bad arguments and for a model whose output is no finite
+    logits (N, classes), ImportError for a damaged installation.
     """
-    check_inputs(x, y, eps)
+    y, labels = check_inputs(x, y, eps)
     if threat_model not in ("Linf", "L2"):
         raise ValueError(f'threat_model={threat_model!r}: choose "Linf" or "L2"')
     evaluation = _module("eval")
     device = device_of(model, x)
     auto_attack = functools.partial(_OldAutoAttack, seed=seed)
+    checked = Checked(model)
     with (
         frozen(model),
         quiet(device),
@@ -56,9 +60,13 @@ def benchmark(
         mock.patch.object(evaluation, "AutoAttack", auto_attack),
         mock.patch.object(evaluation, "load_clean_dataset", return_value=(x, y)),
     ):
-        return evaluation.benchmark(
-            model, len(x), threat_model=threat_model, eps=eps, batch_size=batch_size, device=device
+        with torch.no_grad():
+            check_classes(*labels, logits(model, x[:1].to(device)).shape[1])
+        accuracies = evaluation.benchmark(
+            checked.eval(), len(x), threat_model=threat_model, eps=eps, batch_size=batch_size, device=device
         )
+    checked.check()
+    return accuracies
 
 
 def load_model(

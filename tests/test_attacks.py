@@ -186,7 +186,7 @@ def test_model_state_is_restored(batch):
 
 def test_model_state_is_restored_after_an_error(batch):
     model = SmallNet().train()
-    with pytest.raises(RuntimeError, match="shapes"):
+    with pytest.raises(ValueError, match=r"\(2, 3, 5, 5\): give images of the channels"):
         fgsm(model, torch.rand(2, 3, 5, 5), torch.tensor([0, 1]), eps=0.1)
     assert model.training
     assert all(parameter.requires_grad for parameter in model.parameters())
