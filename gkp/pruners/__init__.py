@@ -24,6 +24,7 @@ from gkp.pruners import (  # noqa: F401  (importing a family registers its metho
     reconstruction,
     tmi,
 )
+from gkp.pruners.finite import refuse_non_finite
 from gkp.pruners.registry import Cut, Method, Session, get, methods, register
 from gkp.recipe import SHORT, Recipe
 from gkp.search import check_rate
@@ -121,6 +122,7 @@ def prepare(
     """
     entry = get(method)
     _check_options(entry, options)
+    refuse_non_finite(model)
     if entry.needs.startswith("images") and data is None:
         raise ValueError(f"{method} scores with {entry.needs}: give data=gkp.data.load(...)")
     return entry.prepare(model, groups=groups, example_input=example_input, data=data, **options)
@@ -140,6 +142,7 @@ def start(
     """The session of a method that prunes in training. `model` is the one that will be trained in place."""
     entry = get(method)
     _check_options(entry, options)
+    refuse_non_finite(model)
     if data is None:
         raise ValueError(f"{method} prunes in training: give data=gkp.data.load(...), and a recipe")
     if entry.start is None:

@@ -25,6 +25,8 @@ from gkp.surgery import (
     warn_of,
 )
 
+WIDE, STARTS = 512, 4  # input channels beyond which a search has so many starts unless it is told otherwise
+
 
 def layers_to_prune(
     model: nn.Module,
@@ -106,8 +108,15 @@ def sr_gkp(
     seed: int = 0,
     execution: str = "dense",
     indivisible: str = "skip",
+    arithmetic: str = "fast",
+    starts: str | int | None = "auto",
 ) -> Cut:
-    """SR-GKP. Search options as in `gkp.search.select`; `seed` is that of grouping or strategy "random"."""
+    """SR-GKP. Search options as in `gkp.search.select`; `seed` is that of grouping or strategy "random".
+
+    starts: how many kernels of a layer a search starts from, None for all as released; "auto" is all up to
+    512 input channels, and `STARTS` beyond, where all would take minutes to hours. Of a network without
+    kernels larger than 1x1 that could be grouped, 1x1 convolutions are pruned, else linear layers.
+    """
     layers = layers_to_prune(model, groups, indivisible, example_input, pointwise=True)
 
     def cut(rate: float) -> nn.Module:
@@ -128,12 +137,22 @@ def sr_gkp(
                 grouping=grouping,
                 variant=variant,
                 generator=generator,
+                arithmetic=arithmetic,
+                starts=_starts(layer, starts),
             )
             for name, layer in layers.items()
         }
         return replace_kernels(model, selections, execution, guessed_input(model, example_input))
 
     return cut
+
+
+def _starts(layer: nn.Conv2d | nn.Linear, starts: str | int | None) -> int | None:
+    if isinstance(starts, str):
+        if starts != "auto":
+            raise ValueError(f'starts={starts!r}: give "auto", None for all, or a number of kernels')
+        return None if filter_weight(layer).shape[1] <= WIDE else STARTS
+    return starts
 
 
 def greedy_selection(
