@@ -2,61 +2,68 @@
 
 From every start kernel each branch grows by the kernels most distant from what it keeps; every
 `check_step` extensions the branches of a start are ranked by cost and smoothness (Eq. 2) and the
-best few survive. Nothing loops over candidates: a step is a handful of tensor operations, and rows
-(one per group and start) that have arrived at the same sets are merged, because they have the same
-future.
+best few survive. Nothing loops over candidates: a step is a handful of tensor operations. In the fast
+arithmetic rows (one per group and start) that have arrived at the same sets are merged, because they
+have the same future but for last bits; `gkp.released` says what the released arithmetic does instead.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gkp.objective import Problem
+from gkp import released
+from gkp.objective import Problem, set_cost
 
-TIE = 1e9  # values closer than one part in this many count as equal in a rank
+TIE = 1e9  # values closer than one part in this many count as equal in a rank of the fast arithmetic
 CHUNK = 1 << 18  # elements of a state tensor that are worked on together: 2 MB, about a core's cache
 
 
 @dataclass(frozen=True)
 class Beam:
-    """State of every branch, leading dimensions (rows, branches); a row is one group and one start."""
+    """State of every branch, leading dimensions (rows, branches); a row is one group and one start.
+
+    What counts as the distance of two kernels is `Problem.apart`.
+    """
 
     group: Tensor  # (R,) group of each row
     total: Tensor  # (R, B, n) summed distance to the kept kernels, -inf at the kept ones
     near: tuple[Tensor, ...]  # per neighbour, (R, B, n) ascending distances to the nearest kept kernels
-    inner: Tensor  # (R, B) summed distance among the kept kernels
+    inner: Tensor  # (R, B) summed distance among the kept kernels, in the fast arithmetic
     smooth: Tensor  # (R, B) summed smoothness of the kept kernels
     size: int  # kept kernels
+    kept: Tensor  # (R, B, size) kept kernels in the order in which they were taken, released arithmetic only
+    shared: tuple[int, int]  # branches after the last truncation, and how many kernels they kept
 
     def rows(self, index: Tensor) -> Beam:
         """The rows `index` (R',)."""
-        near = tuple(near[index] for near in self.near)
-        return Beam(
-            self.group[index], self.total[index], near, self.inner[index], self.smooth[index], self.size
-        )
+        tensors = ("group", "total", "inner", "smooth", "kept")
+        picked = {name: getattr(self, name)[index] for name in tensors}
+        return replace(self, **picked, near=tuple(near[index] for near in self.near))
 
 
 @dataclass(frozen=True)
 class Children:
     """Extensions of a beam's branches by one kernel each, not yet carried out; all (R, C)."""
 
-    branch: Tensor  # which branch grows
+    branch: Tensor | None  # which branch grows; None: of B branches child c extends the c // (C / B)th
     kernel: Tensor  # by which kernel
     inner: Tensor  # summed distance among the kept kernels afterwards
     smooth: Tensor  # summed smoothness afterwards
 
-    def take(self, index: Tensor) -> Children:
-        """The children (R, C') of each row."""
-        return Children(*(getattr(self, name).gather(1, index) for name in self.__dataclass_fields__))
-
 
 def search(
-    problem: Problem, width: int, check_step: int, alpha: float, outer: bool, decision: str
+    problem: Problem,
+    width: int,
+    check_step: int,
+    alpha: float,
+    outer: bool,
+    decision: str,
 ) -> tuple[Tensor, Tensor]:
     """Beam search from every kernel of every group; returns kept (G, keep) and cost (G,)."""
     groups, channels = problem.smooth.shape
@@ -71,20 +78,27 @@ def search(
             if step % check_step:
                 beam = grow(beam, problem, children)
             else:
-                children = truncate(beam, problem, children, width, alpha, outer)
-                beam = distinct(grow(beam, problem, children))
+                beam = grow(beam, problem, truncate(beam, problem, children, width, alpha, outer))
+                beam = replace(beam, shared=(beam.inner.shape[1], beam.size))
+                beam = beam if problem.released else distinct(beam)
         finals.append(beam)
     return decide(finals, problem, decision)
 
 
 def start(problem: Problem, group: Tensor, first: Tensor) -> Beam:
     """Branches that keep a single kernel: group (R,), first (R,)."""
-    distance = problem.distance[group, first][:, None, :]
-    total = distance.scatter(-1, first[:, None, None], -math.inf)
+    distance = problem.apart[group, first][:, None, :]
     unset = torch.full_like(distance, math.inf)
-    near = (distance, *[unset] * (problem.neighbours - 1)) if problem.neighbours else ()
-    zeros = torch.zeros(len(first), 1, dtype=distance.dtype)
-    return Beam(group, total, near, zeros, problem.smooth[group, first][:, None], 1)
+    return Beam(
+        group=group,
+        total=distance.scatter(-1, first[:, None, None], -math.inf),
+        near=(distance, *[unset] * (problem.neighbours - 1)) if problem.neighbours else (),
+        inner=torch.zeros(len(first), 1, dtype=distance.dtype),
+        smooth=problem.smooth[group, first][:, None],
+        size=1,
+        kept=first[:, None, None][..., : int(problem.released)],
+        shared=(1, 1),
+    )
 
 
 def propose(beam: Beam, problem: Problem, width: int) -> Children:
@@ -98,51 +112,72 @@ def propose(beam: Beam, problem: Problem, width: int) -> Children:
         if turn + 1 < width:
             rest = rest.scatter(-1, kernel[..., None], -math.inf)
     kernel, gain = (torch.stack(each, -1).flatten(1) for each in (kernels, gains))
-    branch = torch.arange(beam.inner.shape[1]).repeat_interleave(width).expand_as(kernel)
     return Children(
-        branch=branch,
+        branch=None,
         kernel=kernel,
-        inner=beam.inner.gather(1, branch) + gain,
-        smooth=beam.smooth.gather(1, branch) + problem.smooth[beam.group[:, None], kernel],
+        inner=beam.inner.repeat_interleave(width, 1) + gain,
+        smooth=beam.smooth.repeat_interleave(width, 1) + problem.smooth[beam.group[:, None], kernel],
     )
 
 
 def grow(beam: Beam, problem: Problem, children: Children) -> Beam:
     """Carry the extensions out."""
     distance = distances(beam, problem, children.kernel)
-    total = branches(beam.total, children.branch).add_(distance)
+    total = with_parents(torch.add, beam.total, children, distance)
     total.scatter_(-1, children.kernel[..., None], -math.inf)
     near, carried = [], distance
     for old in beam.near:  # insert the new distance into the ascending list of the nearest ones
-        old = branches(old, children.branch)
-        near.append(torch.minimum(old, carried))
+        near.append(with_parents(torch.minimum, old, children, carried))
         if len(beam.near) > 1:
-            carried = torch.maximum(old, carried)
-    return Beam(beam.group, total, tuple(near), children.inner, children.smooth, beam.size + 1)
+            carried = with_parents(torch.maximum, old, children, carried)
+    return replace(
+        beam,
+        total=total,
+        near=tuple(near),
+        inner=children.inner,
+        smooth=children.smooth,
+        size=beam.size + 1,
+        kept=taken(beam, problem, children),
+    )
 
 
-def branches(state: Tensor, branch: Tensor) -> Tensor:
-    """state (R, B, n), branch (R, C) -> (R, C, n). Whole rows are copied, which gather does not do."""
-    rows = torch.arange(len(state))[:, None] * state.shape[1] + branch
-    return state.flatten(0, 1).index_select(0, rows.flatten()).view(*branch.shape, -1)
+def taken(beam: Beam, problem: Problem, children: Children) -> Tensor:
+    """(R, C, size + 1) kernels that the children keep, in the order in which they were taken."""
+    if not problem.released:
+        return beam.kept[:, :1].expand(-1, children.kernel.shape[1], 0)
+    kernel = children.kernel[..., None]
+    kept = with_parents(lambda old, _: old, beam.kept, children, kernel.expand(-1, -1, beam.size))
+    return torch.cat([kept, kernel], -1)
+
+
+def with_parents(
+    operation: Callable[[Tensor, Tensor], Tensor], state: Tensor, children: Children, new: Tensor
+) -> Tensor:
+    """operation(state (R, B, m) of each child's branch, new (R, C, m)) -> (R, C, m)."""
+    if children.branch is None:  # neighbouring children share a branch: no copy of its state is needed
+        parents = state[:, :, None]
+        own = new.view(len(new), parents.shape[1], -1, parents.shape[-1])
+        return operation(parents.expand_as(own), own).flatten(1, 2)
+    rows = torch.arange(len(state))[:, None] * state.shape[1] + children.branch
+    # Whole rows are copied, which gather does not do.
+    return operation(state.flatten(0, 1).index_select(0, rows.flatten()).view_as(new), new)
 
 
 def distances(beam: Beam, problem: Problem, kernel: Tensor) -> Tensor:
     """Distances (R, C, n) from the kernels (R, C) to all kernels of their group."""
     rows = beam.group[:, None] * problem.channels + kernel
-    return problem.distance.flatten(0, 1).index_select(0, rows.flatten()).view(*kernel.shape, -1)
+    return problem.apart.flatten(0, 1).index_select(0, rows.flatten()).view(*kernel.shape, -1)
 
 
 def cost(beam: Beam, problem: Problem) -> Tensor:
-    """Cost (R, B) of every branch's kept set."""
+    """Cost (R, B) of every branch's kept set, less what all sets of its size have in common."""
     near = beam.near[: beam.size]
-    if len(near) == 1:
-        far = near[0].sum(-1)  # over all kernels, since a kept one is at distance 0 of itself
-    elif near:
-        far = torch.where(beam.total == -math.inf, 0, sum(near[1:], near[0])).sum(-1)
-    else:
-        far = torch.zeros_like(beam.inner)
-    return _cost(problem, beam.size, beam.inner, len(near), far)
+    if not near:
+        return -inner_sum(problem, beam, beam.inner, beam.kept)
+    far = sum(near[1:], near[0])
+    if problem.released or len(near) > 1:  # else a kept kernel adds nothing, being at distance 0 of itself
+        far = far.masked_fill(beam.total == -math.inf, 0)
+    return outer_sum(problem, far, beam.kept) - inner_sum(problem, beam, beam.inner, beam.kept)
 
 
 def children_cost(beam: Beam, problem: Problem, children: Children) -> Tensor:
@@ -150,34 +185,61 @@ def children_cost(beam: Beam, problem: Problem, children: Children) -> Tensor:
     if len(beam.near) != 1:
         return cost(grow(beam, problem, children), problem)
     distance = distances(beam, problem, children.kernel)
-    far = torch.minimum(distance, branches(beam.near[0], children.branch), out=distance).sum(-1)
-    return _cost(problem, beam.size + 1, children.inner, 1, far)
+    far = with_parents(torch.minimum, beam.near[0], children, distance)
+    kept = taken(beam, problem, children)
+    if problem.released:
+        far.view(*beam.total.shape[:2], -1, problem.channels).masked_fill_(
+            (beam.total == -math.inf)[:, :, None], 0
+        )
+        far.scatter_(-1, children.kernel[..., None], 0)
+    return outer_sum(problem, far, kept) - inner_sum(problem, beam, children.inner, kept)
 
 
-def _cost(problem: Problem, size: int, inner: Tensor, neighbours: int, far: Tensor) -> Tensor:
-    """Similarities from summed distances: `inner` among the kept, `far` from each pruned to its nearest."""
-    pairs = (problem.channels - size) * neighbours
-    return math.comb(size, 2) - inner - problem.beta * (pairs - far)
+def outer_sum(problem: Problem, far: Tensor, kept: Tensor) -> Tensor:
+    """beta times the distances (R, C, n) of the pruned kernels, summed; 0 stands at the kept ones."""
+    return (released.over_pruned(far, kept) if problem.released else far.sum(-1)) * problem.beta
+
+
+def inner_sum(problem: Problem, beam: Beam, running: Tensor, kept: Tensor) -> Tensor:
+    """Distances among the kernels of sets (R, C) that extend the beam's last survivors, summed."""
+    return released.among(problem.apart, beam.group, kept, beam.shared) if problem.released else running
 
 
 def truncate(
     beam: Beam, problem: Problem, children: Children, width: int, alpha: float, outer: bool
 ) -> Children:
-    """The `width` children of each row with the best weighted rank (Eq. 2).
+    """The `width` children of each row with the best weighted rank (Eq. 2)."""
+    if outer and beam.near:
+        value = children_cost(beam, problem, children)
+    else:
+        value = -inner_sum(problem, beam, children.inner, taken(beam, problem, children))
+    smooth = children.smooth
+    if not problem.released:
+        value, smooth = rounded(value), rounded(smooth)
+    best = best_first(value, smooth, alpha)[:, :width]
+    siblings = value.shape[1] // beam.inner.shape[1]
+    return Children(
+        best // siblings, *(x.gather(1, best) for x in (children.kernel, children.inner, children.smooth))
+    )
 
-    Ranks are positions in descending order, so that the lowest cost has the largest rank; equal
-    values take different positions in the order in which the branches stand.
+
+def best_first(value: Tensor, smooth: Tensor, alpha: float) -> Tensor:
+    """Columns of value and smooth (R, C) from the best to the worst weighted rank (Eq. 2).
+
+    The released chain of stable sorts: all by value, that list by smoothness, that list by the score,
+    each descending. A rank is the position in its list, so that the lowest cost has the largest one;
+    what ties in a sort stays in the order that the sort before it gave.
     """
-    value = children_cost(beam, problem, children) if outer else -children.inner
-    score = alpha * rank(value) + (1 - alpha) * rank(children.smooth)
-    return children.take(score.sort(dim=1, descending=True, stable=True).indices[:, :width])
+    by_value = value.sort(dim=1, descending=True, stable=True).indices
+    ranks = smooth.gather(1, by_value).sort(dim=1, descending=True, stable=True).indices
+    score = alpha * ranks.double() + (1 - alpha) * torch.arange(value.shape[1]).double()
+    best = score.sort(dim=1, descending=True, stable=True).indices
+    return by_value.gather(1, ranks.gather(1, best))
 
 
-def rank(value: Tensor) -> Tensor:
-    """Positions (R, C) of the values in descending order of their row."""
-    # The same set reached in two orders must tie, whatever the last bits of its sums are.
-    value = (value / value.abs().amax().clamp_min(1e-300) * TIE).round()
-    return value.sort(dim=1, descending=True, stable=True).indices.argsort(1).double()
+def rounded(value: Tensor) -> Tensor:
+    """Values (R, C) without the last digits of their row, so that one set reached in two orders ties."""
+    return (value / value.abs().amax(1, keepdim=True).clamp_min(1e-300) * TIE).round()
 
 
 def distinct(beam: Beam) -> Beam:
@@ -193,13 +255,13 @@ def distinct(beam: Beam) -> Beam:
 
 
 def decide(finals: list[Beam], problem: Problem, decision: str) -> tuple[Tensor, Tensor]:
-    """The final arena: of all branches of a group, the one of least cost (or smoothest)."""
-    costs = torch.cat([cost(beam, problem).flatten() for beam in finals])
-    smooth = torch.cat([beam.smooth.flatten() for beam in finals])
+    """The final arena: of all branches of a group, the first of least cost (or smoothest)."""
+    value = [cost(beam, problem) if decision == "cost" else beam.smooth for beam in finals]
+    values = torch.cat([each.flatten() for each in value])
     group = torch.cat([beam.group.repeat_interleave(beam.inner.shape[1]) for beam in finals])
     kept = torch.cat([(beam.total == -math.inf).flatten(0, 1) for beam in finals])
-    value = costs if decision == "cost" else smooth
     best = torch.stack(
-        [torch.where(group == g, value, math.inf).argmin() for g in range(len(problem.distance))]
+        [torch.where(group == g, values, math.inf).argmin() for g in range(len(problem.distance))]
     )
-    return kept[best].nonzero()[:, 1].view(len(best), problem.keep), costs[best]
+    chosen = kept[best].nonzero()[:, 1].view(len(best), problem.keep)
+    return chosen, set_cost(problem, chosen)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gkp.smoothness import filter_smoothness
+from gkp.smoothness import filter_smoothness, summed_in_order
 
 
 def snake(scores: Tensor, groups: int) -> Tensor:
@@ -20,9 +20,14 @@ def snake(scores: Tensor, groups: int) -> Tensor:
     return rounds.t().sort(1).values
 
 
-def snaking(weight: Tensor, groups: int, *, variant: str = "squared") -> Tensor:
-    """Smoothness snaking of a weight (O, I, kh, kw); returns (groups, O / groups)."""
-    return snake(filter_smoothness(weight.double(), variant), groups)
+def snaking(weight: Tensor, groups: int, *, variant: str = "squared", arithmetic: str = "fast") -> Tensor:
+    """Smoothness snaking of a weight (O, I, kh, kw); returns (groups, O / groups).
+
+    arithmetic: "released" adds in the released code's order, which may matter to filters that are equally
+    smooth but for last bits. Equal ones are dealt in the order in which they stand.
+    """
+    smoothness = summed_in_order if arithmetic == "released" else filter_smoothness
+    return snake(smoothness(weight.double(), variant), groups)
 
 
 def contiguous(weight: Tensor, groups: int) -> Tensor:

@@ -14,9 +14,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
+
+ARITHMETICS = ("fast", "released")
 
 
 @dataclass(frozen=True)
@@ -28,10 +31,25 @@ class Problem:
     keep: int
     beta: float
     neighbours: int
+    arithmetic: str = "fast"
 
     @property
     def channels(self) -> int:
         return self.distance.shape[-1]
+
+    @property
+    def released(self) -> bool:
+        """Whether sums are to have the last bits of the released code's."""
+        return self.arithmetic == "released"
+
+    @cached_property
+    def apart(self) -> Tensor:
+        """(G, n, n) what the search adds up: distances d, or d - 1 in the released arithmetic.
+
+        The released code adds similarities 1 - d. Their negatives round alike, so that one search,
+        which looks for the largest, serves both.
+        """
+        return self.distance - 1 if self.released else self.distance
 
 
 def kept_count(channels: int, rate: float) -> int:
@@ -47,18 +65,26 @@ def resolve_beta(beta: str | float, channels: int, keep: int, first_use: int, ne
 
     "exact" counts them for the final set, C(keep, 2) / pruned with one neighbour (Eq. 3). "reference"
     counts them for the first sets that the released code evaluates (`first_use` kernels kept), and
-    stays frozen from then on.
+    stays frozen from then on. As in the released code a pruned kernel counts for `neighbours` pairs,
+    also where fewer kernels than that are kept. 0 when nothing is pruned or no neighbour counts.
     """
     if isinstance(beta, (int, float)):
         return float(beta)
     size = keep if beta == "exact" else first_use
-    pairs = (channels - size) * min(neighbours, size)
+    pairs = (channels - size) * neighbours
     return math.comb(size, 2) / pairs if pairs else 0.0
 
 
-def grouped_kernel_distance(weight: Tensor, order: Tensor) -> Tensor:
-    """Euclidean distances between the grouped kernels: weight (O, I, kh, kw), order (G, O/G) -> (G, I, I)."""
+def grouped_kernel_distance(weight: Tensor, order: Tensor, arithmetic: str = "fast") -> Tensor:
+    """Euclidean distances between the grouped kernels: weight (O, I, kh, kw), order (G, O/G) -> (G, I, I).
+
+    arithmetic "released": by SciPy, as the released code, which adds squares in the order of the weights.
+    """
     vectors = weight[order].transpose(1, 2).flatten(2)
+    if arithmetic == "released":
+        from scipy.spatial.distance import cdist
+
+        return torch.stack([torch.from_numpy(cdist(group, group)) for group in vectors.numpy()])
     # Differences, not the matrix-multiplication shortcut: two equal kernels are at distance 0 exactly.
     return torch.cdist(vectors, vectors, compute_mode="donot_use_mm_for_euclid_dist")
 

@@ -16,12 +16,20 @@ from torch import Tensor
 
 from gkp import beam
 from gkp import grouping as groupings
-from gkp.objective import Problem, grouped_kernel_distance, kept_count, resolve_beta, set_cost
-from gkp.smoothness import smoothness
+from gkp.objective import (
+    ARITHMETICS,
+    Problem,
+    grouped_kernel_distance,
+    kept_count,
+    resolve_beta,
+    set_cost,
+)
+from gkp.smoothness import smoothness, summed_in_order
 
 STRATEGIES = ("beam", "greedy", "exact", "smoothest", "roughest", "random")
 GROUPINGS = ("snaking", "random", "contiguous")
 MAX_SETS = 3_000_000  # exact enumeration holds a few seconds per group up to here
+BLOCK = 1 << 24  # distances that are held together, 128 MB: groups are searched so many at a time
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,7 @@ def select(
     grouping: str | Tensor = "snaking",
     variant: str = "squared",
     generator: torch.Generator | None = None,
+    arithmetic: str = "fast",
 ) -> Selection:
     """Group the filters of a convolution and choose the input channels that each group keeps.
 
@@ -73,42 +82,56 @@ def select(
     controls, the "smoothest" or "roughest" kernels of each group, or "random" ones (needs `generator`).
     grouping: "snaking", "random" (needs `generator`), "contiguous", or (groups, O/groups) indices.
     variant: of the smoothness, see `gkp.smoothness`.
+    arithmetic: "fast", or "released": every sum with the last bits of the released code's, see
+    `gkp.released`, which costs O(keep^2) for each set and suits layers of up to some 128 channels.
 
     Returns a `Selection` on the CPU. ValueError for anything out of range.
     """
     _check(weight, rate, beam_width, check_step, alpha, neighbours, decision, strategy, beta)
+    _check_means(arithmetic)
     weight = weight.detach().double().cpu()
-    order = _group(weight, groups, grouping, variant, generator)
+    order = _group(weight, groups, grouping, variant, generator, arithmetic)
     channels = weight.shape[1]
     keep = kept_count(channels, rate)
     first_use = 1 + check_step if strategy == "beam" and outer_in_beam and check_step < keep else keep
-    problem = Problem(
-        distance=grouped_kernel_distance(weight, order),
-        smooth=smoothness(weight, variant)[order].sum(1),
-        keep=keep,
-        beta=resolve_beta(beta, channels, keep, first_use, neighbours),
-        neighbours=neighbours,
-    )
-    if strategy == "exact":
-        kept, cost = _enumerate(problem, decision)
-    elif strategy in ("smoothest", "roughest", "random"):
-        kept = _without_search(problem, strategy, generator)
-        cost = set_cost(problem, kept)
-    else:
-        width = 1 if strategy == "greedy" else beam_width
-        kept, cost = beam.search(problem, width, check_step, alpha, outer_in_beam, decision)
-    return Selection(order.flatten(), kept, cost)
+    beta = resolve_beta(beta, channels, keep, first_use, neighbours)
+    width = 1 if strategy == "greedy" else beam_width
+    kept: list[Tensor] = []
+    cost: list[Tensor] = []
+    for some in order.split(max(1, BLOCK // channels**2)):
+        distance = grouped_kernel_distance(weight, some, arithmetic)
+        smooth = _smooth(weight, some, variant, arithmetic)
+        problem = Problem(distance, smooth, keep, beta, neighbours, arithmetic)
+        if strategy == "exact":
+            found = _enumerate(problem, decision)
+        elif strategy in ("smoothest", "roughest", "random"):
+            found = _without_search(problem, strategy, generator)
+        else:
+            found = beam.search(problem, width, check_step, alpha, outer_in_beam, decision)
+        kept.append(found[0])
+        cost.append(found[1])
+    return Selection(order.flatten(), torch.cat(kept), torch.cat(cost))
 
 
-def _without_search(problem: Problem, strategy: str, generator: torch.Generator | None) -> Tensor:
-    """Kept sets (G, keep) by smoothness alone, or drawn uniformly."""
+def _smooth(weight: Tensor, order: Tensor, variant: str, arithmetic: str) -> Tensor:
+    """Smoothness (G, I) of the grouped kernels."""
+    if arithmetic == "released":
+        return summed_in_order(weight[order].transpose(1, 2), variant)
+    return smoothness(weight, variant)[order].sum(1)
+
+
+def _without_search(
+    problem: Problem, strategy: str, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """Kept sets (G, keep) by smoothness alone, or drawn uniformly, and their costs (G,)."""
     if strategy == "random":
         if generator is None:
             raise ValueError('strategy="random" needs generator=torch.Generator().manual_seed(...)')
         score = torch.rand(problem.smooth.shape, generator=generator, dtype=torch.float64)
     else:
         score = problem.smooth if strategy == "smoothest" else -problem.smooth
-    return score.sort(dim=1, stable=True).indices[:, : problem.keep].sort(1).values
+    kept = score.sort(dim=1, stable=True).indices[:, : problem.keep].sort(1).values
+    return kept, set_cost(problem, kept)
 
 
 def _enumerate(problem: Problem, decision: str) -> tuple[Tensor, Tensor]:
@@ -144,7 +167,12 @@ def _costs_of_sets(alone: Problem, candidates: Tensor) -> Tensor:
 
 
 def _group(
-    weight: Tensor, groups: int, grouping: str | Tensor, variant: str, generator: torch.Generator | None
+    weight: Tensor,
+    groups: int,
+    grouping: str | Tensor,
+    variant: str,
+    generator: torch.Generator | None,
+    arithmetic: str,
 ) -> Tensor:
     if isinstance(grouping, Tensor):
         if not torch.equal(grouping.flatten().sort().values, torch.arange(len(weight))):
@@ -157,7 +185,7 @@ def _group(
     if grouping == "contiguous":
         return groupings.contiguous(weight, groups)
     if grouping == "snaking":
-        return groupings.snaking(weight, groups, variant=variant)
+        return groupings.snaking(weight, groups, variant=variant, arithmetic=arithmetic)
     raise ValueError(f"grouping {grouping!r}: choose one of {', '.join(GROUPINGS)} or give the indices")
 
 
@@ -194,6 +222,11 @@ def _check(
             raise ValueError(f"{name} {value!r}: choose one of {', '.join(choices)}")
     if isinstance(beta, str) and beta not in ("reference", "exact"):
         raise ValueError(f'beta {beta!r}: choose "reference", "exact" or a number')
+
+
+def _check_means(arithmetic: str) -> None:
+    if arithmetic not in ARITHMETICS:
+        raise ValueError(f"arithmetic {arithmetic!r}: choose one of {', '.join(ARITHMETICS)}")
 
 
 def check_rate(rate: float) -> None:

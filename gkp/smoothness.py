@@ -6,6 +6,9 @@ by the kernel's magnitude, so that a large kernel counts as rough.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -24,11 +27,7 @@ def smoothness(kernels: Tensor, variant: str = "squared") -> Tensor:
 
     variant: "squared" is Eq. 1, |k_j^2 - k_i^2|; "absolute" is |k_j - k_i|; "quadratic" (k_j - k_i)^2.
     """
-    if variant not in DIFFERENCES:
-        raise ValueError(f"smoothness variant {variant!r}: choose one of {', '.join(DIFFERENCES)}")
-    if kernels.dim() < 2:
-        raise ValueError(f"kernels must have shape (..., H, W), got {tuple(kernels.shape)}")
-    difference = DIFFERENCES[variant]
+    difference = _difference(kernels, variant)
     k = kernels
     pairs = (
         (k[..., :, :-1], k[..., :, 1:]),  # left, right
@@ -42,3 +41,34 @@ def smoothness(kernels: Tensor, variant: str = "squared") -> Tensor:
 def filter_smoothness(weight: Tensor, variant: str = "squared") -> Tensor:
     """Smoothness of each filter, the sum over its kernels. weight: (O, I, kh, kw); returns (O,)."""
     return smoothness(weight, variant).sum(1)
+
+
+def summed_in_order(kernels: Tensor, variant: str = "squared") -> Tensor:
+    """Smoothness of several kernels together, every addition in the released code's order.
+
+    kernels: (..., K, H, W); returns (...). The eight differences of a position are added row by row,
+    then position after position and kernel after kernel: `smoothness(kernels).sum(-1)` but for last bits.
+    """
+    difference = _difference(kernels, variant)
+    height, width = kernels.shape[-2:]
+    around = torch.zeros_like(kernels)
+    for down, right in itertools.product((-1, 0, 1), repeat=2):
+        if (down, right) != (0, 0):
+            rows, columns = _inside(height, down), _inside(width, right)
+            there_rows, there_columns = _inside(height, -down), _inside(width, -right)
+            here, there = kernels[..., rows, columns], kernels[..., there_rows, there_columns]
+            around[..., rows, columns] += difference(there, here)
+    return around.flatten(-3).cumsum(-1)[..., -1]  # a plain sum would add in several lanes
+
+
+def _inside(size: int, shift: int) -> slice:
+    """Positions i for which i + shift lies in 0..size-1 too."""
+    return slice(max(0, -shift), max(0, size - max(0, shift)))
+
+
+def _difference(kernels: Tensor, variant: str) -> Callable[[Tensor, Tensor], Tensor]:
+    if variant not in DIFFERENCES:
+        raise ValueError(f"smoothness variant {variant!r}: choose one of {', '.join(DIFFERENCES)}")
+    if kernels.dim() < 2:
+        raise ValueError(f"kernels must have shape (..., H, W), got {tuple(kernels.shape)}")
+    return DIFFERENCES[variant]

@@ -77,6 +77,15 @@ def ak20():
 
 
 @pytest.fixture(scope="session")
+def ak56():
+    """akamaster's ResNet-56 from GKP_CHECKPOINTS; deepcopy it before changing it."""
+    _need("GKP_CHECKPOINTS")
+    from gkp import zoo
+
+    return zoo.load_model("resnet56", weights="akamaster")
+
+
+@pytest.fixture(scope="session")
 def authors20():
     """The authors' baseline ResNet-20 from GKP_CHECKPOINTS; deepcopy it before changing it."""
     _need("GKP_CHECKPOINTS")

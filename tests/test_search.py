@@ -11,10 +11,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plain_search import kept_by_plain_search
 
-from gkp import beam
-from gkp.objective import Problem, grouped_kernel_distance, kept_count, resolve_beta, set_cost
+from gkp import beam, search
+from gkp.objective import (
+    ARITHMETICS,
+    Problem,
+    grouped_kernel_distance,
+    kept_count,
+    resolve_beta,
+    set_cost,
+)
 from gkp.search import select
 from gkp.smoothness import smoothness
 
@@ -36,19 +42,21 @@ def problem_of(
     return Problem(grouped_kernel_distance(weight, order), smooth, keep, beta, neighbours)
 
 
+@pytest.mark.parametrize("arithmetic", ARITHMETICS)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: str(case["weight_seed"]))
-def test_released_choice_on_random_layers(case: dict) -> None:
+def test_released_choice_on_random_layers(case: dict, arithmetic: str) -> None:
     options = dict(case)
     kept, order = options.pop("kept"), options.pop("filter_order")
     weight = random_weight(
         options.pop("weight_seed"), options.pop("out_channels"), options.pop("in_channels")
     )
-    selection = select(weight, **options)
+    selection = select(weight, **options, arithmetic=arithmetic)
     assert selection.filter_order.tolist() == order
     assert selection.kept.tolist() == kept
 
 
-def test_released_choice_on_the_authors_network(authors20: torch.nn.Module) -> None:
+@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+def test_released_choice_on_the_authors_network(authors20: torch.nn.Module, arithmetic: str) -> None:
     for name, golden in json.loads((GOLDEN / "kept_kernels_resnet20_ba.json").read_text()).items():
         stage, block, conv = name.removeprefix("stage_").split(".")
         weight = (
@@ -56,7 +64,7 @@ def test_released_choice_on_the_authors_network(authors20: torch.nn.Module) -> N
             .get_submodule(f"conv{'ab'.index(conv[-1]) + 1}")
             .weight
         )
-        selection = select(weight)
+        selection = select(weight, arithmetic=arithmetic)
         assert selection.filter_order.tolist() == golden["filter_order"], name
         if selection.kept.tolist() != golden["kept"]:  # exact ties between all-zero kernels
             order = selection.filter_order.view(8, -1)
@@ -68,37 +76,18 @@ def test_released_choice_on_the_authors_network(authors20: torch.nn.Module) -> N
             assert torch.allclose(selection.cost, theirs, rtol=0, atol=1e-9), name
 
 
-@settings(max_examples=25)
-@given(
-    seed=st.integers(0, 10_000),
-    channels=st.integers(4, 9),
-    rate=st.sampled_from((0.25, 0.4375, 0.625)),
-    beam_width=st.integers(1, 3),
-    check_step=st.integers(1, 3),
-    alpha=st.sampled_from((0.0, 0.5, 0.9, 1.0)),
-    beta=st.sampled_from((None, 0.5)),
-    neighbours=st.integers(0, 2),
-    outer_in_beam=st.booleans(),
-    decision=st.sampled_from(("cost", "smoothness")),
-)
-def test_equals_the_plain_search(
-    seed: int, channels: int, rate: float, beta: float | None, **options
+@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+@pytest.mark.parametrize("elements", [1, 1 << 10, 1 << 30])
+def test_working_in_parts_changes_nothing(
+    elements: int, arithmetic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    weight = random_weight(seed, 4, channels)
-    selection = select(weight, groups=2, rate=rate, beta="reference" if beta is None else beta, **options)
-    for group, kept in zip(selection.filter_order.view(2, -1), selection.kept, strict=True):
-        block = weight.double()[group]
-        vectors = block.transpose(0, 1).flatten(1).numpy()
-        smooth = smoothness(block).sum(0).numpy()
-        assert kept.tolist() == kept_by_plain_search(vectors, smooth, len(kept), beta=beta, **options)
-
-
-@pytest.mark.parametrize("chunk", [1, 1 << 10, 1 << 30])
-def test_working_in_parts_changes_nothing(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     weight = random_weight(3, 16, 16)
-    whole = select(weight, groups=4)
-    monkeypatch.setattr(beam, "CHUNK", chunk)
-    assert torch.equal(select(weight, groups=4).kept, whole.kept)
+    whole = select(weight, groups=4, arithmetic=arithmetic)
+    monkeypatch.setattr(beam, "CHUNK", elements)
+    monkeypatch.setattr(search, "BLOCK", elements)
+    parts = select(weight, groups=4, arithmetic=arithmetic)
+    assert torch.equal(parts.kept, whole.kept)
+    assert torch.equal(parts.cost, whole.cost)
 
 
 @given(
@@ -185,6 +174,9 @@ def test_beta_counts_pairs() -> None:
     assert resolve_beta("reference", 16, 9, 4, 1) == pytest.approx(6 / 12)  # frozen at four kept kernels
     assert resolve_beta("reference", 64, 36, 4, 1) == pytest.approx(0.1)
     assert resolve_beta("exact", 16, 9, 4, 2) == pytest.approx(36 / 14)
+    assert resolve_beta("reference", 16, 9, 4, 6) == pytest.approx(6 / 72)  # also where 4 < 6 are kept
+    assert resolve_beta("exact", 16, 2, 2, 3) == pytest.approx(1 / 42)
+    assert resolve_beta("exact", 9, 9, 4, 1) == 0  # nothing is pruned
     assert resolve_beta("exact", 16, 9, 4, 0) == 0
     assert resolve_beta(2, 16, 9, 4, 1) == 2
 
@@ -210,6 +202,7 @@ def test_kept_count_is_the_released_formula() -> None:
         ({"strategy": "magic"}, "beam, greedy, exact"),
         ({"grouping": "random"}, "needs generator"),
         ({"strategy": "random"}, "needs generator"),
+        ({"arithmetic": "exact"}, "fast, released"),
         ({"grouping": "zigzag"}, "snaking, random, contiguous"),
         ({"grouping": torch.zeros(16, dtype=torch.int64)}, "each of the 16 filters once"),
     ],
