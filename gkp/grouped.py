@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import copy
+from typing import TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from gkp.copying import copied
 from gkp.grouped_base import EXECUTIONS, GroupedKernels
 from gkp.grouped_layers import GroupedKernelConv2d, GroupedKernelLinear, unsupported, window
-from gkp.replacement import altered, replace_module, shared_weights, take_over
+from gkp.replacement import altered, hooked, replace_module, shared_weights, take_over
+from gkp.tracing import Trace, trace
 
 __all__ = [
     "EXECUTIONS",
@@ -40,7 +42,7 @@ def to_dense(model: nn.Module) -> nn.Module:
 
     ValueError names a layer that was changed since it was pruned (weight norm, masks, another forward).
     """
-    model = copy.deepcopy(model)
+    model = copied(model)
     for name, module in list(model.named_modules()):
         if not isinstance(module, GroupedKernels):
             continue
@@ -54,20 +56,27 @@ def to_dense(model: nn.Module) -> nn.Module:
 
 
 ELEMENTWISE = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Hardswish, nn.LeakyReLU, nn.Dropout, nn.Identity)
+ELEMENTWISE_FUNCTIONS = (F.relu, torch.relu, F.relu6, F.silu, F.gelu)
+# In convolutional networks these treat the channels alike, too.
 CHANNELWISE = (*ELEMENTWISE, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
-CHANNELWISE_FUNCTIONS = (F.relu, torch.relu, F.relu6, F.silu, F.gelu, F.max_pool2d, F.avg_pool2d)
+CHANNELWISE_FUNCTIONS = (*ELEMENTWISE_FUNCTIONS, F.max_pool2d, F.avg_pool2d)
 
 
 def fold_permutations(model: nn.Module) -> nn.Module:
     """A copy in which output permutations are folded into what follows, where that is possible.
 
     A permutation can be folded when a single chain of batch norm and channel-wise operations leads
-    from one grouped kernel convolution to the next: the channels in between get new names, the
+    from one layer of grouped kernels to the next: the channels in between get new names, the
     batch norm's entries and the next layer's gather follow. Values are unchanged, one gather less
-    runs per folded layer. Layers that end in a residual sum keep their permutation.
+    runs per folded layer. Layers that end in a residual sum keep their permutation, and so do those
+    that run twice, share weights, have hooks, or whose output anything else reads, in training or in
+    evaluation. ValueError when torch.fx cannot trace the network.
     """
-    model = copy.deepcopy(model)
-    for first, norms, second in _chains(model):
+    model = copied(model)
+    in_training = _chains(trace(model, training=True))
+    for first, norms, second in _chains(trace(model, training=False)):
+        if (first, norms, second) not in in_training:
+            continue
         order = first.filter_order.clone()
         with torch.no_grad():
             for norm in norms:
@@ -77,8 +86,8 @@ def fold_permutations(model: nn.Module) -> nn.Module:
             if first.bias is not None:
                 first.bias.copy_(first.bias[order])
             kept, columns = order.argsort()[second.kept].sort(1)
-            rows = second.out_channels // second.groups
-            index = columns.repeat_interleave(rows, 0)[:, :, None, None].expand_as(second.weight)
+            index = columns.repeat_interleave(len(second.weight) // second.groups, 0)
+            index = index.view(*index.shape, *(1,) * (second.weight.dim() - 2)).expand_as(second.weight)
             second.weight.copy_(second.weight.gather(1, index))
         first.filter_order.copy_(torch.arange(len(order)))
         second.kept.copy_(kept)
@@ -87,31 +96,42 @@ def fold_permutations(model: nn.Module) -> nn.Module:
     return model
 
 
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
-        return isinstance(module, GroupedKernelConv2d) or super().is_leaf_module(module, qualified_name)
+Chain = tuple[GroupedKernels, list[nn.BatchNorm2d], GroupedKernels]
 
 
-def _chains(model: nn.Module) -> list[tuple[GroupedKernelConv2d, list[nn.BatchNorm2d], GroupedKernelConv2d]]:
-    """Pairs of grouped kernel convolutions with only channel-wise, single-use operations between them."""
-    modules = dict(model.named_modules())
-    graph = _Tracer().trace(model)
-    calls = [node.target for node in graph.nodes if node.op == "call_module"]
+def _chains(traced: Trace) -> list[Chain]:
+    """Pairs of layers of grouped kernels with only channel-wise, single-use operations between them."""
     chains = []
-    for node in graph.nodes:
-        first = modules.get(node.target) if node.op == "call_module" else None
-        if not isinstance(first, GroupedKernelConv2d) or first.in_order or calls.count(node.target) > 1:
+    for node in traced.graph.nodes:
+        first = traced.module(node)
+        if not _is_grouped(first, traced) or first.in_order:
             continue
         norms: list[nn.BatchNorm2d] = []
-        while len(node.users) == 1:
-            node = next(iter(node.users))
-            module = modules.get(node.target) if node.op == "call_module" else None
-            if isinstance(module, GroupedKernelConv2d) and calls.count(node.target) == 1:
+        images = isinstance(first, GroupedKernelConv2d)
+        after = traced.follower(node)
+        while after is not None:
+            module = traced.module(after)
+            if _is_grouped(module, traced) and type(module) is type(first):
                 chains.append((first, norms, module))
-            elif isinstance(module, nn.BatchNorm2d) and calls.count(node.target) == 1:
+                break
+            if images and type(module) is nn.BatchNorm2d and module in traced.single:
+                if altered(module, nn.BatchNorm2d):
+                    break
                 norms.append(module)
-                continue
-            elif isinstance(module, CHANNELWISE) or node.target in CHANNELWISE_FUNCTIONS:
-                continue
-            break
+            elif not _is_channelwise(after, module, images):
+                break
+            after = traced.follower(after)
     return chains
+
+
+def _is_grouped(module: nn.Module | None, traced: Trace) -> TypeGuard[GroupedKernels]:
+    kinds = (GroupedKernelConv2d, GroupedKernelLinear)
+    return type(module) in kinds and module in traced.single and not altered(module, *kinds)
+
+
+def _is_channelwise(node: fx.Node, module: nn.Module | None, images: bool) -> bool:
+    """Whether `node` treats all channels alike: the second axis of images, the last one of features."""
+    if module is None:
+        return node.target in (CHANNELWISE_FUNCTIONS if images else ELEMENTWISE_FUNCTIONS)
+    plain = type(module) in (CHANNELWISE if images else ELEMENTWISE)
+    return plain and "forward" not in vars(module) and not hooked(module)

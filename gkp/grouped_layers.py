@@ -91,8 +91,8 @@ class GroupedKernelConv2d(GroupedKernels):
 
     to_dense = to_conv
 
-    def forward(self, x: Tensor) -> Tensor:
-        padding = self.padding
+    def forward(self, input: Tensor) -> Tensor:  # the name is nn.Conv2d's, for calls by keyword
+        x, padding = input, self.padding
         if self.padding_mode != "zeros":
             x, padding = F.pad(x, self._border(), mode=self.padding_mode), 0
         if self.execution == "dense":
@@ -172,10 +172,10 @@ class GroupedKernelLinear(GroupedKernels):
 
     to_dense = to_linear
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # the name is nn.Linear's
         if self.execution == "dense":
-            return F.linear(x, self.dense_weight(), self.bias)
-        gathered = x.reshape(-1, self.in_features).index_select(1, self.kept.flatten())
+            return F.linear(input, self.dense_weight(), self.bias)
+        gathered = input.reshape(-1, self.in_features).index_select(1, self.kept.flatten())
         rows = gathered.unflatten(1, self.kept.shape).transpose(0, 1)  # (groups, N, keep)
         weight = self.weight.unflatten(0, (self.groups, -1)).transpose(1, 2)  # (groups, keep, O / groups)
         bias = self._bias_of_rows()
@@ -185,7 +185,7 @@ class GroupedKernelLinear(GroupedKernels):
             out = torch.baddbmm(bias.unflatten(0, (self.groups, 1, -1)), rows, weight)
         out = out.transpose(0, 1).flatten(1)
         out = out if self.in_order else out.index_select(1, self.unpermute)
-        return out.reshape(*x.shape[:-1], self.out_features)
+        return out.reshape(*input.shape[:-1], self.out_features)
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, groups={self.groups}, {self._repr_of_groups()}"

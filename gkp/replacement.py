@@ -26,6 +26,10 @@ _HARMLESS = {
     "__annotations_cache__", "__parameters__", "__orig_bases__", "__constants__", "__firstlineno__",
     "__static_attributes__", "extra_repr", "__repr__", "reset_parameters",
 }  # fmt: skip
+_TENSORS = {
+    "weight", "bias", "filter_order", "kept", "positions", "unpermute", "running_mean", "running_var",
+    "num_batches_tracked",
+}  # fmt: skip
 _CALLED = ("forward", "_conv_forward", "__call__", "_call_impl", "dense_weight")
 # Attributes of convolutions and linear layers themselves; others were set by the user.
 _OWN = {
@@ -66,6 +70,11 @@ def _substituted(value: Any, old: nn.Module, new: nn.Module) -> Any:
         parts = tuple(_substituted(each, old, new) for each in value)
         return value if all(a is b for a, b in zip(parts, value, strict=True)) else parts
     return value
+
+
+def hooked(module: nn.Module) -> bool:
+    """Whether something is called before or after the module, forward or backward."""
+    return any(getattr(module, table) for table in _HOOKS)
 
 
 def take_over(new: Layer, old: nn.Module) -> Layer:
@@ -110,7 +119,7 @@ def channels_last(weight: Tensor) -> bool:
 
 
 def altered(layer: nn.Module, *bases: type[nn.Module]) -> str:
-    """Why `layer` does not compute what its base class among `bases` computes; empty when it does.
+    """Why `layer` (linear, convolution, norm) does not compute what its class among `bases` does, or "".
 
     A reason for: subclasses with anything of their own but a constructor, a forward replaced on the
     instance, parametrised weights (weight norm, spectral norm, masks; old and new ways), uninitialised
@@ -121,15 +130,13 @@ def altered(layer: nn.Module, *bases: type[nn.Module]) -> str:
     if parametrize.is_parametrized(layer):
         names = ", ".join(layer.parametrizations)  # type: ignore[arg-type]
         return f"its {names} is parametrised: call torch.nn.utils.parametrize.remove_parametrizations first"
-    tensors = {**layer._parameters, **layer._buffers}
-    weight = layer._parameters.get("weight")
-    foreign = sorted(set(tensors) - {"weight", "bias", "filter_order", "kept", "positions", "unpermute"})
-    if weight is None or foreign:
+    foreign = sorted({*layer._parameters, *layer._buffers} - _TENSORS)
+    if "weight" not in layer._parameters or foreign:
         return (
             f"it holds {', '.join(foreign) or 'no weight of its own'}, as weight norm, spectral norm and "
             "masks of torch.nn.utils do: remove them first"
         )
-    return _altered_class(layer, bases) or _unusual(weight) or _children(layer)
+    return _altered_class(layer, bases) or _unusual(layer._parameters["weight"]) or _children(layer)
 
 
 def _altered_class(layer: nn.Module, bases: Iterable[type[nn.Module]]) -> str:
@@ -148,7 +155,9 @@ def _altered_class(layer: nn.Module, bases: Iterable[type[nn.Module]]) -> str:
     return ""
 
 
-def _unusual(weight: Tensor) -> str:
+def _unusual(weight: Tensor | None) -> str:
+    if weight is None:  # a batch norm without scale
+        return ""
     if type(weight.data) is not Tensor:
         return f"its weight is a {type(weight.data).__name__}"
     if not weight.is_floating_point():
