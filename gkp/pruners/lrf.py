@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import copy
+import warnings
 from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
 
-from gkp.grouped import window
+from gkp.copying import copied
+from gkp.grouped import replace_module, take_over, window
+from gkp.pruners.grouped_kernels import SkippedLayers
 from gkp.pruners.registry import Cut, register
-from gkp.surgery import kernel_layers
+from gkp.surgery import convolution, kernel_layers
 
 RIDGE = 1e-10  # times the mean squared norm: makes dead and equal filters harmless, moves nothing else
 
@@ -67,12 +69,13 @@ def factorise(conv: nn.Conv2d, rate: float, products: Tensor, order: list[int]) 
 
     round(rate * O) filters go first, then round(rate * I) input channels of what is left; at least one
     stays. A side that loses nothing gets no 1x1 convolution. products, order: of the filters, all of them.
+    Hooks, flags and layout of `conv` go to the three together, see `gkp.replacement.take_over`.
     """
     weight = conv.weight.detach().double().cpu()
     filters, channels = weight.shape[:2]
     drop_out, drop_in = (min(int(rate * n + 0.5), n - 1) for n in (filters, channels))
     if not drop_out and not drop_in:
-        return copy.deepcopy(conv)
+        return conv
     kept = _rest(filters, order[:drop_out])
     weight = weight[kept]
     if drop_in:
@@ -96,7 +99,7 @@ def factorise(conv: nn.Conv2d, rate: float, products: Tensor, order: list[int]) 
     if last.bias is not None and conv.bias is not None:  # both or neither
         with torch.no_grad():
             last.bias.copy_(conv.bias)
-    return nn.Sequential(layers).train(conv.training)
+    return take_over(nn.Sequential(layers), conv)
 
 
 def _pointwise(matrix: Tensor, like: nn.Conv2d, bias: bool = False) -> nn.Conv2d:
@@ -122,19 +125,27 @@ def lrf(model: nn.Module, *, groups: int, example_input: Tensor | None, data: ob
 
     Left out: the original trains the 1x1 convolutions 20 epochs before pruning, and fine-tunes one epoch
     with distillation after each side of each layer. That filters go before input channels within a layer
-    is not verified. ValueError when no convolution can be split.
+    is not verified. Layers that cannot be split are named in a warning, SkippedLayers; ValueError when no
+    convolution can be split.
     """
-    layers, _ = kernel_layers(model, 1)
+    layers, skipped = kernel_layers(model, 1)
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
     if not layers:
-        raise ValueError("lrf splits convolutions larger than 1x1 with groups=1, and this network has none")
+        raise ValueError(
+            "lrf splits convolutions larger than 1x1 with groups=1, and this network has none"
+            f"{f' ({reasons})' if reasons else ''}: choose a method that removes filters, such as l1"
+        )
+    if skipped:
+        warnings.warn(f"left unpruned: {reasons}", SkippedLayers, stacklevel=4)
     products = {name: gram(conv.weight.detach().double().cpu()) for name, conv in layers.items()}
     # All filters but the last, once; every rate takes a first part of the order.
     orders = {name: removal_order(each, len(each) - 1) for name, each in products.items()}
 
     def cut(rate: float) -> nn.Module:
-        pruned = copy.deepcopy(model)
-        for name, conv in layers.items():
-            pruned.set_submodule(name, factorise(conv, rate, products[name], orders[name]))
+        pruned = copied(model)
+        for name in layers:
+            conv = convolution(pruned, name)
+            replace_module(pruned, conv, factorise(conv, rate, products[name], orders[name]))
         return pruned
 
     return cut

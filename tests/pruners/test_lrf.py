@@ -9,6 +9,7 @@ from torch import nn
 import gkp
 from gkp import checkpoint, cost, models, pruners
 from gkp.pruners import lrf
+from gkp.pruners.grouped_kernels import SkippedLayers
 
 
 def split(conv, rate):
@@ -143,3 +144,60 @@ def test_the_network_computes_the_same_when_filters_repeat():
     x = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(gkp.prune(model, "lrf", rate=0.5)(x), model(x), rtol=1e-3, atol=1e-3)
+
+
+class Twice(nn.Module):
+    """One convolution under two names, between two others."""
+
+    def __init__(self, **options):
+        super().__init__()
+        self.stem, self.first = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1, **options)
+        self.again, self.head = self.first, nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = self.again(self.first(self.stem(x).relu()).relu()).relu()
+        return self.head(x.mean((2, 3)))
+
+
+def test_a_shared_convolution_stays_shared():
+    pruned = gkp.prune(Twice(), "lrf", rate=0.5, example_input=torch.rand(1, 3, 8, 8))
+    assert pruned.first is pruned.again
+    assert isinstance(pruned.first, nn.Sequential)
+    assert len(list(pruned.parameters())) == len({id(p) for p in pruned.parameters()}) == 2 + 4 + 2
+
+
+@pytest.mark.parametrize("padding_mode", ["zeros", "reflect", "replicate", "circular"])
+def test_layers_of_low_rank_are_split_without_error_at_every_border(padding_mode):
+    torch.manual_seed(0)
+    conv = nn.Conv2d(6, 8, 3, padding=2, padding_mode=padding_mode)
+    conv.weight.data = torch.einsum("oahw,ai->oihw", torch.randn(8, 3, 3, 3), torch.randn(3, 6))
+    conv.weight.data[4:] = conv.weight.data[:4]
+    x = torch.randn(2, 6, 7, 7)
+    torch.testing.assert_close(split(conv, 0.5)(x), conv(x), rtol=1e-4, atol=1e-4)
+
+
+def test_flags_hooks_and_mode_go_to_the_split_layer():
+    torch.manual_seed(0)
+    model, seen = Twice().eval(), []
+    model.first.weight.requires_grad_(False)
+    model.first.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[1]))
+    pruned = gkp.prune(model.to(memory_format=torch.channels_last), "lrf", rate=0.5)
+    flags = {name: parameter.requires_grad for name, parameter in pruned.first.named_parameters()}
+    expected = {"reduce.weight": False, "conv.weight": False, "expand.weight": False, "expand.bias": True}
+    assert flags == expected
+    assert not any(module.training for module in pruned.modules())
+    assert pruned.first.conv.weight.is_contiguous(memory_format=torch.channels_last)
+    pruned(torch.rand(1, 3, 8, 8))
+    assert seen == [8, 8]
+
+
+def test_layers_that_cannot_be_split_are_named():
+    model = nn.Sequential(
+        *(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, groups=2), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3))
+    )
+    nn.utils.parametrizations.weight_norm(model[3])
+    with pytest.warns(SkippedLayers, match=r"1: it already has groups=2; 3: its weight is parametrised"):
+        pruned = gkp.prune(model, "lrf", rate=0.5, example_input=torch.rand(1, 3, 16, 16))
+    assert isinstance(pruned[2], nn.Sequential)
+    with pytest.raises(ValueError, match=r"this network has none \(1: it already has groups=2\)"):
+        gkp.prune(model[:2], "lrf", example_input=torch.rand(1, 3, 16, 16))
