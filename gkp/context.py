@@ -17,6 +17,8 @@ from gkp.data import Split
 from gkp.progress import Progress, Task
 from gkp.records import Store
 
+STATE_PARTS = ("", "-pruning", "-snapshots")  # the last training of a run, and one that may precede it
+
 
 class OutOfTime(Exception):
     """The time budget is used up; what was finished is on disk and the run can be continued."""
@@ -128,6 +130,10 @@ class Context:
 
     def state_path(self, run: Run, part: str = "") -> Path:
         return self.state_folder / f"{run.hash}{part}.pt"
+
+    def state_paths(self, run: Run) -> list[Path]:
+        """Where the trainings of the run, one or two, are saved until its record is written."""
+        return [self.state_path(run, part) for part in STATE_PARTS]
 
     @property
     def state_folder(self) -> Path:

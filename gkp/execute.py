@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -19,11 +18,13 @@ from gkp.configuration import BASELINE, VERSION, Run
 from gkp.context import Context, OutOfTime, TimedProgress
 from gkp.data import Split
 from gkp.files import sha256_bytes
+from gkp.leftovers import remove_states
 from gkp.progress import Task
 from gkp.protocols import Entry
 from gkp.records import Record, peak_memory_mb, provenance, run_config, weights_sha256
 from gkp.steps import chosen_weights, prune, prune_and_train
 from gkp.target import costs
+from gkp.threads import begun_with, computing_with
 
 if TYPE_CHECKING:
     from gkp.autoattack import AutoAttackOutcome
@@ -39,8 +40,14 @@ def execute(run: Run, suite: str, context: Context) -> Record:
     """
     record = context.store.find(run)
     progress = context.timed(run)
-    if record is not None:
+    with computing_with(begun_with(run, context, record)):
+        if record is None:
+            record = first_record(run, suite, context, progress)
         return complete(record, run, context, progress)
+
+
+def first_record(run: Run, suite: str, context: Context, progress: TimedProgress) -> Record:
+    """Prune, train and attack; the record is written, and what was kept for continuing is removed."""
     started = time.monotonic()
     model = start_model(run, context).to(context.device)
     example = context.example(run.dataset)
@@ -73,11 +80,8 @@ def execute(run: Run, suite: str, context: Context) -> Record:
         "peak_memory_mb": peak_memory_mb(context.device),
     }
     context.store.write(record)
-    for part in ("", "-pruning", "-snapshots"):
-        context.state_path(run, part).unlink(missing_ok=True)
-    if run.prunes:  # those of a baseline serve the runs that start from it
-        shutil.rmtree(context.snapshots_folder(run), ignore_errors=True)
-    return complete(record, run, context, progress)
+    remove_states(run, context)
+    return record
 
 
 def describe(run: Run, suite: str, model: nn.Module) -> Record:

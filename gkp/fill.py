@@ -15,8 +15,7 @@ from gkp.context import Context, Pace
 from gkp.pack import Packed, archives_in, pack, stamps
 from gkp.progress import Progress
 from gkp.records import Store
-from gkp.run import Queue, Summary, complete_stems, pick_device, summarize, work
-from gkp.workers import work_together
+from gkp.run import Queue, Summary, complete_stems, pick_device, summarize, work_in
 
 SUITES = ("cifar10-resnet56", "cifar10-resnet20")
 # The methods that the paper's claims compare, and the controls of those claims; others come after them.
@@ -77,10 +76,7 @@ def fill(
     failed: dict[str, str] = {}
     with ended_by_sigterm():
         try:
-            if jobs == 1:
-                failed = work(queue, context)
-            else:
-                failed = work_together(queue, jobs, context, watch(save, deadline + reserve / 3))
+            failed = work_in(jobs, queue, context, watch(save, deadline + reserve / 3))
         finally:
             packed = save()
     context.store.update_manifest()

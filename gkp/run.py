@@ -6,7 +6,7 @@ import fcntl
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +18,11 @@ from gkp.configuration import Run
 from gkp.context import Context, OutOfTime, Pace
 from gkp.execute import execute, missing_entries
 from gkp.facts import record_facts
+from gkp.leftovers import is_of, remove_states, temporary_files
 from gkp.progress import Progress
 from gkp.records import Store
 from gkp.suites import Suite
+from gkp.threads import begun_with_in, computing_with
 from gkp.workers import work_together
 
 Queue = Sequence[tuple[str, Run]]  # (suite that the record is made for, run), the most valuable first
@@ -51,7 +53,9 @@ def run_suite(
     """Do every run of the suite that has no complete record yet, the most valuable first.
 
     budget_minutes: stop after the epoch in which this time is up; the next call continues there.
-    jobs: processes that share the work (small networks leave a GPU idle). device: "auto", "cpu", "cuda".
+    jobs: processes that share the work (small networks leave a GPU idle); they end with this one. Several
+    calls at once share it too. Each run keeps the number of threads it was begun with, and what is continued
+    that of the first, whatever `jobs` is now. device: "auto", "cpu", "cuda".
     Raises ValueError for an unknown suite, OSError naming the path when something cannot be written.
     """
     suite = suites.get(name)
@@ -63,9 +67,24 @@ def run_suite(
         record_facts(fact, suite.name, context.store)
     queue = queue_of(suite)
     before = complete_stems(queue, context.store)
-    failed = work(queue, context) if jobs == 1 else work_together(queue, jobs, context)
+    failed = work_in(jobs, queue, context)
     context.store.update_manifest()
     return summarize(queue, before, failed, context.store)
+
+
+def work_in(
+    jobs: int, queue: Queue, context: Context, watch: Callable[[], bool] | None = None
+) -> dict[str, str]:
+    """Do the queue in so many processes, this one when it is one; the reasons of the runs that failed.
+
+    watch: as in `gkp.workers.work_together`; not called where there is one process.
+    """
+    tidy(queue, context)
+    threads = begun_with_in((run for _, run in queue), context)
+    if jobs > 1:
+        return work_together(queue, jobs, context, watch, threads)
+    with computing_with(threads):
+        return work(queue, context)
 
 
 def queue_of(suite: Suite) -> Queue:
@@ -106,12 +125,14 @@ def is_complete(run: Run, store: Store) -> bool:
 def work(queue: Queue, context: Context) -> dict[str, str]:
     """Do runs until none is left or the time is up; returns the reasons of those that failed here."""
     failed: dict[str, str] = {}
+    idle = False  # nobody seems to work on what is left
     while not out_of_time(context):
         unfinished = [
             run for _, run in queue if run.stem not in failed and not is_complete(run, context.store)
         ]
         ready = [run for run in unfinished if has_start(run, context.store)]
-        with claim_first(affordable(ready, context), context.store.root) as run:
+        possible = affordable(ready, context)
+        with claim_first(possible, context.store.root) as run:
             if run is not None and not is_complete(run, context.store):
                 try:
                     execute(run, next(suite for suite, other in queue if other == run), context)
@@ -126,9 +147,14 @@ def work(queue: Queue, context: Context) -> dict[str, str]:
                     # Nor must a public network that is not here cost the suites that start elsewhere.
                     failed |= report_failure([r for r in unfinished if same_start(r, run)], error)
         if run is None:
-            if not any(is_claimed(other, context.store.root) for other in unfinished):
+            if possible or any(is_claimed(other, context.store.root) for other in unfinished):
+                time.sleep(POLL_SECONDS)
+            elif idle:
                 break
-            time.sleep(POLL_SECONDS)
+            else:  # what others start from may have ended since `ready` was made: look once more
+                idle = True
+                continue
+        idle = False
     return failed
 
 
@@ -197,6 +223,22 @@ def is_claimed(run: Run, root: Path) -> bool:
         return True
     os.close(handle)
     return False
+
+
+def tidy(queue: Queue, context: Context) -> None:
+    """Remove what killed processes left of these runs; what another process works on now is its own."""
+    temporary = temporary_files(context.store)
+    for _, run in queue:
+        done = is_complete(run, context.store)
+        mine = [path for path in temporary if is_of(path, run)]
+        if mine or (done and any(path.exists() for path in context.state_paths(run))):
+            with claim_first([run], context.store.root) as claimed:
+                if claimed is None:
+                    continue
+                for path in mine:
+                    path.unlink(missing_ok=True)
+                if done:
+                    remove_states(run, context)
 
 
 def _lock(run: Run, root: Path) -> int | None:

@@ -58,7 +58,8 @@ def save_state(path: str | Path, identity: dict[str, str], content: dict) -> Non
     Raises OSError, with what to do, when the place cannot be written; the old file stays then.
     """
     buffer = io.BytesIO()
-    torch.save({"format": FORMAT, "identity": identity, "content": content}, buffer)
+    threads = torch.get_num_threads()
+    torch.save({"format": FORMAT, "identity": identity, "threads": threads, "content": content}, buffer)
     data = buffer.getvalue()
     try:
         atomic_write_bytes(path, data + hashlib.sha256(data).digest())
@@ -83,6 +84,11 @@ def load_state(path: str | Path, identity: dict[str, str]) -> dict:
 def epochs_done(data: bytes, name: str) -> int:
     """Epochs that the run of this state file has behind it; StateError calls a damaged one `name`."""
     return len(_parse(data, name)["content"]["epochs"])
+
+
+def threads_of(path: str | Path) -> int | None:
+    """Threads that the training saved at `path` computes with; None when saved before that was kept."""
+    return _parse(Path(path).read_bytes(), str(path)).get("threads")
 
 
 def _parse(data: bytes, name: str) -> dict:

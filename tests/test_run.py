@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,7 +23,7 @@ from gkp.configuration import MACS_RATIO, Run
 from gkp.context import Context, OutOfTime
 from gkp.protocols import SELECTION, Entry
 from gkp.records import Store
-from gkp.run import claim_first, is_claimed, is_complete, run_suite
+from gkp.run import claim_first, has_start, is_claimed, is_complete, run_suite, tidy
 from gkp.suites import Suite
 
 
@@ -293,3 +295,80 @@ def test_suites_that_share_runs_see_the_attacks_they_ask_for(
 
 def metrics_of(run: Run, root: Path) -> dict:
     return Store(root).find(run)["checkpoints"]["last"]["metrics"]
+
+
+# ---- several processes at one queue ----------------------------------------------------------------
+
+
+def test_a_lock_that_is_only_looked_at_ends_nobodys_work(
+    tiny: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process that asks whether a run is taken holds its lock for that moment."""
+    monkeypatch.setattr("gkp.run.POLL_SECONDS", 0.0)
+    small, calls = Suite("tiny", "", "", (tiny.runs[0],)), 0
+    monkeypatch.setitem(suites.SUITES, "tiny", lambda: small)
+
+    @contextmanager
+    def taken_once(runs: list[Run], root: Path) -> Iterator[Run | None]:
+        nonlocal calls
+        calls += 1
+        with claim_first([] if calls == 1 else runs, root) as claimed:
+            yield claimed
+
+    monkeypatch.setattr("gkp.run.claim_first", taken_once)
+    assert len(run_suite("tiny", root=tmp_path, device="cpu").done) == 2
+
+
+def test_what_ends_while_we_look_is_seen(
+    tiny: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process ends the baseline after we saw that nothing can be begun."""
+    small = Suite("tiny", "", "", (tiny.runs[0],))
+    monkeypatch.setitem(suites.SUITES, "tiny", lambda: small)
+    baseline, seen = baseline_of(tiny), []
+
+    def ended_now(other: Run, root: Path) -> bool:
+        if not seen:
+            execute.execute(baseline, "tiny", context(root))
+        seen.append(other)
+        return False
+
+    monkeypatch.setattr("gkp.run.has_start", lambda r, store: r != baseline and has_start(r, store))
+    monkeypatch.setattr("gkp.run.is_claimed", ended_now)
+    summary = run_suite("tiny", root=tmp_path, device="cpu")
+    assert seen
+    assert len(summary.done) == 2
+
+
+def test_what_a_killed_process_left_is_removed(tiny: Suite, tmp_path: Path) -> None:
+    one, baseline = tiny.runs[0], baseline_of(tiny)
+    queue, where = [("tiny", baseline), ("tiny", one)], context(tmp_path)
+    execute.execute(baseline, "tiny", where)
+    left = [
+        where.state_path(baseline),  # killed between the record and this
+        where.state_folder / f".{baseline.hash}.pt.ab12.tmp",
+        where.store.results / "tiny" / f".{one.stem}.json.ab12.tmp",
+        where.store.checkpoints / "tiny" / f".{one.stem}-best-test.safetensors.ab12.tmp",
+    ]
+    kept = [
+        where.state_path(one),  # to be continued
+        where.state_folder / ".0123456789abcdef.pt.ab12.tmp",  # of another suite
+        where.snapshots_folder(baseline) / "epoch-001.safetensors",
+    ]
+    for path in (*left, *kept):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"left")
+    tidy(queue, where)
+    assert [path.name for path in (*left, *kept) if path.exists()] == [path.name for path in kept]
+
+
+def test_what_a_living_process_writes_is_not_removed(tiny: Suite, tmp_path: Path) -> None:
+    where, first = context(tmp_path), baseline_of(tiny)
+    path = where.state_folder / f".{first.hash}.pt.ab12.tmp"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"being written")
+    with claim_first([first], tmp_path):
+        tidy([("tiny", first)], where)
+        assert path.exists()
+    tidy([("tiny", first)], where)
+    assert not path.exists()
