@@ -53,7 +53,7 @@ def build(name: str) -> tuple[nn.Module, Tensor]:
 
 
 def survey(name: str, methods: Iterable[str] = METHODS) -> Row:
-    """Prune the classifier by each method, with the proof; what was pruned, what was left and why, seconds."""
+    """Prune the classifier by each method, with the proof: what was pruned, left and why, and seconds."""
     model, x = build(name)
     whole = cost.count(model, x)
     started = time.perf_counter()

@@ -18,8 +18,8 @@ from gkp import cli
 
 REMEDY = re.compile(
     r"\b(give|choose|write|check|set|leave|make|mend|use|see|did you mean|delete|restore|fetch|copy|rename|"
-    r"free|remove|go to|unset|load|update|clone|run|lower|unpack|ask for|needs|it has|at least|lies in|from 0|"
-    r"up to)\b"
+    r"free|remove|go to|unset|load|update|clone|run|lower|unpack|ask for|needs|it has|at least|lies in|"
+    r"from 0|up to)\b"
 )
 SECONDS = 60  # after which a case counts as hanging
 

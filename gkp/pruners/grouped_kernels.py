@@ -109,7 +109,6 @@ def sr_gkp(
     seed: int = 0,
     execution: str = "dense",
     indivisible: str = "skip",
-    arithmetic: str = "fast",
     starts: str | int | None = "auto",
 ) -> Cut:
     """SR-GKP. Search options as in `gkp.search.select`; `seed` is that of grouping or strategy "random".
@@ -139,7 +138,6 @@ def sr_gkp(
                 variant=variant,
                 arithmetic=arithmetic,
                 generator=generator,
-                arithmetic=arithmetic,
                 starts=_starts(layer, starts),
             )
             for name, layer in layers.items()
