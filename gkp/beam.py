@@ -64,11 +64,16 @@ def search(
     alpha: float,
     outer: bool,
     decision: str,
+    starts: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Beam search from every kernel of every group; returns kept (G, keep) and cost (G,)."""
+    """Beam search from kernels of every group; returns kept (G, keep) and cost (G,).
+
+    starts: from how many kernels, spread evenly over the channels; None for all of them.
+    """
     groups, channels = problem.smooth.shape
-    group = torch.arange(groups).repeat_interleave(channels)
-    first = torch.arange(channels).repeat(groups)
+    count = min(starts or channels, channels)
+    group = torch.arange(groups).repeat_interleave(count)
+    first = (torch.arange(count) * channels // count).repeat(groups)
     rows = max(1, CHUNK // (channels * width ** min(check_step, problem.keep)))
     finals = []
     for chunk in torch.arange(len(first)).split(rows):

@@ -67,6 +67,7 @@ def select(
     variant: str = "squared",
     generator: torch.Generator | None = None,
     arithmetic: str = "fast",
+    starts: int | None = None,
 ) -> Selection:
     """Group the filters of a convolution and choose the input channels that each group keeps.
 
@@ -84,11 +85,14 @@ def select(
     variant: of the smoothness, see `gkp.smoothness`.
     arithmetic: "fast", or "released": every sum with the last bits of the released code's, see
     `gkp.released`, which costs O(keep^2) for each set and suits layers of up to some 128 channels.
+    starts: from how many kernels of a group the beam or greedy search starts, spread evenly over the
+    input channels; None starts from every one, as released. Time grows with it, so that a few serve a
+    layer of thousands of channels.
 
     Returns a `Selection` on the CPU. ValueError for anything out of range.
     """
     _check(weight, rate, beam_width, check_step, alpha, neighbours, decision, strategy, beta)
-    _check_means(arithmetic)
+    _check_means(arithmetic, starts)
     weight = weight.detach().double().cpu()
     order = _group(weight, groups, grouping, variant, generator, arithmetic)
     channels = weight.shape[1]
@@ -107,7 +111,7 @@ def select(
         elif strategy in ("smoothest", "roughest", "random"):
             found = _without_search(problem, strategy, generator)
         else:
-            found = beam.search(problem, width, check_step, alpha, outer_in_beam, decision)
+            found = beam.search(problem, width, check_step, alpha, outer_in_beam, decision, starts)
         kept.append(found[0])
         cost.append(found[1])
     return Selection(order.flatten(), torch.cat(kept), torch.cat(cost))
@@ -224,9 +228,13 @@ def _check(
         raise ValueError(f'beta {beta!r}: choose "reference", "exact" or a number')
 
 
-def _check_means(arithmetic: str) -> None:
+def _check_means(arithmetic: str, starts: int | None) -> None:
     if arithmetic not in ARITHMETICS:
         raise ValueError(f"arithmetic {arithmetic!r}: choose one of {', '.join(ARITHMETICS)}")
+    if starts is not None and (isinstance(starts, bool) or not isinstance(starts, int) or starts < 1):
+        raise ValueError(
+            f"starts={starts!r}: give how many kernels a search starts from, at least 1, or None for all"
+        )
 
 
 def check_rate(rate: float) -> None:

@@ -11,8 +11,8 @@ from torch import nn
 import gkp
 from gkp import cost, models, pruners
 from gkp.grouped import GroupedKernelConv2d
-from gkp.pruners.grouped_kernels import SkippedLayers
 from gkp.search import select
+from gkp.surgery import SkippedLayers
 
 X = torch.rand(1, 3, 32, 32)
 

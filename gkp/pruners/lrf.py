@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from gkp.copying import copied
 from gkp.grouped import replace_module, take_over, window
-from gkp.pruners.grouped_kernels import SkippedLayers
 from gkp.pruners.registry import Cut, register
-from gkp.surgery import convolution, kernel_layers
+from gkp.surgery import SkippedLayers, convolution, kernel_layers
 
 RIDGE = 1e-10  # times the mean squared norm: makes dead and equal filters harmless, moves nothing else
 

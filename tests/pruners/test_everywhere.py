@@ -100,7 +100,7 @@ def check(method, network, data, real):
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-@pytest.mark.filterwarnings("ignore::gkp.pruners.grouped_kernels.SkippedLayers")
+@pytest.mark.filterwarnings("ignore::gkp.surgery.SkippedLayers")
 @pytest.mark.parametrize("network", REAL)
 @pytest.mark.parametrize("method", ONE_SHOT)
 def test_a_smaller_network_or_a_reason(method, network, large):
@@ -108,7 +108,7 @@ def test_a_smaller_network_or_a_reason(method, network, large):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::gkp.pruners.grouped_kernels.SkippedLayers")
+@pytest.mark.filterwarnings("ignore::gkp.surgery.SkippedLayers")
 @pytest.mark.parametrize("network", REAL)
 @pytest.mark.parametrize("method", ONE_SHOT)
 def test_a_smaller_network_or_a_reason_at_full_width(method, network, large):

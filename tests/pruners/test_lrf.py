@@ -9,7 +9,7 @@ from torch import nn
 import gkp
 from gkp import checkpoint, cost, models, pruners
 from gkp.pruners import lrf
-from gkp.pruners.grouped_kernels import SkippedLayers
+from gkp.surgery import SkippedLayers
 
 
 def split(conv, rate):
