@@ -18,6 +18,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from gkp.channels import ORDINARY, TIED, Bundle, Channels, channels_of
 from gkp.grouped_base import GroupedKernels
 from gkp.grouped_layers import GroupedKernelConv2d, GroupedKernelLinear, unsupported
+from gkp.logits import weight_type
 from gkp.models import CifarResNet, CifarVGG16
 from gkp.probe import OUTPUT, Probe, copied, feeds, mixes, probe, readers_of_image, unwrapped
 from gkp.proof import must_agree, silenced
@@ -46,13 +47,13 @@ def default_input(model: nn.Module, example_input: Tensor | None) -> Tensor:
 
     ValueError for any other network without an example.
     """
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device, dtype = next((p.device for p in model.parameters()), torch.device("cpu")), weight_type(model)
     if example_input is not None:
         if not isinstance(example_input, Tensor):
             raise ValueError(f"example_input is a {type(example_input).__name__}: give a tensor (1, C, H, W)")
-        return example_input.to(device)
+        return example_input.to(device, dtype if example_input.is_floating_point() else None)
     if isinstance(model, (CifarResNet, CifarVGG16)):
-        return torch.full((1, 3, 32, 32), 0.5, device=device)
+        return torch.full((1, 3, 32, 32), 0.5, device=device, dtype=dtype)
     raise ValueError(
         "give example_input, a tensor (1, C, H, W) that the model accepts, such as torch.rand(1, 3, 224, 224)"
     )

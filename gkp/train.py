@@ -24,10 +24,12 @@ from gkp.evaluate import outcome
 from gkp.graphs import Replayed
 from gkp.history import Chosen, EpochRow, History
 from gkp.hooks import Hooks
+from gkp.logits import as_logits, logits, weight_type
 from gkp.progress import Progress, Task
 from gkp.recipe import PAPER, SHORT, Recipe, learning_rate
 from gkp.rounded import fast_bfloat16
 from gkp.run_state import StateError, identity_of, load_state, save_state
+from gkp.train_check import check, joins_last
 
 if TYPE_CHECKING:
     from gkp.attacks import Attack
@@ -65,21 +67,23 @@ def fine_tune(
     cuda_graphs: on a GPU, replay forward and backward as a CUDA graph where neither an attack nor a
     penalty nor another loss is part of the step; on a CPU it changes nothing.
 
-    Raises ValueError for unusable data, StateError for a state file that is damaged or of another run,
-    OSError when the state cannot be written, and RuntimeError when the loss stops being a finite number.
+    Where a batch norm cannot take a last batch of one image, that image goes with the batch before it.
+    Raises ValueError for unusable data or networks, StateError for a state file that is damaged or of another
+    run, OSError when the state cannot be written, and RuntimeError when the loss stops being a finite number.
     """
     given = {"training": train, "validation": validation, "test": test}
     splits = {part: split for part, split in given.items() if split is not None}
-    _check(model, splits)
+    check(model, splits)
     if attacks and test is None:
         raise ValueError("attacks are made on the test images after every epoch: give test too")
+    joined = joins_last(model, train, recipe.batch_size)
     identity = identity_of(model, splits, recipe, seed, attacks or {})
     device = torch.device(device)
     model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     held = {part: split.to(device) for part, split in splits.items() if part != "training"}
     optimizer, graphs = _optimizer(model, recipe), cuda_graphs and device.type in GRAPH_DEVICES
     hooks, attacks = hooks or Hooks(), attacks or {}
-    run = _Run(model, train.to(device), held, recipe, optimizer, hooks, seed, attacks, graphs)
+    run = _Run(model, train.to(device), held, recipe, optimizer, hooks, seed, attacks, graphs, joined)
     history = History()
     if state_path is not None and Path(state_path).exists():
         history = _restore(run, load_state(state_path, identity))
@@ -111,6 +115,7 @@ class _Run:
     seed: int
     attacks: Mapping[str, Attack]
     graphs: bool = False
+    joined: bool = False  # the last image goes with the batch before, see `gkp.train_check.joins_last`
     replayed: list[Replayed] = field(default_factory=list)  # the recorded step, once there is one
 
     @property
@@ -119,8 +124,14 @@ class _Run:
 
     @property
     def steps(self) -> int:
-        """Steps per epoch; the last may have fewer images."""
-        return math.ceil(len(self.train) / self.recipe.batch_size)
+        """Steps per epoch; the last may have fewer images, or one more."""
+        return math.ceil(len(self.train) / self.recipe.batch_size) - self.joined
+
+    def batch(self, step: int) -> slice:
+        """The places in an epoch's order that a step takes."""
+        size = self.recipe.batch_size
+        last = self.joined and step == self.steps - 1
+        return slice(step * size, (step + 1) * size + last)
 
 
 def _epoch(run: _Run, epoch: int, task: Task) -> EpochRow:
@@ -145,9 +156,9 @@ def _train(run: _Run, epoch: int, task: Task) -> float:
     finite = torch.ones((), dtype=torch.bool, device=run.device)
     run.model.train()
     for step in range(run.steps):
-        batch = slice(step * recipe.batch_size, (step + 1) * recipe.batch_size)
+        batch = run.batch(step)
         order = draws.order[batch]
-        images, labels = run.train.images[order], run.train.labels[order]
+        images, labels = run.train.images[order], run.train.labels[order].long()
         images = crop_and_flip(images, draws.top[batch], draws.left[batch], draws.flip[batch], recipe.padding)
         cross_entropy, loss = _step(run, _pixels(images), labels, epoch, step)
         # Summed on the device and read once per epoch: a GPU would wait at every read.
@@ -194,11 +205,11 @@ def _gradients(run: _Run, x: Tensor, y: Tensor, epoch: int) -> tuple[Tensor, ...
 def _backward(run: _Run, x: Tensor, y: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
     """Put new gradients into the parameters; the cross entropy and the loss, detached scalars."""
     with _autocast(run):
-        logits = run.model(x)
-    logits = logits.float()
-    loss = cross_entropy = F.cross_entropy(logits, y)
+        found = as_logits(run.model(x.to(weight_type(run.model) or x.dtype)), len(x))
+    found = found.float()
+    loss = cross_entropy = F.cross_entropy(found, y)
     if run.hooks.loss:
-        loss = run.hooks.loss(run.model, x, y, logits, epoch)
+        loss = run.hooks.loss(run.model, x, y, found, epoch)
     penalty = run.hooks.penalty(run.model, epoch) if run.hooks.penalty else None
     if penalty is not None:
         loss = loss + penalty
@@ -247,7 +258,7 @@ def _accuracy(model: nn.Module, split: Split) -> float:
     correct = torch.zeros((), dtype=torch.int64, device=split.images.device)
     for start in range(0, len(split), EVALUATION_BATCH):
         batch = slice(start, start + EVALUATION_BATCH)
-        correct += (model(_pixels(split.images[batch])).argmax(1) == split.labels[batch]).sum()
+        correct += (logits(model, _pixels(split.images[batch])).argmax(1) == split.labels[batch]).sum()
     return correct.item() / len(split)
 
 
@@ -255,22 +266,6 @@ def _attacked(run: _Run, attack: Attack) -> float:
     """The fraction of the test images classified correctly under `attack`."""
     test = run.held["test"]
     return outcome(run.model, _pixels(test.images), test.labels, attack, batch_size=EVALUATION_BATCH).accuracy
-
-
-def _check(model: nn.Module, splits: dict[str, Split]) -> None:
-    for part, split in splits.items():
-        if len(split) == 0:
-            raise ValueError(f"the {part} data are empty: give at least one image")
-        if split.images.dtype != torch.uint8:
-            raise ValueError(f"the {part} images are {split.images.dtype}: give uint8 (gkp.data.Split)")
-    # One image through the network costs little; on a GPU a label out of range ends in a device assertion.
-    image = _pixels(splits["training"].images[:1]).to(next(model.parameters()).device)
-    model.eval()
-    with torch.no_grad():
-        classes = model(image).shape[1]
-    largest = max(int(split.labels.max()) for split in splits.values())
-    if largest >= classes:
-        raise ValueError(f"label {largest} but the model has {classes} outputs: build it with more classes")
 
 
 def _snapshot(run: _Run, history: History) -> dict:

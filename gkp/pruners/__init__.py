@@ -24,8 +24,8 @@ from gkp.pruners import (  # noqa: F401  (importing a family registers its metho
     reconstruction,
     tmi,
 )
-from gkp.pruners.finite import refuse_non_finite
 from gkp.pruners.registry import Cut, Method, Session, get, methods, register
+from gkp.pruners.weights_check import refuse_non_finite
 from gkp.recipe import SHORT, Recipe
 from gkp.search import check_rate
 from gkp.surgery import default_input, guessed_input

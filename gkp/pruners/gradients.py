@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gkp.data import Split
-from gkp.pruners.images import batches, sample
+from gkp.logits import NO_GRADIENT, check_classes, class_labels, logits
+from gkp.pruners.images import batches, sample, scoring_copy
 from gkp.pruners.ranking import MINIMUM, global_cut, own_norm
 from gkp.pruners.registry import Cut, register
 from gkp.surgery import FilterLayer, convolution, default_input, filter_layers
@@ -53,8 +52,13 @@ def taylor(
 def first_order(
     model: nn.Module, layers: dict[str, FilterLayer], data: Split, batch_size: int
 ) -> dict[str, Tensor]:
-    """{layer: squared first-order change of the loss (O,)}, averaged over the batches of `data`."""
-    model = copy.deepcopy(model).eval().requires_grad_(True)
+    """{layer: squared first-order change of the loss (O,)}, averaged over the batches of `data`.
+
+    ValueError for labels that are no classes of the network, and where no gradient reaches its weights.
+    """
+    model = scoring_copy(model).requires_grad_(True)
+    given = class_labels(data.labels, len(data.images))
+    span = int(given.min()), int(given.max())
     gates: dict[str, list[Tensor]] = {}
     for name, layer in layers.items():
         norm = own_norm(model, layer)
@@ -64,8 +68,14 @@ def first_order(
     totals = {name: torch.zeros(layer.filters, device=parameters[0].device) for name, layer in layers.items()}
     count = 0
     for pixels, labels in batches(data, batch_size, parameters[0].device):
-        loss = F.cross_entropy(model(pixels), labels)
-        gradients = dict(zip(parameters, torch.autograd.grad(loss, parameters), strict=True))
+        output = logits(model, pixels)
+        check_classes(*span, output.shape[1])
+        loss = F.cross_entropy(output, labels.long())
+        if not loss.requires_grad:
+            raise ValueError(NO_GRADIENT.replace("the pixels", "the weights"))
+        # A layer that the logits do not depend on has no gradient, which is one of 0.
+        found = torch.autograd.grad(loss, parameters, materialize_grads=True)
+        gradients = dict(zip(parameters, found, strict=True))
         with torch.no_grad():
             for name, gate in gates.items():
                 change = sum((_per_filter(p * gradients[p]) for p in gate), start=torch.zeros(()))

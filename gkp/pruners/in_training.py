@@ -37,12 +37,13 @@ def start_slimming(
     if sparsity < 0:
         raise ValueError(f"sparsity={sparsity!r}: give the weight of the L1 penalty, 0 or more")
     layers = filter_layers(model, example_input)
+    penalised = [name for name, layer in layers.items() if _has_trained_scale(model, layer)]
 
     def before_step(model: nn.Module, epoch: int, step: int) -> None:
-        for layer in layers.values():
-            norm = own_norm(model, layer)
-            if norm is not None:
-                _gradient(norm).add_(norm.weight.detach().sign(), alpha=sparsity)
+        for name in penalised:
+            norm = own_norm(model, layers[name])
+            if norm is not None and norm.weight.grad is not None:  # none where the forward left it out
+                norm.weight.grad.add_(norm.weight.detach().sign(), alpha=sparsity)
 
     def finish(model: nn.Module) -> Cut:
         return bn_gamma(model, groups=groups, example_input=example_input, data=data, minimum=minimum)
@@ -79,10 +80,21 @@ def slimming(
     return bn_gamma(model, groups=groups, example_input=example_input, data=data, minimum=minimum)
 
 
-def _gradient(layer: nn.Conv2d | nn.BatchNorm2d) -> Tensor:
-    gradient = layer.weight.grad
-    assert gradient is not None  # hooks run between the backward pass and the optimizer's step
-    return gradient
+def _has_trained_scale(model: nn.Module, layer: FilterLayer) -> bool:
+    """Whether the layer's filters have a batch norm of their own; ValueError when its scale cannot shrink.
+
+    A scale that stays as it is beside scales that were made small would keep all its filters.
+    """
+    norm = own_norm(model, layer)
+    if norm is None:
+        return False
+    if not norm.affine or not norm.weight.requires_grad:
+        state = "is frozen" if norm.affine else "does not exist (affine=False)"
+        raise ValueError(
+            f"slimming makes scales of batch norms small by training, and that of {layer.norm}, behind "
+            f"{layer.name}, {state}: give it a scale that requires a gradient, or use a method such as l1"
+        )
+    return True
 
 
 # ---- methods that mask -----------------------------------------------------------------------------
@@ -117,6 +129,8 @@ class Masks:
             masked: list[nn.Conv2d | nn.BatchNorm2d] = [conv]
             if norm is not None and epoch >= self.last_epoch:
                 masked.append(norm)
+                if norm.running_mean is not None and not norm.affine:  # no shift: zeros less the mean
+                    norm.running_mean[self.dropped[name]] = 0
             for parameter in (p for module in masked for p in (module.weight, module.bias)):
                 if parameter is not None:
                     parameter[self.dropped[name]] = 0
@@ -124,7 +138,9 @@ class Masks:
     def freeze(self, model: nn.Module, epoch: int, step: int) -> None:
         """Zero the gradients of the masked filters."""
         for name, indices in self.dropped.items():
-            gradient = _gradient(convolution(model, name))
+            gradient = convolution(model, name).weight.grad
+            if gradient is None:  # a frozen layer: its masked filters stay at zero anyway
+                continue
             if indices.device != gradient.device:  # after loading a state; a GPU would wait at every step
                 self.dropped[name] = indices = indices.to(gradient.device)
             gradient.index_fill_(0, indices, 0)

@@ -8,10 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from gkp.data import Split
+from gkp.logits import run
 from gkp.pruners.filters import filters_to_drop
-from gkp.pruners.images import batches, sample
+from gkp.pruners.images import batches, sample, scoring_copy
 from gkp.pruners.registry import Cut, register
 from gkp.surgery import FilterLayer, convolution, default_input, filter_layers, remove_filters
+
+TOLERANCE = 1e-2  # of the largest output: what tf32 products may lose, far below a wrong border
 
 
 @register(
@@ -101,17 +104,26 @@ def least_squares_scales(gram: Tensor, dropped: Tensor) -> Tensor:
 def sampled_grams(
     model: nn.Module, readers: dict[str, str], data: Split, locations: int, batch_size: int, seed: int
 ) -> dict[str, Tensor]:
-    """{layer: G = x^T x (C, C), float64 on the CPU} of samples of what each layer's reader sums up."""
+    """{layer: G = x^T x (C, C), float64 on the CPU} of samples of what each layer's reader sums up.
+
+    ValueError for images that the network cannot take, and for a reader whose output is no such sum.
+    """
     if isinstance(locations, bool) or not isinstance(locations, int) or locations < 1:
         raise ValueError(f"locations={locations!r}: give the number of sampled outputs per image, 1 or more")
     channels = {name: convolution(model, name).out_channels for name in readers}
     grams = {name: torch.zeros(size, size, dtype=torch.float64) for name, size in channels.items()}
     generator = torch.Generator().manual_seed(seed)
-    model = copy.deepcopy(model).eval()
+    model = scoring_copy(model)
 
     def watch(name: str, reader: nn.Conv2d | nn.Linear) -> None:
         def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            x = contributions(reader, inputs[0], output, channels[name], locations, generator).double()
+            x, scalars = drawn(reader, inputs[0], output, channels[name], locations, generator)
+            if not (x.sum(1) - scalars).abs().max() <= TOLERANCE * scalars.abs().max():
+                raise ValueError(
+                    f"thinet cannot rebuild the output of {readers[name]}, which computes something else "
+                    "than its weight says (a forward pass or a hook of its own, or NaN): use another method"
+                )
+            x = x.double()
             grams[name] += (x.mT @ x).cpu()
 
         reader.register_forward_hook(hook)
@@ -120,7 +132,7 @@ def sampled_grams(
         watch(name, _weighted(model, reader))
     with torch.no_grad():
         for pixels, _ in batches(data, batch_size, next(model.parameters()).device):
-            model(pixels)
+            run(model, pixels)
     return grams
 
 
@@ -134,26 +146,57 @@ def contributions(
 ) -> Tensor:
     """(B * locations, C): what each input channel adds to randomly drawn scalars of the reader's output.
 
-    x: its input, (B, C, H, W), or (B, C * n) for a linear layer after flattening. A row sums to the
-    scalar, less the bias.
+    x: its input, (B, C, H, W), or (B, C * n) for a linear layer after flattening, or (B, ..., C) for one at
+    every position. A row sums to the scalar, less the bias.
     """
+    return drawn(reader, x, output, channels, locations, generator)[0]
+
+
+def drawn(
+    reader: nn.Conv2d | nn.Linear,
+    x: Tensor,
+    output: Tensor,
+    channels: int,
+    locations: int,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """`contributions` and the scalars less the bias (B * locations,), which are the sums of their rows."""
     image = torch.arange(len(x)).repeat_interleave(locations)
 
     def draw(high: int) -> Tensor:
         return torch.randint(high, (len(image),), generator=generator)
 
-    unit = draw(output.shape[1])
     if isinstance(reader, nn.Linear):
-        return (x[image] * reader.weight[unit]).view(len(image), channels, -1).sum(2)
-    kernel = reader.weight[unit]  # (samples, C, kh, kw)
-    (kh, kw), (sh, sw), (dh, dw) = reader.kernel_size, reader.stride, reader.dilation
-    assert not isinstance(reader.padding, str)  # _reader takes no such layer
-    ph, pw = reader.padding
-    padded = nn.functional.pad(x, (pw, pw, ph, ph))
-    rows = draw(output.shape[2])[:, None] * sh + torch.arange(kh) * dh
-    columns = draw(output.shape[3])[:, None] * sw + torch.arange(kw) * dw
-    patches = padded[image[:, None, None], :, rows[:, :, None], columns[:, None, :]]  # (samples, kh, kw, C)
-    return (patches.permute(0, 3, 1, 2) * kernel).sum((2, 3))
+        unit = draw(output.shape[-1])
+        if x.ndim > 2:
+            position = draw(x.shape[1:-1].numel())
+            x, output = (t.flatten(1, -2)[image, position] for t in (x, output))
+        else:
+            x, output = x[image], output[image]
+        parts = (x * reader.weight[unit]).view(len(image), channels, -1).sum(2)
+        found = output[torch.arange(len(image)), unit]
+    else:
+        unit, row, column = (draw(size) for size in output.shape[1:])
+        parts = _patches(reader, x, image, row, column).mul(reader.weight[unit]).sum((2, 3))
+        found = output[image, unit, row, column]
+    if reader.bias is not None:
+        found = found - reader.bias[unit]
+    return parts, found
+
+
+def _patches(reader: nn.Conv2d, x: Tensor, image: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    """(samples, C, kh, kw): what the reader sees of x (B, C, H, W) at its output's rows and columns."""
+    spans = [d * (k - 1) for k, d in zip(reader.kernel_size, reader.dilation, strict=True)]
+    if isinstance(reader.padding, str):  # an odd pixel of "same" goes behind
+        pads = [(s // 2, s - s // 2) if reader.padding == "same" else (0, 0) for s in spans]
+    else:
+        pads = [(p, p) for p in reader.padding]
+    mode = "constant" if reader.padding_mode == "zeros" else reader.padding_mode
+    padded = nn.functional.pad(x, (*pads[1], *pads[0]), mode=mode)
+    sides = zip((row, column), reader.kernel_size, reader.stride, reader.dilation, strict=True)
+    rows, columns = (place[:, None] * s + torch.arange(k) * d for place, k, s, d in sides)
+    found = padded[image[:, None, None], :, rows[:, :, None], columns[:, None, :]]  # (samples, kh, kw, C)
+    return found.permute(0, 3, 1, 2)
 
 
 def _reader(model: nn.Module, layer: FilterLayer) -> str | None:
@@ -163,7 +206,7 @@ def _reader(model: nn.Module, layer: FilterLayer) -> str | None:
     reader = model.get_submodule(layer.consumers[0])
     if isinstance(reader, nn.Linear):
         return layer.consumers[0] if reader.in_features % layer.filters == 0 else None
-    plain = isinstance(reader, nn.Conv2d) and reader.groups == 1 and not isinstance(reader.padding, str)
+    plain = isinstance(reader, nn.Conv2d) and reader.groups == 1
     return layer.consumers[0] if plain and reader.in_channels == layer.filters else None
 
 

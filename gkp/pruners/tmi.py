@@ -217,4 +217,6 @@ def _weight(snapshot: Mapping[str, Tensor], name: str, conv: nn.Conv2d | nn.Line
             f"{name}.weight {found} in a snapshot and is {tuple(conv.weight.shape)} in the model: "
             "give state_dicts of this very network"
         )
+    if not torch.isfinite(weight).all():
+        raise ValueError(f"{name}.weight holds NaN or infinity in a snapshot: leave that snapshot out")
     return weight.to(conv.weight)
