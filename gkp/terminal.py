@@ -42,7 +42,8 @@ def run(command: Callable[[], Any], *, debug: bool) -> int:
     with lenient_streams(), short_warnings():
         try:
             code = command() or 0
-            _flush()
+            if (lost := _lost_output()) is not None:
+                code = _tell(lost)
         except (KeyboardInterrupt, typer.Abort):
             code = 130
         except Misuse as error:
@@ -50,8 +51,7 @@ def run(command: Callable[[], Any], *, debug: bool) -> int:
         except USER_ERRORS as error:
             if debug:
                 raise
-            say(f"error: {sentence(error)}")
-            code = 2
+            code = _tell(_lost_output() or error)
         except Exception as error:
             if debug:
                 raise
@@ -91,16 +91,23 @@ def _misuse(error: Any) -> int:
     return 2
 
 
-def _flush() -> None:
-    """Write what is left; OSError names standard output, and a reader that went away is no error to tell."""
+def _tell(error: Exception) -> int:
+    """Say what is wrong with the input or the place, and return the exit code."""
+    if isinstance(error, BrokenPipeError):
+        return 1  # `| head` has read enough, which is nothing to complain about
+    say(f"error: {sentence(error)}")
+    return 2
+
+
+def _lost_output() -> OSError | None:
+    """Write what is left to standard output; what is wrong with it if that fails."""
     try:
         sys.stdout.flush()
     except OSError as error:
         # Python would try again at its end, and fail with a message of its own.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):
-            sys.exit(1)
-        raise OSError(error.errno, error.strerror, "standard output") from error
+        return OSError(error.errno, error.strerror, "standard output")
+    return None
 
 
 @contextmanager

@@ -92,18 +92,12 @@ slimming --epochs 1 | sparsity=-1
 """)
 
 NO_RECORD = pairs("""
-text | results/method
-empty | results/method
-bytes | results/method
-list | results/method
-number | results/method
 object | version
 nan | NaN
 version | version 99
 stem | another
 config | config
 checkpoints | checkpoints
-deep | results/method
 folder | a folder
 pipe | a named pipe
 no-label | label
@@ -112,7 +106,7 @@ no-pruning | pruning
 no-config | config
 no-hash | hash
 no-suite | suite
-""")
+""") | dict.fromkeys(words("text empty bytes list number deep"), "results/method")
 
 NO_PLUGIN = {"": ""} | pairs("""
 missing-file.py | missing-file.py
