@@ -19,25 +19,11 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from gkp import files, models
-from gkp.grouped import GroupedKernelConv2d, GroupedKernelLinear
-from gkp.grouped_base import GroupedKernels
+from gkp import description, files, models
+from gkp.grouped import GroupedKernelLinear
 
 FORMAT = 1
 TORCHVISION = "torchvision:"
-
-_CONV = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation")
-# The modules a file can describe, with the constructor arguments that are also attributes.
-KINDS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
-    "Conv2d": (nn.Conv2d, (*_CONV, "groups", "bias", "padding_mode")),
-    "GroupedKernelConv2d": (GroupedKernelConv2d, (*_CONV, "bias", "execution", "padding_mode")),
-    "GroupedKernelLinear": (GroupedKernelLinear, ("in_features", "out_features", "bias", "execution")),
-    "Linear": (nn.Linear, ("in_features", "out_features", "bias")),
-    "BatchNorm2d": (nn.BatchNorm2d, ("num_features", "eps", "momentum", "affine", "track_running_stats")),
-    "Identity": (nn.Identity, ()),
-    "ReLU": (nn.ReLU, ("inplace",)),
-}
-_KIND_OF = {kind: name for name, (kind, _) in KINDS.items()}
 
 
 def base_network(
@@ -81,7 +67,11 @@ def save_model(
     values to keep beside it. ValueError, before anything is written, when the model holds something that
     a file cannot describe: modules not in KINDS in place of the network's own, hooks, masks.
     """
-    tensors = {name: value.detach().cpu().clone().contiguous() for name, value in model.state_dict().items()}
+    state = {name: value.detach() for name, value in model.state_dict().items()}
+    if any(value.is_meta for value in state.values()):
+        raise ValueError(f"this {network} is on the meta device: load its weights before saving")
+    tied = _ties(state)
+    tensors = {name: value.cpu().clone().contiguous() for name, value in state.items() if name not in tied}
     header = {
         "format": FORMAT,
         "network": network,
@@ -95,19 +85,61 @@ def save_model(
             raise ValueError(
                 f"{name or network} has forward hooks, which a file cannot hold: remove them first"
             )
-    header["modules"] = _differences(model, _base(header, base))
-    try:
-        text = json.dumps(header, sort_keys=True)
-    except TypeError as error:
-        raise ValueError(f"about can hold numbers, texts, lists and dictionaries only: {error}") from error
-    # Proof that the file will load: what it describes takes exactly these tensors.
-    try:
-        _rebuild(json.loads(text), tensors, base)
-    except RuntimeError as error:
-        raise ValueError(f"this {network} cannot be described in a file: {error}") from error
+    header["modules"] = description.differences(model, _base(header, base))
+    # What most networks lack is not mentioned, so that their files stay the same.
+    frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    optional = {"tied": tied, "frozen": frozen, "names": _new_aliases(model, header, tensors | state, base)}
+    header |= {key: value for key, value in optional.items() if value}
+    text = _as_text(header)
+    _prove(model, json.loads(text), tensors, base)
     data = safetensors.torch.save(tensors, {"gkp": text})
     files.atomic_write_bytes(path, data)
     return files.sha256_bytes(data)
+
+
+def _as_text(header: dict[str, Any]) -> str:
+    try:
+        return json.dumps(header, sort_keys=True)
+    except TypeError as error:
+        raise ValueError(f"about can hold numbers, texts, lists and dictionaries only: {error}") from error
+
+
+def _new_aliases(
+    model: nn.Module, header: dict[str, Any], tensors: dict[str, Tensor], base: nn.Module | None
+) -> dict[str, str]:
+    """Second names of modules that the network in `header` does not give by itself."""
+    found = description.aliases(model)
+    if not found:
+        return {}
+    rebuilt = description.rebuild(_base(header, base), header["modules"], {}, tensors)
+    return {
+        name: original
+        for name, original in found.items()
+        if rebuilt.get_submodule(name) is not rebuilt.get_submodule(original)
+    }
+
+
+def _prove(
+    model: nn.Module, header: dict[str, Any], tensors: dict[str, Tensor], base: nn.Module | None
+) -> None:
+    """ValueError unless what `header` describes takes exactly these tensors and is built like `model`."""
+    network = header["network"]
+    try:
+        rebuilt = _rebuild(header, tensors, base)
+    except RuntimeError as error:
+        raise ValueError(f"this {network} cannot be described in a file: {error}") from error
+    state, saved = rebuilt.state_dict(), model.state_dict()
+    moved = [name for name, tensor in tensors.items() if state[name].data_ptr() != tensor.data_ptr()]
+    if moved or list(state) != list(saved) or _ties(state).keys() != _ties(saved).keys():
+        raise ValueError(
+            f"this {network} cannot be described in a file: it shares {moved[0] if moved else 'tensors'} "
+            "otherwise than the network it is to be saved as"
+        )
+    for name, entry in header["modules"].items():
+        if entry["kind"] == description.CHANGED:
+            ours, theirs = repr(model.get_submodule(name)), repr(rebuilt.get_submodule(name))
+            if ours != theirs:
+                raise ValueError(f"{name or network} cannot be described in a file: {ours} would be {theirs}")
 
 
 def load_file(path: str | Path, *, base: nn.Module | None = None) -> nn.Module:
@@ -155,7 +187,7 @@ def _base_arguments(model: nn.Module) -> dict[str, Any]:
     """`base_network`'s arguments, read off the model."""
     normalize = getattr(model, "normalize", None)
     shortcuts = [m for m in model.modules() if isinstance(m, models.OptionAShortcut)]
-    linear = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    linear = [m for m in model.modules() if isinstance(m, (nn.Linear, GroupedKernelLinear))]
     arguments: dict[str, Any] = {
         "num_classes": linear[-1].out_features if linear else 10,
         "zeros": "around" if any(shortcut.padding[4] for shortcut in shortcuts) else "after",
@@ -174,64 +206,36 @@ def _base(header: dict[str, Any], given: nn.Module | None) -> nn.Module:
         return base_network(header["network"], **arguments)
 
 
-def _arguments(module: nn.Module, names: tuple[str, ...]) -> dict[str, Any]:
-    found = {name: module.bias is not None if name == "bias" else getattr(module, name) for name in names}
-    if isinstance(module, GroupedKernelConv2d) and module.padding_mode == "zeros":
-        del found["padding_mode"]  # files of before it was an argument stay as they are
-    return found
-
-
-def _describe(module: nn.Module, path: str) -> dict[str, Any]:
-    """The entry from which `_build` makes a module like this one."""
-    if type(module) is nn.Sequential:
-        children = [[name, _describe(child, f"{path}.{name}")] for name, child in module.named_children()]
-        return {"kind": "Sequential", "children": children}
-    kind = _KIND_OF.get(type(module))
-    if kind is None:
-        raise ValueError(
-            f"{path} is a {type(module).__name__}, which a file cannot describe: {', '.join(KINDS)} can"
-        )
-    return {"kind": kind, **_arguments(module, KINDS[kind][1])}
-
-
-def _differences(model: nn.Module, base: nn.Module, path: str = "") -> dict[str, Any]:
-    """Entries, by module path, for everything in `model` that is not as in `base`."""
-    same_type = type(model) is type(base)
-    if same_type and type(model) in _KIND_OF:
-        arguments = KINDS[_KIND_OF[type(model)]][1]
-        if _arguments(model, arguments) == _arguments(base, arguments):
-            return {}
-    elif same_type:
-        children, others = dict(model.named_children()), dict(base.named_children())
-        if list(children) == list(others) and (children or repr(model) == repr(base)):
-            entries: dict[str, Any] = {}
-            for name, child in children.items():
-                entries |= _differences(child, others[name], f"{path}.{name}" if path else name)
-            return entries
-    if not path:
-        raise ValueError(f"the model is a {type(model).__name__}, unlike the network it is to be saved as")
-    return {path: _describe(model, path)}
-
-
-def _build(entry: dict[str, Any], path: str, tensors: dict[str, Tensor]) -> nn.Module:
-    """A module of the kind and arguments that `entry` says."""
-    entry = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
-    kind = entry.pop("kind")
-    if kind == "Sequential":
-        named = [(name, _build(child, f"{path}.{name}", tensors)) for name, child in entry["children"]]
-        return nn.Sequential(OrderedDict(named))
-    if kind not in KINDS:
-        raise ValueError(f"{path} is of unknown kind {kind!r}")
-    if issubclass(KINDS[kind][0], GroupedKernels):
-        entry |= {name: tensors[f"{path}.{name}"] for name in ("filter_order", "kept")}
-    return KINDS[kind][0](**entry)
-
-
 def _rebuild(header: dict[str, Any], tensors: dict[str, Tensor], given: nn.Module | None) -> nn.Module:
-    model = _base(header, given)
-    with torch.random.fork_rng(devices=[]):
-        for path, entry in header["modules"].items():
-            model.set_submodule(path, _build(entry, path, tensors))
+    """The network that `header` describes, with `tensors`: those of the file."""
+    tied = header.get("tied", {})
+    tensors = tensors | {name: tensors[original] for name, original in tied.items()}
+    model = description.rebuild(_base(header, given), header["modules"], header.get("names", {}), tensors)
     # assign: the parameters become these tensors, whatever their type
     model.load_state_dict(tensors, assign=True)
+    for name, original in tied.items():
+        _tie(model, name, original)
+    for name in header.get("frozen", ()):
+        model.get_parameter(name).requires_grad_(False)
     return model
+
+
+def _tie(model: nn.Module, name: str, original: str) -> None:
+    """Give the tensor called `name` the place in memory of `original`."""
+    (owner, own), (source, theirs) = (each.rpartition(".")[::2] for each in (name, original))
+    module, other = model.get_submodule(owner), model.get_submodule(source)
+    for table in ("_parameters", "_buffers"):
+        if theirs in getattr(other, table):
+            getattr(module, table)[own] = getattr(other, table)[theirs]
+
+
+def _ties(state: dict[str, Tensor]) -> dict[str, str]:
+    """Names whose tensor is that of an earlier name: {name: earlier name}."""
+    first: dict[Any, str] = {}
+    found = {}
+    for name, tensor in state.items():
+        place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        if tensor.numel() and place in first:
+            found[name] = first[place]
+        first.setdefault(place, name)
+    return found

@@ -206,16 +206,13 @@ def test_what_a_file_cannot_hold_is_refused_before_writing(tmp_path):
     def extra(model):
         model.layer1[0].register_buffer("mask", torch.ones(1))
 
-    def shortcut(model):
-        model.layer2[0].shortcut = models.OptionAShortcut(16, 32, 2, "around")
-
     path = tmp_path / "m.safetensors"
     cases = {odd: "layer1.0.conv1 is a Odd", hooked: "hooks", masked: "layer1.0.conv1", extra: "mask"}
-    for change, message in (cases | {shortcut: "shortcut"}).items():
-        model = network("resnet14" if change is shortcut else "resnet8", zeros="after")
+    for change, message in cases.items():
+        model = network()
         change(model)
         with pytest.raises(ValueError, match=message):
-            checkpoint.save_model(model, path, network=f"resnet{model.depth}", dataset="cifar10")
+            checkpoint.save_model(model, path, network="resnet8", dataset="cifar10")
     with pytest.raises(ValueError, match="unlike the network"):
         checkpoint.save_model(network(), path, network="vgg16", dataset="cifar10")
     with pytest.raises(ValueError, match="unknown network"):
