@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -127,6 +128,47 @@ def run(path: Path, names: Iterable[str], say: Callable[[str], None] = print) ->
         files.atomic_write_text(path, text + "\n")
         say(line(rows[name]))
     return rows
+
+
+def page(path: Path) -> str:
+    """docs/NETWORKS.md: what the file says, as a table with a sentence before it."""
+    content = json.loads(path.read_text("utf-8"))
+    rows: list[Row] = content["rows"]
+    pruned = [row for row in rows if all("refused" not in row["methods"].get(m, "refused") for m in METHODS)]
+    frame = pd.DataFrame([_shown(row) for row in rows])
+    return (
+        "# torchvision's classifiers, pruned with proof\n\n"
+        f"{len(pruned)} of {len(rows)} classifiers of torchvision {content['torchvision']} are pruned by all "
+        f"of {', '.join(METHODS)} at rate {RATE:g}. Every result was run beside the whole network with zeros for "
+        "what is gone and gave the same; a difference is an error, and there is no result then. Weights "
+        f"are random (seed 0), one image, {content['threads']} CPU thread, PyTorch {content['torch']}. Layers: "
+        "convolutions and linear layers whose weight shrank. Where a layer to be grouped has more than "
+        f"{SEARCHED} input channels SR-GKP's kernels are drawn at random here (marked *), because what is "
+        "tested does not depend on them; else one start a layer is searched. Seconds of a method come after "
+        "those of looking at the network and proving, which serve all methods.\n\n"
+        "`python -m gkp networks` makes what is missing; `results/networks.json` is the record.\n\n"
+        + frame.to_markdown(index=False, disable_numparse=True, stralign="left")
+        + "\n"
+    )
+
+
+def _shown(row: Row) -> dict[str, str]:
+    shown = {"network": row["network"], "image": f"{row['image']}x{row['image']}"}
+    for method in METHODS:
+        found = row["methods"][method]
+        mark = "*" if found.get("options", {}).get("strategy") == "random" else ""
+        shown[f"{method}: layers, MACs left"] = (
+            f"refused: {found['refused']}"
+            if "refused" in found
+            else f"{found['layers']}{mark}, {100 * found['macs']:.0f} %"
+        )
+    seconds = [row["seconds"]["looking and proof"], *(row["methods"][m]["seconds"] for m in METHODS)]
+    shown["seconds: proof, methods"] = " + ".join(f"{value:.0f}" for value in seconds)
+    return shown | {"filters left, and why": _why(row["filters"]["left"])}
+
+
+def _why(reasons: str) -> str:
+    return reasons.replace("|", "/") or "none"
 
 
 def line(row: Row) -> str:

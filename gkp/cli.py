@@ -1,4 +1,4 @@
-"""`python -m gkp ...`: prune, evaluate, run, fill, unpack, report, list, notebooks.
+"""`python -m gkp ...`: prune, evaluate, run, fill, unpack, report, networks, list, notebooks.
 
 Imports stand inside the commands because these carry the names of the modules they call.
 """
@@ -248,6 +248,25 @@ def report(
     if wrong:
         print(f"not as expected: {', '.join(wrong)}", file=sys.stderr)
         raise typer.Exit(1)
+
+
+@app.command()
+def networks(
+    names: Annotated[list[str] | None, typer.Argument(help="Which; all of them without names.")] = None,
+    root: arguments.Root = Path("."),
+) -> None:
+    """Prune torchvision's classifiers, prove the results, and keep a row of each in results/networks.json.
+
+    Networks that have a row are skipped; `report` makes docs/NETWORKS.md of it.
+    """
+    from gkp import anybody, report
+    from gkp.nearest import unknown
+
+    known = anybody.networks()
+    for name in names or ():
+        if name not in known:
+            raise ValueError(unknown("torchvision classifier", name, known))
+    anybody.run(root / report.NETWORKS, names or known, lambda text: print(text, flush=True))
 
 
 @app.command("list")

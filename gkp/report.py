@@ -19,6 +19,8 @@ from gkp.records import Record, Store, table
 from gkp.suites import LIVE
 from gkp.tables import attack_titles, footnote, self_checks, summary, to_markdown
 
+NETWORKS = Path("results/networks.json")
+
 
 def generate(root: str | Path, suite: str | None = None) -> dict[Path, str]:
     """Relative path -> text of every generated file: tables of one suite or of all committed ones, README."""
@@ -27,6 +29,10 @@ def generate(root: str | Path, suite: str | None = None) -> dict[Path, str]:
     texts: dict[Path, str] = {}
     for name in names:
         texts |= suite_tables(name, store.of_suite(name))
+    if suite is None and (store.root / NETWORKS).exists():
+        from gkp import anybody  # it prunes, which a report of one suite need not be able to
+
+        texts[Path("docs/NETWORKS.md")] = anybody.page(store.root / NETWORKS)
     readme = store.root / "README.md"
     if suite is None and readme.exists():
         left = sum(waiting(root).values())
@@ -43,7 +49,7 @@ def write(root: str | Path, suite: str | None = None, *, figures: bool = True) -
     if figures:
         from gkp import plots
 
-        for folder in sorted({path.parent for path in written} - {Path(".")}):
+        for folder in sorted({path.parent for path in written} - {Path("."), Path("docs")}):
             plots.save_all(folder.name, Store(root).of_suite(folder.name), root / folder)
     return written
 

@@ -1,4 +1,4 @@
-"""Training needs few packages: those of the machines with GPUs, and torch-pruning, which is pure Python.
+"""Training needs few packages: those of the machines with GPUs.
 
 CORE is what such a machine has; whatever these packages require themselves is there as well.
 """
@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 CORE = ("torch", "torchvision", "pandas", "pyarrow", "scikit-learn", "safetensors", "rich", "typer")
-BROUGHT = ("torch-pruning",)
 
 # Runs `gkp fill` on a tiny suite of the methods argv[2:] below argv[1], where nothing but the packages in
 # the environment variable ALLOWED can be imported.
@@ -68,8 +67,8 @@ def with_requirements(packages: tuple[str, ...]) -> set[str]:
     return found
 
 
-def fill_with_core_packages(root: Path, *methods: str, brought: tuple[str, ...] = BROUGHT) -> str:
-    allowed = " ".join(with_requirements((*CORE, *brought)))
+def fill_with_core_packages(root: Path, *methods: str) -> str:
+    allowed = " ".join(with_requirements(CORE))
     environment = os.environ | {"ALLOWED": allowed, "PYTHONPATH": f"{Path(__file__).parent}:."}
     command = [sys.executable, "-c", SCRIPT, str(root), *methods]
     done = subprocess.run(
@@ -90,10 +89,3 @@ def test_every_method_needs_the_core_packages_alone(tmp_path: Path) -> None:
     names = suites.by_value()
     output = fill_with_core_packages(tmp_path, *names)
     assert output.startswith(f"exit 0\n{len(names) + 3} runs done, 0 had a record, 0 left"), output
-
-
-@pytest.mark.slow
-def test_without_torch_pruning_only_methods_that_remove_filters_fail(tmp_path: Path) -> None:
-    output = fill_with_core_packages(tmp_path, "sr-gkp", "l1", brought=())
-    assert output.startswith("exit 1\n4 runs done, 0 had a record, 1 left"), output
-    assert "torch_pruning" in output
