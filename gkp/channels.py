@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
-from gkp.probe import IMAGE, Feed, Probe, feeds, in_groups, mixes, probe, unwrapped
+from gkp.feeds import Feed, feeds
+from gkp.layers import in_groups, mixes, unwrapped
+from gkp.probe import IMAGE, Probe, probe
 from gkp.replacement import shared_weights
 
 TIED = "its filters are summed with those of"

@@ -13,7 +13,6 @@ what it concludes.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,62 +20,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd
 
-BASE = 4096  # codes of a channel: two digits in this base
+from gkp.layers import channel_axis, copied, in_groups, mixes, run, tensors_in, unwrapped
+
 EXACT = {torch.float64: 1e-7, torch.float32: 1e-3}  # how near a quotient comes to a single channel's code
 IMAGE, OUTPUT = "the image", "the network's output"
-CHANNEL_NORMS = ("FrozenBatchNorm2d",)  # of torchvision and detectron2: buffers, one number a channel
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The network inside DataParallel, DistributedDataParallel or torch.compile."""
-    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    while isinstance(model, wrappers) or "_orig_mod" in model._modules:
-        model = model.get_submodule("module" if isinstance(model, wrappers) else "_orig_mod")
-    return model
-
-
-def copied(model: nn.Module) -> nn.Module:
-    """A deep copy. ValueError, which says what to do, for a network that cannot be copied."""
-    try:
-        return copy.deepcopy(model)
-    except Exception as error:
-        raise ValueError(
-            f"this {type(model).__name__} cannot be copied ({error}), and pruning works on a copy: remove "
-            "what it keeps of an earlier pass, such as outputs, or masks and weight norms of torch.nn.utils "
-            "(their `remove` functions make them plain weights)"
-        ) from error
-
-
-def mixes(module: nn.Module) -> bool:
-    """Whether `module` is a layer whose filters and input channels can be taken one by one."""
-    return isinstance(module, nn.Linear) or (isinstance(module, _ConvNd) and module.groups == 1)
-
-
-def in_groups(module: nn.Module) -> int:
-    """Groups of channels that `module` keeps apart: of a grouped convolution, GroupNorm, ...; else 0."""
-    if isinstance(module, _ConvNd) and module.groups > 1:
-        return module.groups
-    if isinstance(module, nn.GroupNorm):
-        return module.num_groups
-    if isinstance(module, _NormBase):
-        return module.num_features
-    if isinstance(module, nn.PReLU):
-        return module.num_parameters if module.num_parameters > 1 else 0
-    if type(module).__name__ in CHANNEL_NORMS:
-        return module.get_buffer("weight").numel()
-    return 0
-
-
-def channel_axis(module: nn.Module) -> int:
-    """Where the channels stand in the input and output of a layer that `mixes` or has `in_groups`."""
-    if isinstance(module, nn.Linear):
-        return -1
-    if isinstance(module, _ConvNd):
-        return -1 - len(module.kernel_size)
-    return 1
 
 
 @dataclass
@@ -111,32 +59,6 @@ class Probe:
     uncalled: set[str] = field(default_factory=set)
     calls: dict[str, int] = field(default_factory=dict)
     exact: float = EXACT[torch.float64]
-
-
-def tensors_in(value: Any) -> Iterator[Tensor]:
-    """All floating-point tensors inside tuples, lists, dictionaries and objects that hold them."""
-    if isinstance(value, Tensor):
-        if value.is_floating_point():
-            yield value
-    elif isinstance(value, dict):
-        for each in value.values():
-            yield from tensors_in(each)
-    elif isinstance(value, (tuple, list)):
-        for each in value:
-            yield from tensors_in(each)
-    elif hasattr(value, "__dict__") and not isinstance(value, (nn.Module, type)):
-        yield from tensors_in(vars(value))
-
-
-def run(model: nn.Module, x: Tensor) -> Any:
-    """model(x). ValueError, naming the shape, for a network that does not take it."""
-    try:
-        return model(x)
-    except Exception as error:
-        raise ValueError(
-            f"the network does not run on an example of shape {tuple(x.shape)} and type {x.dtype}: "
-            f"give example_input, a tensor (1, C, H, W) that it accepts ({type(error).__name__}: {error})"
-        ) from error
 
 
 @contextmanager
@@ -286,91 +208,3 @@ def _stand_in(
         return _mapped(next(turns), leaf)
 
     return forward
-
-
-@dataclass(frozen=True)
-class Feed:
-    """That filters of `source` reach channels of `target`.
-
-    filters, channels: index tensors of equal length, pair by pair; mixed: filters that reach several
-    channels at once, or channels nobody can name.
-    """
-
-    source: str
-    target: str
-    filters: Tensor
-    channels: Tensor
-    mixed: Tensor
-
-
-def feeds(found: Probe, targets: set[str] | None = None) -> Iterator[Feed]:
-    """Everything that reaches every layer (or those in `targets`), reading by reading."""
-    for reading in found.readings:
-        if reading.tensor.requires_grad and (targets is None or reading.name in targets):
-            yield from _decode(reading, found.leaves, found.exact)
-
-
-def readers_of_image(found: Probe) -> set[str]:
-    """Layers that read the image and nothing else."""
-    sources: dict[str, set[str]] = {}
-    for reading in found.readings:
-        if reading.axis is not None and reading.tensor.requires_grad:
-            slopes = _pull(reading, found.leaves, torch.ones_like(reading.tensor))
-            reached = [
-                leaf.name for leaf, slope in zip(found.leaves, slopes, strict=True) if slope is not None
-            ]
-            sources.setdefault(reading.name, set()).update(reached)
-    return {name for name, known in sources.items() if known == {IMAGE}}
-
-
-def _pull(reading: Reading, leaves: list[Leaf], weight: Tensor) -> tuple[Tensor | None, ...]:
-    """Gradients of the weighted sum of the reading for every leaf; None where there is no way."""
-    total = (reading.tensor * weight).sum()  # grad_outputs= would make torch import sympy, for seconds
-    of = [leaf.values for leaf in leaves]
-    try:
-        return torch.autograd.grad(total, of, retain_graph=True, allow_unused=True)
-    except RuntimeError as error:
-        raise ValueError(
-            f"what reaches {reading.name} cannot be followed back to the filters, because an operation "
-            f"on the way has no gradient ({error})"
-        ) from error
-
-
-def _decode(reading: Reading, leaves: list[Leaf], tolerance: float) -> Iterator[Feed]:
-    tensor, empty = reading.tensor, torch.empty(0, dtype=torch.long)
-    scale = torch.rand_like(tensor).add_(1)
-    touched = [
-        (leaf, slope)
-        for leaf, slope in zip(leaves, _pull(reading, leaves, scale), strict=True)
-        if slope is not None
-    ]
-    if reading.axis is None:
-        for leaf, slope in touched:
-            yield Feed(leaf.name, reading.name, empty, empty, _filters(slope.ne(0), leaf.axis))
-        return
-    shape = [1] * tensor.dim()
-    shape[reading.axis] = -1
-    index = torch.arange(tensor.shape[reading.axis], device=tensor.device)
-    codes = (index // BASE + 1, index % BASE + 1, torch.rand(len(index)).to(tensor) + 1)
-    of = [leaf for leaf, _ in touched]
-    pulled = [_pull(reading, of, scale * code.view(shape)) for code in codes]
-    for position, (leaf, slope) in enumerate(touched):
-        alive = slope.ne(0)
-        high, low, check = (p[position][alive] / slope[alive] for p in pulled)  # type: ignore[index]
-        channel = (high.round() - 1) * BASE + low.round() - 1
-        known = channel.isfinite() & (channel >= 0) & (channel < len(index))
-        channel = channel.where(known, 0).long()
-        exact = (high - high.round()).abs() + (low - low.round()).abs() < tolerance
-        single = known & exact & ((check - codes[2][channel]).abs() < tolerance)
-        owner = torch.arange(slope.shape[leaf.axis], device=slope.device)
-        owner = owner.view([-1 if i == leaf.axis % slope.dim() else 1 for i in range(slope.dim())])
-        owner = owner.expand(slope.shape)[alive]
-        pairs = (owner[single] * len(index) + channel[single]).unique().cpu()
-        mixed = owner[~single].unique().cpu()
-        if len(pairs) or len(mixed):
-            yield Feed(leaf.name, reading.name, pairs // len(index), pairs % len(index), mixed)
-
-
-def _filters(hit: Tensor, axis: int) -> Tensor:
-    """Indices along `axis` of the slices of a bool tensor that hold a True."""
-    return hit.movedim(axis, 0).flatten(1).any(1).nonzero()[:, 0].cpu()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from gkp.channels import Bundle, Channels
-from gkp.probe import channel_axis, copied, in_groups, mixes, run, tensors_in, unwrapped
+from gkp.layers import channel_axis, copied, in_groups, mixes, run, tensors_in, unwrapped
 from gkp.shrink import keep, shrink
 
 TOLERANCE = 1e-4  # of the standard deviation of a layer's output, in float32, with random weights

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from gkp.channels import Channels
-from gkp.probe import in_groups
+from gkp.layers import in_groups
 
 
 def keep(size: int, gone: Tensor | None) -> Tensor:

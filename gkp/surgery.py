@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from gkp.channels import ORDINARY, TIED, Bundle, Channels, channels_of
+from gkp.feeds import feeds, readers_of_image
 from gkp.grouped_base import GroupedKernels
 from gkp.grouped_layers import GroupedKernelConv2d, GroupedKernelLinear, unsupported
+from gkp.layers import copied, mixes, unwrapped
 from gkp.logits import weight_type
 from gkp.models import CifarResNet, CifarVGG16
-from gkp.probe import OUTPUT, Probe, copied, feeds, mixes, probe, readers_of_image, unwrapped
+from gkp.probe import OUTPUT, Probe, probe
 from gkp.proof import must_agree, silenced
 from gkp.replacement import replace_module, shared_weights
 from gkp.search import Selection

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from gkp import cost
-from gkp.probe import copied, unwrapped
+from gkp.layers import copied, unwrapped
 from gkp.proof import must_run
 from gkp.pruners import (  # noqa: F401  (importing a family registers its methods)
     activations,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from gkp.channels import Bundle, Channels, channels_of
-from gkp.probe import mixes, unwrapped
+from gkp.layers import mixes, unwrapped
 from gkp.pruners.ranking import MINIMUM, filter_macs, lowest
 from gkp.pruners.registry import Cut, register
 from gkp.surgery import FilterLayer, default_input, filter_weight, remove_filters, summary, warn_of

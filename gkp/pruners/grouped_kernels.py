@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from gkp import beam, grouping
 from gkp.grouped_base import GroupedKernels
+from gkp.layers import unwrapped
 from gkp.objective import Problem, grouped_kernel_distance, kept_count, resolve_beta, set_cost
-from gkp.probe import unwrapped
 from gkp.pruners.registry import Cut, register
 from gkp.search import Selection, check_rate, select
 from gkp.surgery import (
