@@ -23,8 +23,8 @@ from gkp.records import Store
 from gkp.run import is_claimed, run_suite
 from gkp.threads import computing_with
 
-METHODS = ("random", "sfp", "tmi-gkp")
-MORE = (*METHODS, "l1", "sr-gkp", "fpgm-training", "slimming", "thinet", "taylor")
+METHODS = ("sfp", "tmi-gkp")
+MORE = (*METHODS, "random", "l1", "sr-gkp", "fpgm-training", "slimming", "thinet", "taylor")
 # What training needs most of its time for here, and a machine that is busy with something else.
 PATIENCE_SECONDS = 60
 
