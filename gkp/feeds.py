@@ -63,7 +63,8 @@ def _pull(reading: Reading, leaves: list[Leaf], weight: Tensor) -> tuple[Tensor 
 
 def _decode(reading: Reading, leaves: list[Leaf], tolerance: float) -> Iterator[Feed]:
     tensor, empty = reading.tensor, torch.empty(0, dtype=torch.long)
-    scale = torch.rand_like(tensor).add_(1)
+    generator = torch.Generator().manual_seed(0)  # the caller's random numbers stay
+    scale = torch.rand(tensor.shape, generator=generator).to(tensor) + 1
     touched = [
         (leaf, slope)
         for leaf, slope in zip(leaves, _pull(reading, leaves, scale), strict=True)
@@ -76,7 +77,7 @@ def _decode(reading: Reading, leaves: list[Leaf], tolerance: float) -> Iterator[
     shape = [1] * tensor.dim()
     shape[reading.axis] = -1
     index = torch.arange(tensor.shape[reading.axis], device=tensor.device)
-    codes = (index // BASE + 1, index % BASE + 1, torch.rand(len(index)).to(tensor) + 1)
+    codes = (index // BASE + 1, index % BASE + 1, torch.rand(len(index), generator=generator).to(tensor) + 1)
     of = [leaf for leaf, _ in touched]
     pulled = [_pull(reading, of, scale * code.view(shape)) for code in codes]
     for position, (leaf, slope) in enumerate(touched):

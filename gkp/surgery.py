@@ -172,15 +172,7 @@ def replace_kernels(
     ValueError where the two differ.
     """
     pruned = copied(model)
-    masked: dict[str, GroupedKernels] = {}
-    for name, selection in selections.items():
-        layer = unwrapped(pruned).get_submodule(name)
-        if isinstance(layer, nn.Linear):
-            masked[name] = GroupedKernelLinear.from_linear(layer, selection, execution)
-        else:
-            conv = convolution(unwrapped(pruned), name)
-            masked[name] = GroupedKernelConv2d.from_conv(conv, selection, execution)
-        replace_module(pruned, layer, masked[name])
+    masked = _with_groups(pruned, selections, execution)
     if example_input is not None:
         reference = copied(model)
         with torch.no_grad():
@@ -189,6 +181,23 @@ def replace_kernels(
                 weight.copy_(new.dense_weight())
         must_agree(pruned, reference, example_input, "with grouped kernels")
     return pruned
+
+
+def _with_groups(
+    model: nn.Module, selections: Mapping[str, Selection], execution: str
+) -> dict[str, GroupedKernels]:
+    """Put layers of grouped kernels in place of those named, in `model` itself; {name: new layer}."""
+    new: dict[str, GroupedKernels] = {}
+    with torch.random.fork_rng(devices=[]):  # new layers draw weights before they are given theirs
+        for name, selection in selections.items():
+            layer = unwrapped(model).get_submodule(name)
+            if isinstance(layer, nn.Linear):
+                new[name] = GroupedKernelLinear.from_linear(layer, selection, execution)
+            else:
+                conv = convolution(unwrapped(model), name)
+                new[name] = GroupedKernelConv2d.from_conv(conv, selection, execution)
+            replace_module(model, layer, new[name])
+    return new
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from gkp.channels import Bundle, Channels, channels_of
 from gkp.layers import mixes, unwrapped
 from gkp.pruners.ranking import MINIMUM, filter_macs, lowest
 from gkp.pruners.registry import Cut, register
-from gkp.surgery import FilterLayer, default_input, filter_weight, remove_filters, summary, warn_of
+from gkp.surgery import FilterLayer, default_input, filter_weight, left_out, remove_filters, summary, warn_of
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,10 @@ def group_norm(
     """
     example_input = default_input(model, example_input)
     coupled = {group.producers[0]: group for group in coupled_groups(model, example_input)}
-    refuted = channels_of(unwrapped(model), example_input).refuted
-    reasons = {producers[0]: reason for producers, reason in refuted.items()}
+    producers = {name for group in coupled.values() for name in group.producers}
+    reasons = {
+        name: reason for name, reason in left_out(model, example_input).items() if name not in producers
+    }
     if not coupled:
         why = f" ({summary(reasons)})" if reasons else ""
         raise ValueError(f"no dependency group of this network can lose channels{why}: try sr-gkp or lrf")

@@ -68,8 +68,9 @@ def test_a_transformer_loses_hidden_channels():
     for method in ("l1", "group-norm", "fpgm", "random"):
         with pytest.warns(gkp.SkippedLayers, match="conv_proj"):
             pruned = gkp.prune(model, method, rate=0.5, example_input=x[:1])
-        assert pruned.encoder.layers[0].mlp[0].out_features == 32
-        assert pruned.encoder.layers[0].mlp[3].in_features == 32
+        hidden = pruned.encoder.layers[0].mlp[0].out_features
+        assert hidden < 64 if method == "group-norm" else hidden == 32  # one ranking of all layers
+        assert pruned.encoder.layers[0].mlp[3].in_features == hidden
         assert pruned(x).shape == (2, 5)
 
 
