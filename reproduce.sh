@@ -46,10 +46,18 @@ supported() {
     "$1" -c 'import sys; print(sys.executable) if (3, 11) <= sys.version_info[:2] <= (3, 13) else sys.exit(1)' 2>/dev/null
 }
 
+# A GKP_PYTHON that does not work is named even where an environment is there already.
+check_python() {
+    local found
+    [[ -n ${GKP_PYTHON:-} ]] || return 0
+    found=$(supported "$GKP_PYTHON") && [[ -x $found ]] ||
+        give_up "GKP_PYTHON=$GKP_PYTHON is not a working Python 3.11, 3.12 or 3.13: correct or unset it."
+}
+
 # Prints the Python to build with, or else the range: then uv looks further, and downloads one if it must.
 choose_python() {
     if [[ -n ${GKP_PYTHON:-} ]]; then
-        supported "$GKP_PYTHON" || give_up "GKP_PYTHON=$GKP_PYTHON is not a working Python 3.11, 3.12 or 3.13."
+        supported "$GKP_PYTHON"
         return
     fi
     local candidate
@@ -125,15 +133,22 @@ job='' suite=''
 while (($#)) && [[ $job != test ]]; do
     case $1 in
         -h | --help) usage && exit ;;
-        --suite) [[ -n ${2:-} ]] || misuse "--suite needs a name"; suite=$2; shift ;;
+        --suite)
+            [[ ${2:-} =~ ^[A-Za-z0-9][A-Za-z0-9._-]*$ ]] || misuse "--suite needs a name"
+            [[ -z $suite ]] || misuse "one suite at a time"
+            suite=$2
+            shift
+            ;;
         smoke | replay | evaluate | train | test) [[ -z $job ]] || misuse "one job at a time"; job=$1 ;;
         *) misuse "unknown argument '$1'" ;;
     esac
     shift
 done
+if [[ $job == test && -n $suite ]]; then misuse "--suite is for replay, evaluate and train"; fi
 if [[ $job == smoke && -n $suite && $suite != digits ]]; then misuse "smoke runs the digits; train runs '$suite'"; fi
 
 trap 'printf "\nStopped; the same command goes on from here.\n" >&2; exit 130' INT
+check_python
 set_up
 export PYTHONPATH=$PWD PYTHONNOUSERSITE=1 JUPYTER_PREFER_ENV_PATH=1
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE} # threads that spin make a busy machine ten times slower

@@ -150,7 +150,10 @@ def download(
             megabytes = int(response.headers.get("content-length", 0)) / 1e6
             with (progress or Progress()).task(f"download {url.rsplit('/', 1)[-1]} (MB)", megabytes) as task:
                 for chunk in response.iter_content(1 << 18):
-                    file.write(chunk)
+                    try:
+                        file.write(chunk)
+                    except OSError as error:  # a full disk, which names no file
+                        raise OSError(error.errno, error.strerror, str(target)) from error
                     task.advance(len(chunk) / 1e6)
 
     pooch.get_logger().setLevel("ERROR")  # its messages go to standard error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-ALWAYS = {"version": int, "hash": str, "suite": str, "stem": str, "config": dict, "provenance": dict}
+ALWAYS = {"version": int, "hash": object, "suite": str, "stem": str, "config": dict, "provenance": dict}
 TRAINED = {"label": str, "cost": dict, "pruning": dict, "checkpoints": dict}  # where there are checkpoints
 
 
@@ -13,4 +13,4 @@ def wrong_parts(record: Any) -> list[str]:
     if not isinstance(record, dict):
         return list(ALWAYS)
     kinds = ALWAYS | (TRAINED if "checkpoints" in record else {})
-    return [name for name, kind in kinds.items() if not isinstance(record.get(name), kind)]
+    return [name for name, kind in kinds.items() if name not in record or not isinstance(record[name], kind)]

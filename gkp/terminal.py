@@ -51,7 +51,8 @@ def run(command: Callable[[], Any], *, debug: bool) -> int:
         except USER_ERRORS as error:
             if debug:
                 raise
-            code = _tell(_lost_output() or error)
+            unnamed = isinstance(error, OSError) and bool(error.errno) and error.filename is None
+            code = _tell(_lost_output(probe=unnamed) or error)
         except Exception as error:
             if debug:
                 raise
@@ -99,9 +100,14 @@ def _tell(error: Exception) -> int:
     return 2
 
 
-def _lost_output() -> OSError | None:
-    """Write what is left to standard output; what is wrong with it if that fails."""
+def _lost_output(*, probe: bool = False) -> OSError | None:
+    """Write what is left to standard output; what is wrong with it if that fails.
+
+    probe: end the line too, since an output without a buffer has lost what it was given already.
+    """
     try:
+        if probe:
+            sys.stdout.write("\n")
         sys.stdout.flush()
     except OSError as error:
         # Python would try again at its end, and fail with a message of its own.

@@ -1,6 +1,7 @@
 """Executing notebooks: parameters that count, outputs that do not tell where they were made."""
 
 import json
+import sys
 from pathlib import Path
 
 import nbformat
@@ -60,7 +61,7 @@ def test_outputs_of_other_parameters_are_never_committed(root: Path) -> None:
 
 
 def test_an_unknown_notebook_lists_the_known_ones(root: Path) -> None:
-    with pytest.raises(ValueError, match=r"'01_sum'; there are: 00_sum"):
+    with pytest.raises(ValueError, match=r"'01_sum': did you mean 00_sum"):
         notebooks.find(root, ["01_sum"])
 
 
@@ -76,3 +77,54 @@ def test_parameters_are_read_as_yaml(text: str, value: object) -> None:
 def test_parameters_without_a_name_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="name=value"):
         notebooks.parse_parameters([text])
+
+
+@pytest.mark.parametrize(
+    "name", ["../00_sum", "00_sum.txt", "00_sum.ipynb.ipynb", "elsewhere/00_sum.ipynb", ""]
+)
+def test_only_the_name_or_the_path_of_a_notebook_is_one(root: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="unknown notebook"):
+        notebooks.find(root, [name])
+
+
+def test_a_notebook_named_twice_or_by_its_path_runs_once(root: Path) -> None:
+    path = root / "notebooks" / "00_sum.ipynb"
+    assert notebooks.find(root, ["00_sum", str(path), "00_sum.ipynb"]) == [path]
+
+
+def test_a_folder_without_notebooks_is_no_success(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no notebooks in .*--root"):
+        notebooks.find(tmp_path)
+
+
+@pytest.mark.parametrize("parameters", [{"value": True}, {"value": "1"}, {"value": 1.5}, {"compute": 1}])
+def test_a_parameter_of_another_kind_fails_before_anything_runs(root: Path, parameters: dict) -> None:
+    (path,) = notebooks.find(root)
+    with pytest.raises(ValueError, match="give"):
+        notebooks.run(path, root=root, parameters=parameters)
+    assert not (root / "work").exists()
+
+
+def test_a_cell_that_fails_is_named_and_the_committed_file_stays(root: Path) -> None:
+    path = root / "notebooks" / "00_sum.ipynb"
+    path.write_text(path.read_text().replace("print(value + 1)", "print(value / 0)"))
+    before = path.read_bytes()
+    with pytest.raises(notebooks.NotebookError, match=r"00_sum.ipynb failed in cell 2: ZeroDivisionError"):
+        notebooks.run(path, root=root, write=True)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["python3", "Python3"])
+def test_the_kernel_is_this_python_whatever_jupyter_offers(
+    root: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    foreign = root / "jupyter" / "kernels" / name
+    foreign.mkdir(parents=True)
+    argv = ["/bin/false", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    text = json.dumps({"argv": argv, "display_name": "another environment", "language": "python"})
+    (foreign / "kernel.json").write_text(text)
+    monkeypatch.setenv("JUPYTER_PATH", str(root / "jupyter"))
+    monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "0")
+    path = root / "notebooks" / "00_sum.ipynb"
+    path.write_text(path.read_text().replace("print(value + 1)", "import sys; print(sys.executable)"))
+    assert printed(notebooks.run(path, root=root)) == f"{sys.executable}\n"

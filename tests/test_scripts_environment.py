@@ -85,6 +85,14 @@ def test_a_wrong_python_is_named(sandbox):
     assert sandbox.setups() == []
 
 
+@pytest.mark.parametrize("python", ["python2", "echo", "true", " ", "requirements.lock", "/"])
+def test_a_wrong_python_is_named_even_where_it_is_not_needed(sandbox, python):
+    assert sandbox.run("replay").returncode == 0
+    sentence = only_sentence(sandbox.run("replay", GKP_PYTHON=python))
+    assert f"GKP_PYTHON={python} is not a working Python" in sentence
+    assert sandbox.calls == []
+
+
 def test_the_environment_can_be_elsewhere(sandbox, tmp_path):
     assert sandbox.run("replay", GKP_VENV=str(tmp_path / "other place")).returncode == 0
     assert (tmp_path / "other place/.requirements.lock").exists()

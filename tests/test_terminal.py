@@ -59,8 +59,8 @@ def test_any_terminal_shows_the_line_and_the_exit_code_stays(code: int, environm
     ],
 )
 def test_an_output_that_takes_nothing(redirect: str, code: int, said: str) -> None:
-    # so much that a pipe cannot hold it
-    done = shell(SCRIPT.replace("CODE", "0").replace("LENGTH", "10**6"), redirect)
+    length = "10**6" if "|" in redirect else "1"  # more than a pipe holds
+    done = shell(SCRIPT.replace("CODE", "0").replace("LENGTH", length), redirect)
     assert done.returncode == code, done.stderr
     errors = done.stderr.decode()
     assert errors.startswith(said)
