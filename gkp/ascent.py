@@ -53,19 +53,24 @@ class Trace:
     the images themselves, was exactly zero; None before there was one."""
 
     zero_gradient: Tensor | None = None
-    largest: list[Tensor] = field(default_factory=list)  # (N,) for each forward pass, not looked at yet
+    logits: list[Tensor] = field(
+        default_factory=list
+    )  # `peaks` (N,) of every forward pass, not looked at yet
+    gradients: list[Tensor] = field(default_factory=list)
 
     def saw(self, logits: Tensor, gradient: Tensor | None = None) -> None:
-        self.largest.append(peaks(logits))
-        if gradient is not None and self.zero_gradient is None:
-            self.zero_gradient = peaks(gradient) == 0
+        self.logits.append(peaks(logits))
+        if gradient is not None:
+            self.gradients.append(peaks(gradient))
+            if self.zero_gradient is None:
+                self.zero_gradient = self.gradients[0] == 0
 
-    def check(self, adversarial: Tensor) -> None:
-        """NotFinite where logits were, or a gradient, which makes pixels NaN. Waits for a GPU once."""
-        pixels, seen = peaks(adversarial), torch.stack(self.largest).amax(0)
-        if not torch.isfinite(pixels + seen).all():
-            refuse_not_finite(seen)
-            refuse_not_finite(pixels, "the gradients at the pixels")
+    def check(self) -> None:
+        """NotFinite where logits or gradients were, whose sign PyTorch gives as 0. Waits for a GPU once."""
+        logits, gradients = (torch.stack(seen).amax(0) for seen in (self.logits, self.gradients))
+        if not torch.isfinite(logits + gradients).all():
+            refuse_not_finite(logits)
+            refuse_not_finite(gradients, "the gradients at the pixels")
 
 
 def ascend(

@@ -58,7 +58,7 @@ def fgsm(
     with frozen(model):
         y = _targets(model, x, y, labels)
         found = ascend(model, x, y, box, step=eps, iterations=1, loss=loss, labels=span, trace=trace)
-    trace.check(found)
+    trace.check()
     return found
 
 
@@ -95,7 +95,7 @@ def pgd(
             found = ascend(model, start, y, box, step, iterations, labels=span, trace=trace)
             worse = more_damaging(model, found, best, y, trace)
             best = torch.where(worse.view(-1, 1, 1, 1), found, best)
-    trace.check(best)
+    trace.check()
     return best
 
 
@@ -189,7 +189,8 @@ class Attack:
 def frozen(model: nn.Module) -> Iterator[None]:
     """Eval mode and parameters without gradients inside; every flag restored outside, also on error."""
     training = [(module, module.training) for module in model.modules()]
-    gradients = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    # What was made in inference mode has no gradient, and cannot be told to have one.
+    gradients = [(p, p.requires_grad) for p in model.parameters() if not p.is_inference()]
     try:
         model.eval()
         for parameter, _ in gradients:
