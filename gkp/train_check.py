@@ -65,6 +65,9 @@ def joins_last(model: nn.Module, train: Split, batch_size: int) -> bool:
 def _refusal(model: nn.Module, images: Tensor) -> str | None:
     """What the network says against training on these images; None where it trains."""
     trial = copy.deepcopy(model).train()
+    # What watches the network is to see its training only.
+    trial._forward_hooks.clear()
+    trial._forward_pre_hooks.clear()
     with torch.no_grad(), torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
         try:
             run(trial, images)

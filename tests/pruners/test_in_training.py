@@ -263,3 +263,52 @@ def test_without_training_the_criterion_is_the_one_shot_methods(method, criterio
     one = pruners.prepare(resnet8, method)(0.4375)
     other = pruners.prepare(resnet8, criterion)(0.4375)
     assert all(torch.equal(other.state_dict()[name], value) for name, value in one.state_dict().items())
+
+
+# ---- batch norms without a scale, frozen layers ----------------------------------------------------
+
+
+def corners(*, affine: bool = True, frozen: tuple[int, ...] = ()) -> nn.Module:
+    torch.manual_seed(0)
+    first, second = nn.BatchNorm2d(8, affine=affine), nn.BatchNorm2d(8)
+    head = (nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), first, nn.ReLU(), nn.Conv2d(8, 8, 3), second, *head)
+    for position in frozen:
+        model[position].requires_grad_(False)
+    return model
+
+
+CORNERS = {
+    "no scale": corners(affine=False),
+    "frozen norm": corners(frozen=(1,)),
+    "frozen layer": corners(frozen=(0,)),
+    "frozen both": corners(frozen=(0, 1)),
+    "frozen but for the head": corners(frozen=(0, 1, 3, 4)),
+}
+EXAMPLE = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("kind", [k for k in CORNERS if k != "frozen layer"])
+def test_slimming_names_the_scale_that_it_cannot_shrink(kind, images) -> None:
+    state = r"does not exist \(affine=False\)" if kind == "no scale" else "is frozen"
+    with pytest.raises(ValueError, match=rf"that of 1, behind 0, {state}: .*l1"):
+        gkp.prune(CORNERS[kind], "slimming", example_input=EXAMPLE, data=images, recipe=RECIPE)
+
+
+def test_slimming_prunes_a_frozen_layer_whose_scale_trains(images) -> None:
+    found = gkp.prune(CORNERS["frozen layer"], "slimming", example_input=EXAMPLE, data=images, recipe=RECIPE)
+    assert found[0].out_channels + found[3].out_channels < 16
+
+
+@pytest.mark.parametrize("kind", CORNERS)
+@pytest.mark.parametrize("method", ["sfp", "fpgm-training"])
+def test_masks_take_layers_without_scale_or_gradient(method, kind, images) -> None:
+    """What is cut off computed nothing: the masked network and the smaller one agree."""
+    model = copy.deepcopy(CORNERS[kind])
+    session = begin(model, method, images, rate=0.5, epochs=2, example_input=EXAMPLE)
+    recipe, _ = session.recipes(RECIPE)
+    fine_tune(model, images, recipe, hooks=session.hooks)
+    smaller = session.finish(model)(0.5)
+    assert (smaller[0].out_channels, smaller[3].out_channels) == (4, 4)
+    with torch.no_grad():
+        torch.testing.assert_close(smaller.eval()(EXAMPLE), model.eval()(EXAMPLE), rtol=1e-4, atol=1e-5)

@@ -154,3 +154,76 @@ def test_refusals_name_the_value(resnet8, images) -> None:
         prepare(
             nn.Sequential(nn.Conv2d(3, 4, 3)), "thinet", data=images, example_input=torch.rand(1, 3, 8, 8)
         )
+
+
+PADDINGS = [
+    {"padding": 2, "padding_mode": mode} | other
+    for mode in ("reflect", "circular", "replicate")
+    for other in ({}, {"stride": 2}, {"dilation": (2, 1)}, {"stride": (1, 2), "dilation": 2, "bias": False})
+]
+PADDINGS += [{"padding": "same", "padding_mode": m} for m in ("zeros", "reflect", "circular", "replicate")]
+PADDINGS += [{"padding": "same", "dilation": (3, 1)}, {"padding": "valid", "stride": 2}]
+
+
+@pytest.mark.parametrize("options", PADDINGS, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_contributions_are_those_of_one_channel_at_a_time(options, dtype) -> None:
+    """The reference convolves each channel on its own, with PyTorch's padding."""
+    torch.manual_seed(0)
+    reader = nn.Conv2d(4, 5, (3, 4), **options).to(dtype)
+    x = torch.randn(2, 4, 9, 8, dtype=dtype)
+    with torch.no_grad():
+        output = reader(x)
+        got = contributions(reader, x, output, 4, 50, torch.Generator().manual_seed(1))
+        generator = torch.Generator().manual_seed(1)
+        unit, row, column = (torch.randint(size, (100,), generator=generator) for size in output.shape[1:])
+        image = torch.arange(2).repeat_interleave(50)
+        bias = 0 if reader.bias is None else reader.bias[unit]
+        for channel in range(4):
+            alone = torch.zeros_like(x)
+            alone[:, channel] = x[:, channel]
+            expected = reader(alone)[image, unit, row, column] - bias
+            torch.testing.assert_close(got[:, channel], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_linear_reader_at_every_position() -> None:
+    reader = nn.Linear(4, 6)
+    x = torch.randn(3, 5, 7, 4, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        got = contributions(reader, x, reader(x), 4, 20, torch.Generator().manual_seed(1))
+        generator = torch.Generator().manual_seed(1)
+        unit, position = (torch.randint(size, (60,), generator=generator) for size in (6, 35))
+        image = torch.arange(3).repeat_interleave(20)
+        expected = F.linear(x, reader.weight).view(3, 35, 6)[image, position, unit]
+    assert got.shape == (60, 4)
+    torch.testing.assert_close(got.sum(1), expected, rtol=1e-4, atol=1e-5)
+
+
+def circular(mode: str) -> nn.Module:
+    torch.manual_seed(0)
+    first, reader = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 3, padding=2, padding_mode=mode)
+    return nn.Sequential(first, nn.ReLU(), reader, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+@pytest.mark.parametrize("mode", ["reflect", "circular", "replicate"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_the_samples_of_padded_readers_are_those_of_the_network(images, mode, dtype) -> None:
+    grams = sampled_grams(circular(mode).to(dtype), {"0": "2"}, images, 20, 16, 0)
+    wrong = sampled_grams(circular("zeros").to(dtype), {"0": "2"}, images, 20, 16, 0)
+    assert grams["0"].isfinite().all()
+    assert not torch.allclose(grams["0"], wrong["0"], rtol=1e-3)
+
+
+class Standardised(nn.Conv2d):
+    """Weight standardisation: what it computes is not what `weight` says."""
+
+    def forward(self, x):
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return F.conv2d(x, weight, self.bias, self.stride, self.padding)
+
+
+def test_a_reader_that_computes_something_else_is_named(images) -> None:
+    model = circular("zeros")
+    model[2] = Standardised(8, 6, 3, padding=2)
+    with pytest.raises(ValueError, match=r"thinet cannot rebuild the output of 2, .*another method"):
+        sampled_grams(model, {"0": "2"}, images, 20, 16, 0)
