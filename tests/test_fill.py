@@ -208,7 +208,7 @@ def test_processes_that_take_too_long_are_stopped_and_leave_whole_files(tmp_path
 def test_a_machine_that_ends_the_command_gets_what_was_finished(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with start_fill(tmp_path, "--minutes", "10", "--jobs", "2", "--out", str(out)) as process:
-        assert "epoch 1/" in process.stdout.readline()
+        assert any("epoch 1/" in line for line in process.stdout)  # a slow machine says other things before
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors

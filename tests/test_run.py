@@ -215,7 +215,7 @@ def run_digits(root: Path, *arguments: str) -> subprocess.Popen:
 
 def test_ctrl_c_says_what_is_saved_and_how_to_continue(tmp_path: Path) -> None:
     with run_digits(tmp_path) as process:
-        assert "epoch 1/" in process.stdout.readline()
+        assert any("epoch 1/" in line for line in process.stdout)  # a slow machine says other things before
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
