@@ -77,7 +77,7 @@ def _remedy(model: nn.Module, skipped: Mapping[str, str]) -> str:
     ]
     common = math.gcd(*filters)
     if common > 1:
-        return f"groups={common} divides them all"
+        return f"choose groups={common}, which divides them all"
     if filters:
         return f"choose a divisor of the filters of some of them, such as groups={max(filters)}"
     return "prune filters instead, for instance with method='l1'"
