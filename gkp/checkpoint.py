@@ -19,7 +19,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from gkp import description, files, models
+from gkp import description, files, foreign, models
 from gkp.grouped import GroupedKernelLinear
 
 FORMAT = 1
@@ -161,14 +161,32 @@ def load_file(path: str | Path, *, base: nn.Module | None = None) -> nn.Module:
 
 def read_header(path: str | Path) -> dict[str, Any]:
     """What `path` says about itself: network, dataset, about, modules, ...; errors as `load_file`."""
+    if Path(path).is_dir():
+        raise ValueError(f"{path} is a folder: name a file in it")
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}")
+    if foreign.reason(path):
+        raise ValueError(f"{path} {foreign.reason(path)}")
+    if foreign.is_torch(path):
+        raise ValueError(
+            f"{path} is a pickle of torch.save, which is never run: name the network whose weights it has, "
+            f'as in gkp.load_model("resnet20", weights="{path}")'
+        )
     try:
         with safetensors.safe_open(path, "pt") as file:
-            header = json.loads((file.metadata() or {})["gkp"])
-            version = header["format"]
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+            metadata = file.metadata() or {}
+    except safetensors.SafetensorError as error:
         raise ValueError(f"{path} is damaged or not a checkpoint of gkp (safetensors): {error!r}") from error
+    if "gkp" not in metadata:
+        raise ValueError(
+            f"{path} is not a checkpoint of gkp and does not say which network it is for: name it, as in "
+            f'gkp.load_model("resnet20", weights="{path}")'
+        )
+    try:
+        header = json.loads(metadata["gkp"])
+        version = header["format"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: its header is {error!r}; copy it again") from error
     if version != FORMAT:
         raise ValueError(f"{path} has format {version}, this version reads {FORMAT}: update gkp")
     return header
@@ -212,7 +230,7 @@ def _rebuild(header: dict[str, Any], tensors: dict[str, Tensor], given: nn.Modul
     tensors = tensors | {name: tensors[original] for name, original in tied.items()}
     model = description.rebuild(_base(header, given), header["modules"], header.get("names", {}), tensors)
     # assign: the parameters become these tensors, whatever their type
-    model.load_state_dict(tensors, assign=True)
+    model.load_state_dict(foreign.as_state_of(model, tensors), assign=True)
     for name, original in tied.items():
         _tie(model, name, original)
     for name in header.get("frozen", ()):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
+
+from gkp.copying import copied as copied  # here for those who take layers apart
 
 CHANNEL_NORMS = ("FrozenBatchNorm2d",)  # of torchvision and detectron2: buffers, one number a channel
 
@@ -19,18 +20,6 @@ def unwrapped(model: nn.Module) -> nn.Module:
     while isinstance(model, wrappers) or "_orig_mod" in model._modules:
         model = model.get_submodule("module" if isinstance(model, wrappers) else "_orig_mod")
     return model
-
-
-def copied(model: nn.Module) -> nn.Module:
-    """A deep copy. ValueError, which says what to do, for a network that cannot be copied."""
-    try:
-        return copy.deepcopy(model)
-    except Exception as error:
-        raise ValueError(
-            f"this {type(model).__name__} cannot be copied ({error}), and pruning works on a copy: remove "
-            "what it keeps of an earlier pass, such as outputs, or masks and weight norms of torch.nn.utils "
-            "(their `remove` functions make them plain weights)"
-        ) from error
 
 
 def mixes(module: nn.Module) -> bool:

@@ -161,13 +161,14 @@ class _ModuleUnpickler(pickle.Unpickler):
 def read_module(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a module (or state_dict) written by `torch.save`, by their state_dict names.
 
-    Reads the zip format and the one before PyTorch 1.6. Nothing in the file is executed. ValueError
-    names the file when it is damaged or holds no tensors.
+    Reads the zip format and the one before PyTorch 1.6, also where the network is one of several things
+    that a training script saved ("state_dict", "model", "net", ...). Nothing in the file is executed.
+    ValueError names the file when it is damaged or holds no tensors.
     """
     try:
         data = Path(path).read_bytes()
         root = _read_zip(data) if zipfile.is_zipfile(io.BytesIO(data)) else _read_legacy(data)
-        tensors = dict(_named_tensors(root))
+        tensors = dict(_named_tensors(_unwrapped(root)))
     except (*_MALFORMED, zipfile.BadZipFile, NotImplementedError) as error:
         raise ValueError(f"{path} is not a readable PyTorch file: {error}; download it again") from error
     if not tensors:
@@ -207,6 +208,20 @@ def _read_legacy(data: bytes) -> Any:
     return root
 
 
+# Under which keys training scripts store the network, beside the optimizer's tensors.
+_WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "params")
+
+
+def _unwrapped(node: Any) -> Any:
+    """The state_dict (or module) inside the dictionary that a training script saved."""
+    while isinstance(node, Mapping):
+        inside = next((node[k] for k in _WRAPPERS if isinstance(node.get(k), (Mapping, _Inert))), None)
+        if inside is None:
+            return node
+        node = inside
+    return node
+
+
 def _named_tensors(node: Any, prefix: str = ""):
     """(name, tensor) pairs, walking modules the way `state_dict` does, and mappings."""
     if isinstance(node, Tensor):
@@ -215,7 +230,5 @@ def _named_tensors(node: Any, prefix: str = ""):
         for part in ("_parameters", "_buffers", "_modules"):
             yield from _named_tensors(node.state.get(part), prefix)
     elif isinstance(node, Mapping):
-        if not prefix and "state_dict" in node:
-            node = node["state_dict"]
         for name, child in node.items():
             yield from _named_tensors(child, f"{prefix}{name}.")

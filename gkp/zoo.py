@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from gkp import checkpoint, files, models, unpickle
+from gkp import checkpoint, files, foreign, models, unpickle
 from gkp.nearest import shown, unknown
 
 # Checkpoints of our own runs, with manifest.json: {"suite/run.safetensors": {"sha256": ...}}
@@ -41,9 +41,6 @@ AUTHORS_STAND_IN = "adv_robust_gkp_resnet20_cifar10_ba.safetensors"  # the same 
 # checkpoint.tensors_sha256 of the arrays; the hash of the file itself is not published
 AUTHORS_TENSORS = "ea5857c85d3b2f62a79b048d4f07baefd07e8e2de4b90ff490a872260afb8202"
 
-# Checkpoints of other tools, which are told from a mistyped name by their ending.
-FOREIGN = (".pt", ".pth", ".th", ".ckpt", ".bin", ".pkl", ".pickle", ".npz", ".npy", ".h5", ".onnx", ".tar")
-
 # The authors' names of layers, and ours.
 _AUTHORS_NAMES = (
     (r"^conv_1_3x3\b", "conv1"), (r"^bn_1\b", "bn1"), (r"^classifier\b", "linear"), (r"^stage_", "layer"),
@@ -51,29 +48,40 @@ _AUTHORS_NAMES = (
 )  # fmt: skip
 
 
-def load_model(name: str | Path, *, dataset: str = "cifar10", weights: str | Path | None = None) -> nn.Module:
+def load_model(
+    name: str | os.PathLike[str],
+    *,
+    dataset: str = "cifar10",
+    weights: str | os.PathLike[str] | None = None,
+) -> nn.Module:
     """A network in eval mode: pixels (N, 3, H, W) in [0, 1] in, logits out.
 
     name: a network of `models.names()`, "torchvision:" and a network of torchvision's, the id
-    "suite/run" of a checkpoint shipped with this repository, or the path of a .safetensors file.
+    "suite/run" of a checkpoint shipped with this repository, or the path of a file of `save_model`.
     dataset: what an untrained or public network should be for: it sets the number of classes.
     weights: None for the usual public ones (the authors' for ResNet-20, akamaster's for deeper ResNets,
     torchvision's for ImageNet), "authors", "akamaster", "random" (torch's global seed decides), or the
-    path of a .safetensors file written by `save_model`.
+    path of a file: one of `save_model`, or the state_dict of another tool in safetensors or a file of
+    torch.save (then a warning says which normalisation was taken; nothing is unpickled).
 
     Public files are looked for in GKP_CHECKPOINTS, then in the cache, then downloaded. ValueError:
     unknown names (it lists the choices) or a damaged file (named, with expected and found hash).
     FileNotFoundError: a file is not there and cannot be downloaded.
     """
-    name = os.fspath(name)
-    if name.endswith(".safetensors"):
-        return checkpoint.load_file(name)
+    if foreign.is_path(name):
+        if weights is not None:
+            raise ValueError(f"{name} has its own weights: name a network with weights={str(weights)!r}")
+        return checkpoint.load_file(foreign.path_of(name))
+    name = str(name)
     if "/" in name:
         return _shipped(name)
-    if weights is not None and str(weights).endswith(".safetensors"):
-        return _own(name, weights)
+    file = foreign.path_of(weights) if weights is not None and foreign.is_path(weights) else None
+    if file is not None and foreign.is_ours(file):
+        return _own(name, file)
     if dataset not in CLASSES:
         raise ValueError(unknown("data set", dataset, CLASSES))
+    if file is not None:
+        return _theirs(name, dataset, file)
     if name.startswith(checkpoint.TORCHVISION):
         return _torchvision(name, dataset, weights)
     if weights == "random":
@@ -124,7 +132,7 @@ def _path_of(name: str) -> Path | None:
     path = Path(name)
     if path.suffix == ".safetensors":
         return path
-    if os.path.lexists(name) and name not in models.names() or path.suffix in FOREIGN:
+    if os.path.lexists(name) and name not in models.names() or path.suffix in foreign.SUFFIXES:
         raise ValueError(
             f"{shown(name)} is no .safetensors file of this tool: load it in Python and save it with "
             "gkp.checkpoint.save_model"
@@ -132,14 +140,30 @@ def _path_of(name: str) -> Path | None:
     return _shipped_file(name) if "/" in name else None
 
 
-def tensors_into(model: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:
-    """Load `tensors`, which lack those of `model.normalize`, and nothing more or less; eval mode."""
-    own = {key: value for key, value in model.state_dict().items() if key.startswith("normalize.")}
-    model.load_state_dict(tensors | own)
+def _theirs(name: str, dataset: str, path: Path) -> nn.Module:
+    """The network `name` with the weights of another tool's file."""
+    classes = CLASSES[dataset]
+    if name.startswith(checkpoint.TORCHVISION):
+        mean, std = models.IMAGENET_MEAN, models.IMAGENET_STD
+        model = checkpoint.base_network(name, num_classes=classes, mean=mean, std=std)
+        inner = model.get_submodule("network")
+    else:
+        model = inner = checkpoint.base_network(name, num_classes=classes)
+    tensors = foreign.read_tensors(path)
+    foreign.fitted(inner, tensors, path, CLASSES)
+    if not any(key.endswith("normalize.mean") for key in tensors):
+        foreign.warn_about_normalisation(path, model.get_submodule("normalize"))
     return model.eval()
 
 
-def _public(name: str, dataset: str, weights: str | Path | None) -> nn.Module:
+def tensors_into(model: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:
+    """Load `tensors`, which lack those of `model.normalize`, and nothing more or less; eval mode."""
+    own = {key: value for key, value in model.state_dict().items() if key.startswith("normalize.")}
+    model.load_state_dict(foreign.as_state_of(model, tensors | own))
+    return model.eval()
+
+
+def _public(name: str, dataset: str, weights: str | os.PathLike[str] | None) -> nn.Module:
     if name not in models.names():
         others = ("torchvision:...", "a suite/run of checkpoints/", "a .safetensors file")
         raise ValueError(unknown("network", name, models.names(), also=others))
@@ -192,7 +216,7 @@ def _our_name(name: str) -> str:
     return name
 
 
-def _torchvision(name: str, dataset: str, weights: str | Path | None) -> nn.Module:
+def _torchvision(name: str, dataset: str, weights: str | os.PathLike[str] | None) -> nn.Module:
     """Torchvision's default weights, which know ImageNet's classes whatever `dataset` says."""
     import torchvision
 
