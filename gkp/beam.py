@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from gkp import released
 from gkp.objective import Problem, set_cost
+from gkp.released import Sets
 
 TIE = 1e9  # values closer than one part in this many count as equal in a rank of the fast arithmetic
 CHUNK = 1 << 18  # elements of a state tensor that are worked on together: 2 MB, about a core's cache
@@ -34,17 +36,17 @@ class Beam:
     group: Tensor  # (R,) group of each row
     total: Tensor  # (R, B, n) summed distance to the kept kernels, -inf at the kept ones
     near: tuple[Tensor, ...]  # per neighbour, (R, B, n) ascending distances to the nearest kept kernels
-    inner: Tensor  # (R, B) summed distance among the kept kernels, in the fast arithmetic
+    inner: Tensor  # (R, B) summed distance among the kept kernels
     smooth: Tensor  # (R, B) summed smoothness of the kept kernels
     size: int  # kept kernels
-    kept: Tensor  # (R, B, size) kept kernels in the order in which they were taken, released arithmetic only
-    shared: tuple[int, int]  # branches after the last truncation, and how many kernels they kept
+    sets: Sets | None = None  # in the released arithmetic, which takes it for `near` and `inner`
 
     def rows(self, index: Tensor) -> Beam:
-        """The rows `index` (R',)."""
-        tensors = ("group", "total", "inner", "smooth", "kept")
-        picked = {name: getattr(self, name)[index] for name in tensors}
-        return replace(self, **picked, near=tuple(near[index] for near in self.near))
+        """The rows `index` (R',), in the fast arithmetic."""
+        near = tuple(near[index] for near in self.near)
+        return Beam(
+            self.group[index], self.total[index], near, self.inner[index], self.smooth[index], self.size
+        )
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Children:
     kernel: Tensor  # by which kernel
     inner: Tensor  # summed distance among the kept kernels afterwards
     smooth: Tensor  # summed smoothness afterwards
+    sets: Sets | None = None  # those of `Beam.sets` afterwards
 
 
 def search(
@@ -84,7 +87,6 @@ def search(
                 beam = grow(beam, problem, children)
             else:
                 beam = grow(beam, problem, truncate(beam, problem, children, width, alpha, outer))
-                beam = replace(beam, shared=(beam.inner.shape[1], beam.size))
                 beam = beam if problem.released else distinct(beam)
         finals.append(beam)
     return decide(finals, problem, decision)
@@ -94,35 +96,42 @@ def start(problem: Problem, group: Tensor, first: Tensor) -> Beam:
     """Branches that keep a single kernel: group (R,), first (R,)."""
     distance = problem.apart[group, first][:, None, :]
     unset = torch.full_like(distance, math.inf)
+    near = (distance, *[unset] * (problem.neighbours - 1)) if problem.neighbours else ()
     return Beam(
         group=group,
         total=distance.scatter(-1, first[:, None, None], -math.inf),
-        near=(distance, *[unset] * (problem.neighbours - 1)) if problem.neighbours else (),
+        near=() if problem.released else near,
         inner=torch.zeros(len(first), 1, dtype=distance.dtype),
         smooth=problem.smooth[group, first][:, None],
         size=1,
-        kept=first[:, None, None][..., : int(problem.released)],
-        shared=(1, 1),
+        sets=released.start(group, first, near) if problem.released else None,
     )
 
 
 def propose(beam: Beam, problem: Problem, width: int) -> Children:
     """Of every branch, the `width` extensions by the kernels farthest from its kept ones."""
     width = min(width, problem.channels - beam.size)
-    rest, kernels, gains = beam.total, [], []
-    for turn in range(width):  # repeated maximum: faster than a sort for the few that are wanted
-        gain, kernel = rest.max(-1)
-        kernels.append(kernel)
-        gains.append(gain)
-        if turn + 1 < width:
-            rest = rest.scatter(-1, kernel[..., None], -math.inf)
-    kernel, gain = (torch.stack(each, -1).flatten(1) for each in (kernels, gains))
+    kernel, gain = (each.view(len(beam.group), -1) for each in farthest(beam.total.flatten(0, 1), width))
     return Children(
         branch=None,
         kernel=kernel,
         inner=beam.inner.repeat_interleave(width, 1) + gain,
         smooth=beam.smooth.repeat_interleave(width, 1) + problem.smooth[beam.group[:, None], kernel],
+        sets=beam.sets and beam.sets.extended(kernel),
     )
+
+
+def farthest(total: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Indices and values (M, width) of each row's largest, the first of equal ones first; total (M, n)."""
+    # Repeated maximum by NumPy: much faster than a sort or PyTorch's for the few that are wanted.
+    rest = total.clone().numpy() if width > 1 else total.numpy()
+    rows, kernels, gains = np.arange(len(rest)), [], []
+    for _ in range(width):
+        kernels.append(rest.argmax(1))
+        gains.append(rest[rows, kernels[-1]])
+        if width > 1:
+            rest[rows, kernels[-1]] = -math.inf
+    return torch.from_numpy(np.stack(kernels, 1)), torch.from_numpy(np.stack(gains, 1))
 
 
 def grow(beam: Beam, problem: Problem, children: Children) -> Beam:
@@ -131,28 +140,18 @@ def grow(beam: Beam, problem: Problem, children: Children) -> Beam:
     total = with_parents(torch.add, beam.total, children, distance)
     total.scatter_(-1, children.kernel[..., None], -math.inf)
     near, carried = [], distance
-    for old in beam.near:  # insert the new distance into the ascending list of the nearest ones
-        near.append(with_parents(torch.minimum, old, children, carried))
-        if len(beam.near) > 1:
+    for place, old in enumerate(beam.near, 1):  # insert the new distance into the ascending list
+        if place < len(beam.near):
+            near.append(with_parents(torch.minimum, old, children, carried))
             carried = with_parents(torch.maximum, old, children, carried)
-    return replace(
-        beam,
-        total=total,
-        near=tuple(near),
-        inner=children.inner,
-        smooth=children.smooth,
-        size=beam.size + 1,
-        kept=taken(beam, problem, children),
-    )
+        else:
+            near.append(with_parents(minimum_into, old, children, carried))
+    size = beam.size + 1
+    return Beam(beam.group, total, tuple(near), children.inner, children.smooth, size, children.sets)
 
 
-def taken(beam: Beam, problem: Problem, children: Children) -> Tensor:
-    """(R, C, size + 1) kernels that the children keep, in the order in which they were taken."""
-    if not problem.released:
-        return beam.kept[:, :1].expand(-1, children.kernel.shape[1], 0)
-    kernel = children.kernel[..., None]
-    kept = with_parents(lambda old, _: old, beam.kept, children, kernel.expand(-1, -1, beam.size))
-    return torch.cat([kept, kernel], -1)
+def minimum_into(old: Tensor, new: Tensor) -> Tensor:
+    return torch.minimum(old, new, out=new)
 
 
 def with_parents(
@@ -176,55 +175,44 @@ def distances(beam: Beam, problem: Problem, kernel: Tensor) -> Tensor:
 
 def cost(beam: Beam, problem: Problem) -> Tensor:
     """Cost (R, B) of every branch's kept set, less what all sets of its size have in common."""
+    if beam.sets:
+        return released.costs(beam.sets, problem.apart, problem.beta)
     near = beam.near[: beam.size]
     if not near:
-        return -inner_sum(problem, beam, beam.inner, beam.kept)
+        return -beam.inner
     far = sum(near[1:], near[0])
-    if problem.released or len(near) > 1:  # else a kept kernel adds nothing, being at distance 0 of itself
+    if len(near) > 1:  # with one neighbour a kept kernel adds nothing, being at distance 0 of itself
         far = far.masked_fill(beam.total == -math.inf, 0)
-    return outer_sum(problem, far, beam.kept) - inner_sum(problem, beam, beam.inner, beam.kept)
+    return far.sum(-1) * problem.beta - beam.inner
 
 
-def children_cost(beam: Beam, problem: Problem, children: Children) -> Tensor:
+def children_cost(beam: Beam, problem: Problem, children: Children, outer: bool) -> Tensor:
     """Cost (R, C) of every child's kept set, where possible without building its state."""
-    if len(beam.near) != 1:
+    if children.sets:
+        return released.costs(children.sets, problem.apart, problem.beta, outer)
+    if not outer or not beam.near:
+        return -children.inner
+    if len(beam.near) > 1:
         return cost(grow(beam, problem, children), problem)
     distance = distances(beam, problem, children.kernel)
-    far = with_parents(torch.minimum, beam.near[0], children, distance)
-    kept = taken(beam, problem, children)
-    if problem.released:
-        far.view(*beam.total.shape[:2], -1, problem.channels).masked_fill_(
-            (beam.total == -math.inf)[:, :, None], 0
-        )
-        far.scatter_(-1, children.kernel[..., None], 0)
-    return outer_sum(problem, far, kept) - inner_sum(problem, beam, children.inner, kept)
-
-
-def outer_sum(problem: Problem, far: Tensor, kept: Tensor) -> Tensor:
-    """beta times the distances (R, C, n) of the pruned kernels, summed; 0 stands at the kept ones."""
-    return (released.over_pruned(far, kept) if problem.released else far.sum(-1)) * problem.beta
-
-
-def inner_sum(problem: Problem, beam: Beam, running: Tensor, kept: Tensor) -> Tensor:
-    """Distances among the kernels of sets (R, C) that extend the beam's last survivors, summed."""
-    return released.among(problem.apart, beam.group, kept, beam.shared) if problem.released else running
+    far = with_parents(minimum_into, beam.near[0], children, distance).sum(-1)
+    return far * problem.beta - children.inner
 
 
 def truncate(
     beam: Beam, problem: Problem, children: Children, width: int, alpha: float, outer: bool
 ) -> Children:
     """The `width` children of each row with the best weighted rank (Eq. 2)."""
-    if outer and beam.near:
-        value = children_cost(beam, problem, children)
-    else:
-        value = -inner_sum(problem, beam, children.inner, taken(beam, problem, children))
-    smooth = children.smooth
+    value, smooth = children_cost(beam, problem, children, outer), children.smooth
     if not problem.released:
         value, smooth = rounded(value), rounded(smooth)
     best = best_first(value, smooth, alpha)[:, :width]
-    siblings = value.shape[1] // beam.inner.shape[1]
     return Children(
-        best // siblings, *(x.gather(1, best) for x in (children.kernel, children.inner, children.smooth))
+        branch=best // (value.shape[1] // beam.inner.shape[1]),
+        kernel=children.kernel.gather(1, best),
+        inner=children.inner.gather(1, best),
+        smooth=children.smooth.gather(1, best),
+        sets=children.sets and children.sets.survivors(best, problem.apart),
     )
 
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 ARITHMETICS = ("fast", "released")
+TILE = 256  # kernels whose distances are computed together
 
 
 @dataclass(frozen=True)
@@ -85,20 +86,23 @@ def grouped_kernel_distance(weight: Tensor, order: Tensor, arithmetic: str = "fa
         from scipy.spatial.distance import cdist
 
         return torch.stack([torch.from_numpy(cdist(group, group)) for group in vectors.numpy()])
-    # Differences, not the matrix-multiplication shortcut: two equal kernels are at distance 0 exactly.
-    return torch.cdist(vectors, vectors, compute_mode="donot_use_mm_for_euclid_dist")
+    channels = vectors.shape[1]
+    found = vectors.new_empty(len(order), channels, channels)
+    for at in range(0, channels, TILE):  # the upper half, and its mirror image
+        tile = slice(at, at + TILE)
+        # Differences, not the matrix-multiplication shortcut: two equal kernels are at distance 0 exactly.
+        part = torch.cdist(vectors[:, tile], vectors[:, at:], compute_mode="donot_use_mm_for_euclid_dist")
+        found[:, tile, at:], found[:, at:, tile] = part, part.mT
+    return found
 
 
 def set_cost(problem: Problem, kept: Tensor) -> Tensor:
     """Cost of one kept set per group, kept (G, keep) -> (G,). Written directly from the definition."""
-    rows = torch.arange(len(kept))[:, None]
-    chosen = torch.zeros_like(problem.smooth, dtype=torch.bool)
-    chosen[rows, kept] = True
-    similarity = 1 - problem.distance
-    among = similarity[rows[..., None], kept[:, :, None], kept[:, None, :]]
+    columns = problem.distance.gather(2, kept[:, None].expand(-1, problem.channels, -1))
+    to_kept = 1 - columns  # (G, n, keep)
+    among = to_kept.gather(1, kept[..., None].expand(-1, -1, kept.shape[1]))
     inner = torch.triu(among, 1).sum((1, 2))
     if problem.neighbours == 0 or problem.beta == 0:
         return inner
-    to_kept = similarity.masked_fill(~chosen[:, None, :], -math.inf)
     nearest = to_kept.topk(min(problem.neighbours, kept.shape[1]), dim=2).values.sum(2)
-    return inner - problem.beta * nearest.masked_fill(chosen, 0).sum(1)
+    return inner - problem.beta * nearest.scatter(1, kept, 0).sum(1)

@@ -29,7 +29,7 @@ from gkp.smoothness import smoothness, summed_in_order
 STRATEGIES = ("beam", "greedy", "exact", "smoothest", "roughest", "random")
 GROUPINGS = ("snaking", "random", "contiguous")
 MAX_SETS = 3_000_000  # exact enumeration holds a few seconds per group up to here
-BLOCK = 1 << 24  # distances that are held together, 128 MB: groups are searched so many at a time
+BLOCK = 1 << 25  # distances that are held together, 256 MB: groups are searched so many at a time
 
 
 @dataclass(frozen=True)

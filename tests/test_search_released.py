@@ -162,21 +162,52 @@ def test_smoothness_in_the_released_order(variant: str, shape: tuple[int, int]) 
         assert found.tolist() == [plain_smoothness(each) for each in kernels.tolist()]
 
 
+def some_sets(seed: int, channels: int, branches: int, siblings: int, size: int) -> released.Sets:
+    """Random sets of 5 rows in 2 groups; siblings share all but their last kernels."""
+    draw = torch.Generator().manual_seed(seed)
+    taken = torch.rand(5, branches, siblings, channels, generator=draw).argsort(-1)
+    common = int(torch.randint(size, (1,), generator=draw)) + 1
+    head = taken[:, :, 0, :common]
+    others = taken[(taken[..., None] != head[:, :, None, None]).all(-1)]
+    tail = others.view(5, branches * siblings, -1)[..., : size - common]
+    return released.Sets(torch.tensor([0, 0, 1, 1, 1]), head, tail, ())
+
+
+def kernels_of(sets: released.Sets) -> list[list[list[int]]]:
+    head = sets.head.repeat_interleave(sets.tail.shape[1] // sets.head.shape[1], 1)
+    return torch.cat([head, sets.tail], -1).tolist()
+
+
 @given(
-    seed=st.integers(0, 999), size=st.integers(1, 9), branches=st.integers(1, 3), children=st.integers(1, 4)
+    seed=st.integers(0, 999), size=st.integers(1, 9), branches=st.integers(1, 3), siblings=st.integers(1, 4)
 )
 def test_sums_among_kept_kernels_have_the_last_bits(
-    seed: int, size: int, branches: int, children: int
+    seed: int, size: int, branches: int, siblings: int
 ) -> None:
-    draw = torch.Generator().manual_seed(seed)
-    apart = torch.rand(2, 12, 12, generator=draw, dtype=torch.float64)
+    apart = torch.rand(2, 12, 12, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) - 0.5
     apart = apart + apart.mT
-    group, common = torch.tensor([0, 1, 1]), int(torch.randint(size, (1,), generator=draw)) + 1
-    kept = torch.rand(3, branches, children, 12, generator=draw).argsort(-1)[..., :size]
-    kept[..., :common] = kept[:, :, :1, :common]
-    kept = kept.flatten(1, 2)
-    found = released.among(apart, group, kept, (branches, common))
-    for row, own in enumerate(kept.tolist()):
-        for column, ones in enumerate(own):
-            pairs = (apart[group[row], u, v].item() for i, u in enumerate(ones) for v in ones[i + 1 :])
-            assert found[row, column].item() == one_by_one(pairs)
+    sets = some_sets(seed, 12, branches, siblings, size)
+    found = released.among(sets, apart)
+    for group, own, sums in zip(sets.group.tolist(), kernels_of(sets), found.tolist(), strict=True):
+        for kept, total in zip(own, sums, strict=True):
+            pairs = (apart[group, u, v].item() for i, u in enumerate(kept) for v in kept[i + 1 :])
+            assert total == one_by_one(pairs)
+
+
+@pytest.mark.parametrize("buckets", [1, 4, 16])  # with two buckets nearly all sets collide
+@given(seed=st.integers(0, 999), channels=st.sampled_from((4, 5, 64, 65, 130)))
+@settings(max_examples=30)
+def test_equal_sets_share_a_place_and_others_do_not(buckets: int, seed: int, channels: int) -> None:
+    sets = some_sets(seed, channels, 2, 4, 3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(released, "BUCKETS", buckets)
+        index, place = released.distinct(sets, channels)
+    keys = [
+        (group, frozenset(kept))
+        for group, own in zip(sets.group.tolist(), kernels_of(sets), strict=True)
+        for kept in own
+    ]
+    assert [keys[i] for i in index[place].tolist()] == keys
+    assert sorted(set(place.tolist())) == list(range(len(index)))
+    if buckets == 16:
+        assert len(index) <= len(set(keys)) + 2  # hardly a set is there twice
