@@ -27,6 +27,24 @@ def test_benchmark_refuses(model, images):  # noqa: F811
         robustbench.benchmark(model, *images, eps=EPS, threat_model="L1")
 
 
+@pytest.mark.parametrize(
+    ("behind", "shift", "message"),
+    [
+        (lambda z: (z, z), 0, "a tuple of 2"),
+        (lambda z: z / 0, 0, "image 0 .*NaN or infinite"),
+        (lambda z: z, 100, "label 10. but the model has"),
+    ],
+)
+def test_benchmark_looks_at_logits_and_labels(model, images, behind, shift, message):  # noqa: F811
+    class Odd(torch.nn.Module):
+        def forward(self, x):
+            return behind(model(x))
+
+    x, y = images
+    with pytest.raises(ValueError, match=message):
+        robustbench.benchmark(Odd(), x, y.to(torch.int16) + shift, eps=EPS)
+
+
 def test_zoo_names():
     with pytest.raises(ValueError, match="Wong2020Fast"):
         robustbench.load_model("Wong2020")
