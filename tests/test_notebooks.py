@@ -130,7 +130,7 @@ def test_an_error_reaches_the_caller_and_keeps_the_notebook(tmp_path):
 
 def test_unknown_notebooks_and_bad_parameter_texts(tmp_path):
     _small(tmp_path)
-    with pytest.raises(ValueError, match="no notebook 'big'; there are: small"):
+    with pytest.raises(ValueError, match="unknown notebook 'big': choose one of small"):
         notebooks.find(tmp_path, ["big"])
     assert notebooks.parse_parameters(["suite=digits", "compute=true"]) == {
         "suite": "digits",
