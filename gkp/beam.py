@@ -20,7 +20,7 @@ from torch import Tensor
 
 from gkp import released
 from gkp.objective import Problem, set_cost
-from gkp.released import Sets
+from gkp.released import Sets, repeated
 
 TIE = 1e9  # values closer than one part in this many count as equal in a rank of the fast arithmetic
 CHUNK = 1 << 18  # elements of a state tensor that are worked on together: 2 MB, about a core's cache
@@ -104,7 +104,7 @@ def start(problem: Problem, group: Tensor, first: Tensor) -> Beam:
         inner=torch.zeros(len(first), 1, dtype=distance.dtype),
         smooth=problem.smooth[group, first][:, None],
         size=1,
-        sets=released.start(group, first, near) if problem.released else None,
+        sets=released.start(problem.apart, group, first, near) if problem.released else None,
     )
 
 
@@ -115,8 +115,8 @@ def propose(beam: Beam, problem: Problem, width: int) -> Children:
     return Children(
         branch=None,
         kernel=kernel,
-        inner=beam.inner.repeat_interleave(width, 1) + gain,
-        smooth=beam.smooth.repeat_interleave(width, 1) + problem.smooth[beam.group[:, None], kernel],
+        inner=repeated(beam.inner, width) + gain,
+        smooth=repeated(beam.smooth, width) + problem.smooth[beam.group[:, None], kernel],
         sets=beam.sets and beam.sets.extended(kernel),
     )
 
@@ -124,34 +124,28 @@ def propose(beam: Beam, problem: Problem, width: int) -> Children:
 def farthest(total: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """Indices and values (M, width) of each row's largest, the first of equal ones first; total (M, n)."""
     # Repeated maximum by NumPy: much faster than a sort or PyTorch's for the few that are wanted.
-    rest = total.clone().numpy() if width > 1 else total.numpy()
-    rows, kernels, gains = np.arange(len(rest)), [], []
+    rest, rows, kernels, gains = total.numpy(), np.arange(len(total)), [], []
     for _ in range(width):
         kernels.append(rest.argmax(1))
         gains.append(rest[rows, kernels[-1]])
-        if width > 1:
-            rest[rows, kernels[-1]] = -math.inf
+        rest[rows, kernels[-1]] = -math.inf
+    for kernel, gain in zip(kernels, gains, strict=True):  # as it was: cheaper than to work on a copy
+        rest[rows, kernel] = gain
     return torch.from_numpy(np.stack(kernels, 1)), torch.from_numpy(np.stack(gains, 1))
 
 
 def grow(beam: Beam, problem: Problem, children: Children) -> Beam:
     """Carry the extensions out."""
     distance = distances(beam, problem, children.kernel)
-    total = with_parents(torch.add, beam.total, children, distance)
-    total.scatter_(-1, children.kernel[..., None], -math.inf)
     near, carried = [], distance
-    for place, old in enumerate(beam.near, 1):  # insert the new distance into the ascending list
-        if place < len(beam.near):
-            near.append(with_parents(torch.minimum, old, children, carried))
+    for old in beam.near:  # insert the new distance into the ascending list of the nearest ones
+        near.append(with_parents(torch.minimum, old, children, carried))
+        if len(beam.near) > 1:
             carried = with_parents(torch.maximum, old, children, carried)
-        else:
-            near.append(with_parents(minimum_into, old, children, carried))
+    total = with_parents(lambda old, new: new.add_(old), beam.total, children, distance)
+    total.scatter_(-1, children.kernel[..., None], -math.inf)
     size = beam.size + 1
     return Beam(beam.group, total, tuple(near), children.inner, children.smooth, size, children.sets)
-
-
-def minimum_into(old: Tensor, new: Tensor) -> Tensor:
-    return torch.minimum(old, new, out=new)
 
 
 def with_parents(
@@ -176,7 +170,7 @@ def distances(beam: Beam, problem: Problem, kernel: Tensor) -> Tensor:
 def cost(beam: Beam, problem: Problem) -> Tensor:
     """Cost (R, B) of every branch's kept set, less what all sets of its size have in common."""
     if beam.sets:
-        return released.costs(beam.sets, problem.apart, problem.beta)
+        return released.costs(beam.sets, problem.beta)
     near = beam.near[: beam.size]
     if not near:
         return -beam.inner
@@ -189,14 +183,14 @@ def cost(beam: Beam, problem: Problem) -> Tensor:
 def children_cost(beam: Beam, problem: Problem, children: Children, outer: bool) -> Tensor:
     """Cost (R, C) of every child's kept set, where possible without building its state."""
     if children.sets:
-        return released.costs(children.sets, problem.apart, problem.beta, outer)
+        return released.costs(children.sets, problem.beta, outer)
     if not outer or not beam.near:
         return -children.inner
     if len(beam.near) > 1:
         return cost(grow(beam, problem, children), problem)
     distance = distances(beam, problem, children.kernel)
-    far = with_parents(minimum_into, beam.near[0], children, distance).sum(-1)
-    return far * problem.beta - children.inner
+    far = with_parents(lambda old, new: torch.minimum(old, new, out=new), beam.near[0], children, distance)
+    return far.sum(-1) * problem.beta - children.inner
 
 
 def truncate(
@@ -212,7 +206,7 @@ def truncate(
         kernel=children.kernel.gather(1, best),
         inner=children.inner.gather(1, best),
         smooth=children.smooth.gather(1, best),
-        sets=children.sets and children.sets.survivors(best, problem.apart),
+        sets=children.sets and children.sets.survivors(best),
     )
 
 

@@ -13,12 +13,13 @@ is compensated, which changes the ranks of smoothness that tie but for last bits
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
-GOLDEN_RATIO = -7046029254386353131  # 2**64 divided by it, odd, as int64: multiplying by it scatters bits
+GOLDEN_RATIO = -7046029254386353131  # 2**64 divided by it, as int64: multiplying by it scatters bits
 BUCKETS = 16  # bits of a hash that are used
 
 
@@ -29,115 +30,135 @@ class Sets:
     Of the C sets of a row C / B neighbours extend the same one of B branches that the last truncation left.
     """
 
+    apart: Tensor  # (G, n, n) distances d - 1, the negatives of the released similarities 1 - d
     group: Tensor  # (R,)
     head: Tensor  # (R, B, h) kernels of those branches
     tail: Tensor  # (R, C, t) kernels taken since
-    near: tuple[Tensor, ...]  # per neighbour (R, B, n), ascending, what lies between any kernel and the head
+    near: tuple[Tensor, ...]  # per neighbour (R, B, n), ascending, from any kernel to the nearest of the head
 
     @property
     def size(self) -> int:
         return self.head.shape[-1] + self.tail.shape[-1]
 
+    def branch(self, index: Tensor) -> Tensor:
+        """(M,) which of the R * B branches the sets `index` (M,) of the R * C extend."""
+        return index // (self.tail.shape[1] // self.head.shape[1])
+
+    def kernels(self, index: Tensor) -> Tensor:
+        """(M, h + t) of the sets `index` (M,) of the R * C."""
+        head = self.head.flatten(0, 1).index_select(0, self.branch(index))
+        return torch.cat([head, self.tail.flatten(0, 1).index_select(0, index)], 1)
+
+    @cached_property
+    def outer(self) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
+        """(R * C,) place of each set among M different ones; (M, n) per neighbour, and sums (M,), of those.
+
+        Neither `near` nor the sum over the pruned kernels depends on the order in which a set was reached:
+        once for each set will do.
+        """
+        index, place = distinct(self)
+        kept, branch, lines = self.kernels(index), self.branch(index), self.apart.flatten(0, 1)
+        own = self.group[index // self.tail.shape[1]] * self.apart.shape[-1]
+        near = [each.flatten(0, 1).index_select(0, branch) for each in self.near]
+        for kernel in kept[:, self.head.shape[-1] :].unbind(1):
+            carried = lines.index_select(0, own + kernel)
+            for order, old in enumerate(near):
+                least = torch.minimum(old, carried)
+                carried = torch.maximum(old, carried, out=old) if order + 1 < len(near) else carried
+                near[order] = least
+        far = sum(near[1 : self.size], near[0])
+        return place, tuple(near), over_pruned(far.scatter(1, kept, 0), kept)
+
     def extended(self, kernel: Tensor) -> Sets:
         """Each set with each of C' / C more kernels: kernel (R, C')."""
-        tail = self.tail.repeat_interleave(kernel.shape[1] // self.tail.shape[1], 1)
+        tail = repeated(self.tail, kernel.shape[1] // self.tail.shape[1])
         return replace(self, tail=torch.cat([tail, kernel[..., None]], -1))
 
-    def pick(self, index: Tensor, apart: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Of the sets `index` (M,) among all R * C: group (M,), kernels (M, h + t), `near` (M, n) of them.
-
-        apart (G, n, n).
-        """
-        rows, count, _ = self.tail.shape
-        branch = index // (count // self.head.shape[1])
-        group, tail = self.group[index // count], self.tail.flatten(0, 1)[index]
-        near = [each.flatten(0, 1).index_select(0, branch) for each in self.near]
-        for kernel in tail.unbind(1) if near else ():
-            carried = apart.flatten(0, 1).index_select(0, group * apart.shape[-1] + kernel)
-            for place, old in enumerate(near):
-                near[place] = torch.minimum(old, carried)
-                carried = torch.maximum(old, carried) if place + 1 < len(near) else carried
-        return group, torch.cat([self.head.flatten(0, 1)[branch], tail], 1), near
-
-    def survivors(self, chosen: Tensor, apart: Tensor) -> Sets:
+    def survivors(self, chosen: Tensor) -> Sets:
         """What a truncation leaves that chose `chosen` (R, C') of each row's sets."""
         rows, count, _ = self.tail.shape
-        _, kernels, near = self.pick((torch.arange(rows)[:, None] * count + chosen).flatten(), apart)
-        head, *lists = (each.view(*chosen.shape, -1) for each in (kernels, *near))
-        return Sets(self.group, head, self.tail.new_zeros(*chosen.shape, 0), tuple(lists))
+        index = (torch.arange(rows)[:, None] * count + chosen).flatten()
+        near: tuple[Tensor, ...] = ()
+        if self.near:
+            place, lists, _ = self.outer
+            near = tuple(each.index_select(0, place[index]).view(rows, -1, each.shape[1]) for each in lists)
+        head = self.kernels(index).view(rows, -1, self.size)
+        return replace(self, head=head, tail=head[..., :0], near=near)
 
 
-def start(group: Tensor, first: Tensor, near: tuple[Tensor, ...]) -> Sets:
-    """Sets of a single kernel: group (R,), first (R,), near (R, 1, n)."""
-    return Sets(group, first[:, None, None], first.new_zeros(len(first), 1, 0), near)
+def repeated(state: Tensor, times: int) -> Tensor:
+    """state (R, B, ...) with each branch `times` times in a row: (R, B * times, ...)."""
+    return state.unsqueeze(2).expand(-1, -1, times, *state.shape[2:]).flatten(1, 2)
 
 
-def costs(sets: Sets, apart: Tensor, beta: float, outer: bool = True) -> Tensor:
-    """Cost (R, C) of the sets: beta times what separates the pruned kernels from them, less `among`.
+def start(apart: Tensor, group: Tensor, first: Tensor, near: tuple[Tensor, ...]) -> Sets:
+    """Sets of a single kernel: apart (G, n, n), group (R,), first (R,), near (R, 1, n)."""
+    head = first[:, None, None]
+    return Sets(apart, group, head, head[..., :0], near)
 
-    apart (G, n, n) holds d - 1, so that the cost is the released one of similarities 1 - d.
-    """
-    inner = among(sets, apart)
+
+def costs(sets: Sets, beta: float, outer: bool = True) -> Tensor:
+    """Cost (R, C): beta times what separates the pruned kernels from the kept ones, less `among`."""
+    inner = among(sets)
     if not outer or not sets.near:
         return -inner
-    # The first sum does not depend on the order in which a set was reached: once for each set will do.
-    index, place = distinct(sets, apart.shape[-1])
-    _, kernels, near = sets.pick(index, apart)
-    near = near[: sets.size]
-    far = sum(near[1:], near[0]).scatter_(1, kernels, 0)
-    return over_pruned(far, kernels)[place].view_as(inner) * beta - inner
+    place, _, far = sets.outer
+    return far[place].view_as(inner) * beta - inner
 
 
-def distinct(sets: Sets, channels: int) -> tuple[Tensor, Tensor]:
+def distinct(sets: Sets) -> tuple[Tensor, Tensor]:
     """One of each group's equal sets (M,) among all R * C, and the place among those of each (R * C,).
 
     By hashing, without a sort. Sets that share a bucket stay apart, so that some may be there twice.
     """
-    count = sets.tail.shape[1]
-    bits = torch.zeros(channels, -(-channels // 64), dtype=torch.int64)
-    kernel = torch.arange(channels)
-    bits[kernel, kernel // 64] = 1 << kernel % 64
-    words = bits[sets.head].sum(2).repeat_interleave(count // sets.head.shape[1], 1) + bits[sets.tail].sum(2)
-    group = sets.group[:, None, None].expand(-1, count, 1)
-    words = torch.cat([group, words], -1).flatten(0, 1)
-    mixed = torch.zeros(len(words), dtype=torch.int64)
-    for word in words.unbind(1):
+    rows, count, _ = sets.tail.shape
+    words = [sets.group[:, None].expand(-1, count).flatten()]
+    for bits in bit_sets(sets.apart.shape[-1]).unbind():
+        head, tail = (bits.take(kernels).sum(2) for kernels in (sets.head, sets.tail))
+        words.append((repeated(head, count // head.shape[1]) + tail).flatten())
+    mixed = torch.zeros(rows * count, dtype=torch.int64)
+    for word in words:
         mixed = (mixed + word) * GOLDEN_RATIO
         mixed ^= mixed >> 29
     bucket = (mixed * GOLDEN_RATIO >> 64 - BUCKETS) + (1 << BUCKETS - 1)
-    own = torch.arange(len(words))
-    taken = torch.empty(1 << BUCKETS, dtype=torch.int64)
-    taken[bucket] = own
-    same = taken[bucket]
-    same = torch.where((words[same] == words).all(1), same, own)
-    chosen = same == own
-    return own[chosen], (chosen.cumsum(0) - 1)[same]
+    own = torch.arange(rows * count)
+    some = torch.empty(1 << BUCKETS, dtype=torch.int64).scatter_(0, bucket, own).take(bucket)
+    for word in words:
+        some = torch.where(word.take(some) == word, some, own)
+    chosen = some == own
+    return own[chosen], (chosen.cumsum(0) - 1).take(some)
 
 
-def among(sets: Sets, apart: Tensor) -> Tensor:
-    """What separates a set's kernels, summed pair after pair as `itertools.combinations` lists them: (R, C).
+@lru_cache(maxsize=8)
+def bit_sets(channels: int) -> Tensor:
+    """(words, n) int64: the kernel's bit in the words of 64 that tell a set."""
+    kernel, word = torch.arange(channels), torch.arange(-(-channels // 64))
+    return torch.where(kernel // 64 == word[:, None], 1 << kernel % 64, 0)
 
-    apart (G, n, n).
-    """
+
+def among(sets: Sets) -> Tensor:
+    """What separates a set's kernels, pair after pair as `itertools.combinations` lists them: (R, C)."""
     rows, branches, common = sets.head.shape
     siblings, recent = sets.tail.shape[1] // branches, sets.tail.shape[2]
-    channels, table = apart.shape[-1], apart.flatten().numpy()
+    channels, table = sets.apart.shape[-1], sets.apart.flatten().numpy()
     # Kernels first and rows last, (siblings, rows * branches), so that an addition runs over long rows.
     head = sets.head.flatten(0, 1).t().contiguous().numpy()
     tail = sets.tail.view(rows, branches, siblings, recent).permute(3, 2, 0, 1).flatten(2).numpy()
     offset = (sets.group * channels).repeat_interleave(branches).numpy()
     total = np.zeros((siblings, rows * branches))
+
+    def add(pairs: np.ndarray) -> None:
+        for distance in table.take(pairs, mode="clip"):
+            np.add(total, distance, out=total)
+
     for place in range(sets.size - 1):
         if place < common:
             line = (offset + head[place]) * channels
-            for distance in table.take(line + head[place + 1 :], mode="clip"):
-                total += distance
-            following = tail
+            add(line + head[place + 1 :])
+            add(line + tail)
         else:
             line = (offset + tail[place - common]) * channels
-            following = tail[place - common + 1 :]
-        for distance in table.take(line + following, mode="clip"):
-            total += distance
+            add(line + tail[place - common + 1 :])
     return torch.from_numpy(total).view(siblings, rows, branches).permute(1, 2, 0).reshape(rows, -1)
 
 

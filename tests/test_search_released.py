@@ -170,7 +170,8 @@ def some_sets(seed: int, channels: int, branches: int, siblings: int, size: int)
     head = taken[:, :, 0, :common]
     others = taken[(taken[..., None] != head[:, :, None, None]).all(-1)]
     tail = others.view(5, branches * siblings, -1)[..., : size - common]
-    return released.Sets(torch.tensor([0, 0, 1, 1, 1]), head, tail, ())
+    apart = torch.rand(2, channels, channels, generator=draw, dtype=torch.float64) - 0.5
+    return released.Sets(apart + apart.mT, torch.tensor([0, 0, 1, 1, 1]), head, tail, ())
 
 
 def kernels_of(sets: released.Sets) -> list[list[list[int]]]:
@@ -184,13 +185,11 @@ def kernels_of(sets: released.Sets) -> list[list[list[int]]]:
 def test_sums_among_kept_kernels_have_the_last_bits(
     seed: int, size: int, branches: int, siblings: int
 ) -> None:
-    apart = torch.rand(2, 12, 12, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) - 0.5
-    apart = apart + apart.mT
     sets = some_sets(seed, 12, branches, siblings, size)
-    found = released.among(sets, apart)
+    found = released.among(sets)
     for group, own, sums in zip(sets.group.tolist(), kernels_of(sets), found.tolist(), strict=True):
         for kept, total in zip(own, sums, strict=True):
-            pairs = (apart[group, u, v].item() for i, u in enumerate(kept) for v in kept[i + 1 :])
+            pairs = (sets.apart[group, u, v].item() for i, u in enumerate(kept) for v in kept[i + 1 :])
             assert total == one_by_one(pairs)
 
 
@@ -201,7 +200,7 @@ def test_equal_sets_share_a_place_and_others_do_not(buckets: int, seed: int, cha
     sets = some_sets(seed, channels, 2, 4, 3)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(released, "BUCKETS", buckets)
-        index, place = released.distinct(sets, channels)
+        index, place = released.distinct(sets)
     keys = [
         (group, frozenset(kept))
         for group, own in zip(sets.group.tolist(), kernels_of(sets), strict=True)

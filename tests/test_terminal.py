@@ -144,7 +144,7 @@ def test_without_arguments_there_is_help(
 
 
 def test_only_the_librarys_own_warnings_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    from gkp.pruners.grouped_kernels import SkippedLayers
+    from gkp import SkippedLayers
 
     def command() -> None:
         warnings.warn("left unpruned: conv2: depthwise", SkippedLayers, stacklevel=1)
