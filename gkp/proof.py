@@ -34,10 +34,8 @@ def proved(model: nn.Module, channels: Channels, x: Tensor) -> Channels:
         reason = failure(model, channels, left, x)
         if reason is None:
             break
-        blamed = _blamed(model, channels, left, x, end)
-        for bundle in blamed:
-            refuted[bundle.producers] = failure(model, channels, [bundle], x) or reason
-            left.remove(bundle)
+        refuted |= _blamed(model, channels, left, x, reason, end)
+        left = [bundle for bundle in left if bundle.producers not in refuted]
     return replace(channels, bundles=left, refuted=refuted)
 
 
@@ -150,15 +148,21 @@ class silenced:
 
 
 def _blamed(
-    model: nn.Module, channels: Channels, bundles: list[Bundle], x: Tensor, end: float
-) -> list[Bundle]:
-    """One bundle that fails, by halving; all of `bundles` when the time is up."""
-    while len(bundles) > 1:
-        if time.monotonic() > end:
-            return list(bundles)
-        half = bundles[: len(bundles) // 2]
-        bundles = half if failure(model, channels, half, x) else bundles[len(half) :]
-    return list(bundles)
+    model: nn.Module, channels: Channels, bundles: list[Bundle], x: Tensor, reason: str, end: float
+) -> dict[tuple[str, ...], str]:
+    """{producers: why} of those of `bundles` that fail alone, by halving; together they fail for `reason`.
+
+    The last one where they fail only together; all of them when the time is up.
+    """
+    if len(bundles) == 1 or time.monotonic() > end:
+        return {bundle.producers: reason for bundle in bundles}
+    found: dict[tuple[str, ...], str] = {}
+    middle = len(bundles) // 2
+    for half in (bundles[:middle], bundles[middle:]):
+        why = failure(model, channels, half, x)
+        if why:
+            found |= _blamed(model, channels, half, x, why, end)
+    return found or {bundles[-1].producers: reason}
 
 
 def _scatter_weights(model: nn.Module, channels: Channels) -> None:
