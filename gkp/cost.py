@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from gkp import products
-from gkp.grouped import GroupedKernelConv2d
+from gkp.grouped import GroupedKernelConv2d, GroupedKernelLinear
 from gkp.models import OptionAShortcut
 
 CONVENTIONS = ("usual", "paper")
@@ -78,8 +78,8 @@ def _paper_macs(module: nn.Module, x: Tensor, out: Tensor) -> int:
     if isinstance(module, (nn.Conv2d, GroupedKernelConv2d)):
         bias = out.numel() if module.bias is not None else 0
         return int(module.weight.count_nonzero()) * out.shape[0] * out[0, 0].numel() + bias
-    if isinstance(module, nn.Linear):
-        return int(module.weight.count_nonzero()) * (out.numel() // module.out_features)
+    if isinstance(module, (nn.Linear, GroupedKernelLinear)):
+        return int(module.weight.count_nonzero()) * (out.numel() // out.shape[-1])
     if isinstance(module, nn.BatchNorm2d):
         return 2 * out.numel()
     if isinstance(module, nn.ReLU):

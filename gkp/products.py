@@ -19,7 +19,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.hooks import RemovableHandle
 
-from gkp.grouped import GroupedKernelConv2d
+from gkp.grouped_base import GroupedKernels
 
 aten = torch.ops.aten
 CONVOLUTIONS = frozenset({aten.convolution, aten._convolution, aten.conv_tbc})
@@ -140,7 +140,7 @@ def _like_parameters(model: nn.Module, image: Tensor) -> Tensor:
 def _only_products(model: nn.Module) -> Iterator[None]:
     """Eval mode, grouped kernels without their zeros, attention in its parts; afterwards all as it was."""
     modes = [(module, module.training) for module in model.modules()]
-    executions = [(m, m.execution) for m in model.modules() if isinstance(m, GroupedKernelConv2d)]
+    executions = [(m, m.execution) for m in model.modules() if isinstance(m, GroupedKernels)]
     fused = torch.backends.mha.get_fastpath_enabled()
     try:
         torch.backends.mha.set_fastpath_enabled(False)

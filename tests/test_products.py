@@ -11,7 +11,7 @@ from torch.nn.utils import parametrizations, prune, spectral_norm
 from torch.nn.utils.parametrize import register_parametrization
 
 from gkp import cost
-from gkp.grouped import GroupedKernelConv2d
+from gkp.grouped import GroupedKernelConv2d, GroupedKernelLinear
 from gkp.products import by_layer, products
 from gkp.search import Selection
 
@@ -141,6 +141,17 @@ def test_kept_kernels_count_and_pruned_ones_do_not(execution: str, call) -> None
     model.a.execution = execution
     assert cost.count(model, torch.rand(1, 6, 10, 10)) == cost.Cost(8 * 2 * 9 * 64, 8 * 2 * 9 + 8)
     assert model.a.execution == execution
+
+
+@pytest.mark.parametrize("execution", ["dense", "grouped"])
+def test_kept_weights_of_a_linear_layer_count_and_pruned_ones_do_not(execution: str) -> None:
+    kept = torch.tensor([[0, 2], [1, 5], [3, 4], [0, 1]])
+    layer = GroupedKernelLinear.from_linear(
+        nn.Linear(6, 8), Selection(torch.arange(8).flip(0), kept, torch.zeros(4)), execution
+    )
+    model = nn.Sequential(layer)
+    assert cost.count(model, torch.rand(1, 5, 6)) == cost.Cost(5 * 8 * 2, 8 * 2 + 8)
+    assert layer.execution == execution
 
 
 def test_a_network_is_left_as_it_was_even_when_it_fails() -> None:

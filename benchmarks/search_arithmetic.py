@@ -1,0 +1,77 @@
+"""How often the last bits of the search's sums decide: python benchmarks/search_arithmetic.py
+
+Layers of normal weights, and all 3x3 layers of published networks, searched with `arithmetic="fast"` and
+"released"; small layers in plain Python with sums from left to right and with Python 3.12's compensated one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from gkp import anatomy, zoo
+from gkp.ablations import NETWORKS
+from gkp.search import select
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from plain_search import plain_select
+
+WIDTHS = (8, 16, 32, 64)
+SMALL = 12  # channels of the layers in plain Python
+OTHERS = (
+    {"neighbours": 2},
+    {"beta": "exact"},
+    {"alpha": 0.5},
+    {"beam_width": 4, "check_step": 2},
+    {"rate": 0.625},
+    {"outer_in_beam": False},
+)
+
+
+def drawn(layers: int, widths: tuple[int, ...]) -> Iterator[torch.Tensor]:
+    for seed in range(layers):
+        generator = torch.Generator().manual_seed(seed)
+        width = widths[seed % len(widths)]
+        yield torch.randn(width, width, 3, 3, generator=generator) * 0.1
+
+
+def differ(weight: torch.Tensor, options: dict) -> tuple[int, int]:
+    """(groups that keep other kernels, groups)."""
+    fast, released = (select(weight, groups=8, arithmetic=a, **options) for a in ("fast", "released"))
+    if not torch.equal(fast.filter_order, released.filter_order):
+        return 8, 8
+    return int((fast.kept != released.kept).any(1).sum()), 8
+
+
+def line(title: str, found: list[tuple[int, int]]) -> str:
+    layers = sum(other > 0 for other, _ in found)
+    groups = [sum(column) for column in zip(*found, strict=True)]
+    return f"{title}: {layers} of {len(found)} layers, {groups[0]} of {groups[1]} groups"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--layers", type=int, default=600, help="how many random layers of each kind")
+    layers = parser.parse_args().layers
+    print("fast and released keep other kernels in")
+    weights = list(drawn(layers, WIDTHS))
+    print(line("  random layers, default options", [differ(w, {}) for w in weights]), flush=True)
+    mixed = [differ(w, OTHERS[i // len(WIDTHS) % len(OTHERS)]) for i, w in enumerate(weights)]
+    print(line("  random layers, other options", mixed), flush=True)
+    for network, publisher in NETWORKS:
+        real = anatomy.layers(zoo.load_model(network, weights=publisher)).values()
+        print(line(f"  {network} ({publisher})", [differ(w, {}) for w in real]), flush=True)
+    changed = 0
+    for weight in drawn(layers, (SMALL,)):
+        choices = [plain_select(weight, groups=4, **sums) for sums in ({}, {"add": math.fsum})]
+        changed += choices[0] != choices[1]
+    print(f"Python 3.12's sum changes the choice in {changed} of {layers} layers of {SMALL} channels")
+
+
+if __name__ == "__main__":
+    main()
