@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,15 @@ RATE = 0.4375
 SMALL = 64  # height and width at which most convolutional classifiers run; the others at their own
 SEARCHED = 512  # input channels up to which kernels are searched here; in wider networks they are drawn
 Row = dict[str, Any]
+# Reasons for a layer to stay, without what is particular to it.
+KINDS = (
+    (r"^its filters are summed with those of .*", "summed with those of another layer"),
+    (r"^its filters are the network's output", "the network's output"),
+    (r"^.*, an? (\w+), mixes its filters", r"mixed by \1"),
+    (r"^it has groups=.*", "grouped or depthwise"),
+    (r"^its \d+ filters go in \d+ sets only.*", "in whole groups only"),
+    (r"^(without some of its filters the network \w+ \w+ \w+).*", r"\1"),
+)
 
 
 def networks() -> list[str]:
@@ -164,11 +176,19 @@ def _shown(row: Row) -> dict[str, str]:
         )
     seconds = [row["seconds"]["looking and proof"], *(row["methods"][m]["seconds"] for m in METHODS)]
     shown["seconds: proof, methods"] = " + ".join(f"{value:.0f}" for value in seconds)
-    return shown | {"filters left, and why": _why(row["filters"]["left"])}
+    return shown | {"filters left, and why": why(row["filters"]["left"]).replace("|", "/")}
 
 
-def _why(reasons: str) -> str:
-    return reasons.replace("|", "/") or "none"
+def why(reasons: str) -> str:
+    """`gkp.surgery.summary` in a few words: layers of each kind of reason, the most frequent first."""
+    counts: Counter[str] = Counter()
+    starts = list(re.finditer(r"(?:^|; )\S+(?: and (\d+) more)?: ", reasons))
+    for found, following in zip_longest(starts, starts[1:]):
+        reason = reasons[found.end() : following.start() if following else None]
+        for pattern, kind in KINDS:
+            reason = re.sub(pattern, kind, reason)
+        counts[reason] += 1 + int(found[1] or 0)
+    return ", ".join(f"{count} {reason}" for reason, count in counts.most_common()) or "none"
 
 
 def line(row: Row) -> str:

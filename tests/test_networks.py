@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gkp import anybody, report
-from gkp.surgery import left_out, prunable_layers
+from gkp.surgery import left_out, prunable_layers, summary
 
 SMALL = (
     "alexnet",
@@ -80,6 +80,24 @@ def test_rows_are_kept_and_made_once(tmp_path, monkeypatch):
     assert "0 of 3 classifiers" in page
     assert "refused: a reason" in page
     assert "2*, 50 %" in page
+
+
+@pytest.mark.parametrize(
+    ("reasons", "expected"),
+    [
+        ({}, "none"),
+        ({"a.0": "it has groups=24, which go as a whole", "b": "it has groups=48, which go as a whole"},
+         "2 grouped or depthwise"),
+        ({"a": "its filters are summed with those of b.c", "b.c": "its filters are summed with those of a",
+          "d": "ln.1, a LayerNorm, mixes its filters"},
+         "2 summed with those of another layer, 1 mixed by LayerNorm"),
+        ({"a": "without some of its filters the network does not run (RuntimeError: shape '[1; 2]': no)"},
+         "1 without some of its filters the network does not run"),
+        ({"a": "some other reason", "b": "some other reason"}, "2 some other reason"),
+    ],
+)  # fmt: skip
+def test_reasons_are_counted_by_their_kind(reasons: dict[str, str], expected: str) -> None:
+    assert anybody.why(summary(reasons)) == expected
 
 
 def test_the_committed_table_is_whole_and_nothing_in_it_is_wrong():

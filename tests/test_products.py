@@ -135,7 +135,9 @@ def grouped_kernel() -> GroupedKernelConv2d:
 
 
 @pytest.mark.parametrize("execution", ["dense", "grouped"])
-@pytest.mark.parametrize("call", [lambda n, x: n.a(x), lambda n, x: n.a.forward(x), lambda n, x: n.a(input=x)])
+@pytest.mark.parametrize(
+    "call", [lambda n, x: n.a(x), lambda n, x: n.a.forward(x), lambda n, x: n.a(input=x)]
+)
 def test_kept_kernels_count_and_pruned_ones_do_not(execution: str, call) -> None:
     model = Net(call, a=grouped_kernel())
     model.a.execution = execution
