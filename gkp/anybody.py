@@ -182,7 +182,7 @@ def _shown(row: Row) -> dict[str, str]:
 def why(reasons: str) -> str:
     """`gkp.surgery.summary` in a few words: layers of each kind of reason, the most frequent first."""
     counts: Counter[str] = Counter()
-    starts = list(re.finditer(r"(?:^|; )\S+(?: and (\d+) more)?: ", reasons))
+    starts = list(re.finditer(r"(?:^|; )[\w.]+(?: and (\d+) more)?: ", reasons))
     for found, following in zip_longest(starts, starts[1:]):
         reason = reasons[found.end() : following.start() if following else None]
         for pattern, kind in KINDS:
