@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 import math
+import random
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,16 +23,15 @@ from gkp.search import select
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from plain_search import plain_select
 
-WIDTHS = (8, 16, 32, 64)
-SMALL = 12  # channels of the layers in plain Python
-OTHERS = (
-    {"neighbours": 2},
-    {"beta": "exact"},
-    {"alpha": 0.5},
-    {"beam_width": 4, "check_step": 2},
-    {"rate": 0.625},
-    {"outer_in_beam": False},
-)
+WIDTHS = (8, 16, 32)
+SMALL = 16  # channels of the layers in plain Python
+OTHERS = {
+    "rate": (0.25, 0.4375, 0.625),
+    "beam_width": (1, 2, 3, 4),
+    "check_step": (1, 2, 3),
+    "alpha": (0.0, 0.25, 0.5, 0.9, 1.0),
+    "decision": ("cost", "smoothness"),
+}
 
 
 def drawn(layers: int, widths: tuple[int, ...]) -> Iterator[torch.Tensor]:
@@ -38,6 +39,12 @@ def drawn(layers: int, widths: tuple[int, ...]) -> Iterator[torch.Tensor]:
         generator = torch.Generator().manual_seed(seed)
         width = widths[seed % len(widths)]
         yield torch.randn(width, width, 3, 3, generator=generator) * 0.1
+
+
+def others(seed: int) -> dict[str, Any]:
+    """Options of the search, drawn."""
+    draw = random.Random(seed)
+    return {name: draw.choice(values) for name, values in OTHERS.items()}
 
 
 def differ(weight: torch.Tensor, options: dict) -> tuple[int, int]:
@@ -61,16 +68,17 @@ def main() -> None:
     print("fast and released keep other kernels in")
     weights = list(drawn(layers, WIDTHS))
     print(line("  random layers, default options", [differ(w, {}) for w in weights]), flush=True)
-    mixed = [differ(w, OTHERS[i // len(WIDTHS) % len(OTHERS)]) for i, w in enumerate(weights)]
-    print(line("  random layers, other options", mixed), flush=True)
+    mixed = [differ(weight, others(seed)) for seed, weight in enumerate(weights)]
+    print(line("  random layers, drawn options", mixed), flush=True)
     for network, publisher in NETWORKS:
         real = anatomy.layers(zoo.load_model(network, weights=publisher)).values()
         print(line(f"  {network} ({publisher})", [differ(w, {}) for w in real]), flush=True)
     changed = 0
-    for weight in drawn(layers, (SMALL,)):
-        choices = [plain_select(weight, groups=4, **sums) for sums in ({}, {"add": math.fsum})]
+    for seed, weight in enumerate(drawn(layers, (SMALL,))):
+        some, options = weight[:8], others(seed)
+        choices = [plain_select(some, groups=2, **options, **sums) for sums in ({}, {"add": math.fsum})]
         changed += choices[0] != choices[1]
-    print(f"Python 3.12's sum changes the choice in {changed} of {layers} layers of {SMALL} channels")
+    print(f"Python 3.12's sum: {changed} of {layers} layers of {SMALL} channels, drawn options")
 
 
 if __name__ == "__main__":
