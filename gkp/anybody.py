@@ -136,7 +136,10 @@ def run(path: Path, names: Iterable[str], say: Callable[[str], None] = print) ->
         rows[name] = survey(name)
         about = {"torch": torch.__version__, "torchvision": torchvision.__version__, "rate": RATE}
         about["threads"] = str(torch.get_num_threads())
-        text = json.dumps({**about, "rows": [rows[key] for key in sorted(rows)]}, indent=1)
+        missing = [key for key in networks() if key not in rows]
+        text = json.dumps(
+            {**about, "missing": missing, "rows": [rows[key] for key in sorted(rows)]}, indent=1
+        )
         files.atomic_write_text(path, text + "\n")
         say(line(rows[name]))
     return rows
@@ -148,11 +151,12 @@ def page(path: Path) -> str:
     rows: list[Row] = content["rows"]
     pruned = [row for row in rows if all("refused" not in row["methods"].get(m, "refused") for m in METHODS)]
     frame = pd.DataFrame([_shown(row) for row in rows])
+    missing = f" Not tried yet: {', '.join(content['missing'])}." if content["missing"] else ""
     return (
         "# torchvision's classifiers, pruned with proof\n\n"
         f"{len(pruned)} of {len(rows)} classifiers of torchvision {content['torchvision']} are pruned by all "
-        f"of {', '.join(METHODS)} at rate {RATE:g}. Every result was run beside the whole network with zeros "
-        "for what is gone and gave the same; a difference is an error, and there is no result then. Weights "
+        f"of {', '.join(METHODS)} at rate {RATE:g}.{missing} Every result was run beside the "
+        "whole network with zeros for what is gone and gave the same; a difference is an error, and there is no result then. Weights "
         f"are random (seed 0), one image, {content['threads']} CPU thread, PyTorch {content['torch']}. "
         "Layers: convolutions and linear layers whose weight shrank. Where a layer to be grouped has more "
         f"than {SEARCHED} input channels SR-GKP's kernels are drawn at random here (marked *), because what "

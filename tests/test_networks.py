@@ -78,6 +78,7 @@ def test_rows_are_kept_and_made_once(tmp_path, monkeypatch):
     )
     page = anybody.page(path)
     assert "0 of 3 classifiers" in page
+    assert "Not tried yet: alexnet, " in page
     assert "refused: a reason" in page
     assert "2*, 50 %" in page
 
