@@ -187,13 +187,13 @@ def _shown(row: Row) -> dict[str, str]:
 def why(reasons: str) -> str:
     """`gkp.surgery.summary` in a few words: layers of each kind of reason, the most frequent first."""
     counts: Counter[str] = Counter()
-    starts = list(re.finditer(r"(?:^|; )[\w.]+(?: and (\d+) more)?: ", reasons))
+    starts = list(re.finditer(r"(?:^|; )[\w.-]+(?: and (\d+) more)?: ", reasons))
     for found, following in zip_longest(starts, starts[1:]):
         reason = reasons[found.end() : following.start() if following else None]
         for pattern, kind in KINDS:
             reason = re.sub(pattern, kind, reason)
         counts[reason] += 1 + int(found[1] or 0)
-    return ", ".join(f"{count} {reason}" for reason, count in counts.most_common()) or "none"
+    return ", ".join(f"{count} {reason}" for reason, count in counts.most_common()) or reasons or "none"
 
 
 def line(row: Row) -> str:

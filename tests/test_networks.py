@@ -94,6 +94,8 @@ def test_rows_are_kept_and_made_once(tmp_path, monkeypatch):
          "2 summed with those of another layer, 1 mixed by LayerNorm"),
         ({"a": "without some of its filters the network does not run (RuntimeError: shape '[1; 2]': no)"},
          "1 without some of its filters the network does not run"),
+        ({"x.b1-0.f.0": "it has groups=2, which go as a whole", "y-1": "it has groups=4, which go as a whole"},
+         "2 grouped or depthwise"),
         ({"a": "some other reason", "b": "some other reason"}, "2 some other reason"),
     ],
 )  # fmt: skip
@@ -109,5 +111,6 @@ def test_the_committed_table_is_whole_and_nothing_in_it_is_wrong():
         pytest.skip("no table of networks here: python -m gkp networks makes it")
     assert set(rows) <= set(anybody.networks())
     for row in rows.values():
+        assert bool(row["filters"]["left"]) == (anybody.why(row["filters"]["left"]) != "none")
         for found in row["methods"].values():
             assert "would compute something else" not in found.get("refused", "")
