@@ -94,7 +94,7 @@ def test_rows_are_kept_and_made_once(tmp_path, monkeypatch):
          "2 summed with those of another layer, 1 mixed by LayerNorm"),
         ({"a": "without some of its filters the network does not run (RuntimeError: shape '[1; 2]': no)"},
          "1 without some of its filters the network does not run"),
-        ({"x.b1-0.f.0": "it has groups=2, which go as a whole", "y-1": "it has groups=4, which go as a whole"},
+        ({"b1-0.f": "it has groups=2, which go as a whole", "y-1": "it has groups=4, which go as a whole"},
          "2 grouped or depthwise"),
         ({"a": "some other reason", "b": "some other reason"}, "2 some other reason"),
     ],
