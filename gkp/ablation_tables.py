@@ -17,10 +17,9 @@ from scipy.stats import studentized_range
 
 from gkp import suites
 from gkp.ablations import ALL, titles
-from gkp.compare import BENIGN
 from gkp.configuration import RATE, Run
+from gkp.labels import BENIGN, attack_titles
 from gkp.records import Record, Store
-from gkp.tables import attack_titles
 
 MISSING = "not yet recorded"
 PAPER_COLUMNS = {"benign": "benign", "fgsm_0.01": "FGSM 0.01", "fgsm_0.1": "FGSM 0.1"}

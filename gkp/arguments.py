@@ -120,9 +120,6 @@ Images = Annotated[
     _option(whole("--images", 1, MOST_IMAGES), "N", "Only the first N test images, for a quick look."),
 ]
 Jobs = Annotated[int, _option(whole("--jobs", 1, most_jobs()), "N", "Processes that share the work.")]
-Minutes = Annotated[
-    float, _option(minutes("--minutes"), "MINUTES", "How long, the packing at the end included.")
-]
 BudgetMinutes = Annotated[
     float | None,
     _option(

@@ -17,12 +17,11 @@ import pandas as pd
 
 from gkp import protocols, suites
 from gkp.attacks import Attack
-from gkp.compare import BENIGN, compared, distinct, points, twins
-from gkp.evaluate import mcnemar
+from gkp.compare import compared, distinct, points, twins
+from gkp.labels import BENIGN, attack_title, attack_titles, ordered
 from gkp.paired import LEVEL, bits, holm
 from gkp.records import Record
-from gkp.style import ordered
-from gkp.tables import attack_title, attack_titles
+from gkp.stats import mcnemar
 
 FEW = 4
 NORM, PIXEL = "norm_8/255_step2/255_true", "pixel_8/255_step2/255_true"

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from gkp.audit import NORM, PIXEL, having
-from gkp.compare import BENIGN, points
+from gkp.compare import points
+from gkp.labels import BENIGN, ordered
 from gkp.records import Record
-from gkp.style import DOUBLE, in_front, legend, look, new_figure, ordered, styled
+from gkp.style import DOUBLE, in_front, legend, look, new_figure, styled
 
 # title -> {words below the axis: attack}, from the paper's evaluation to a sound one; each builds on the one
 # before, but for ASIDE, which changes the paper's own

@@ -12,10 +12,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from gkp.compare import BENIGN, PROTOCOL, compared
+from gkp.compare import PROTOCOL, compared
+from gkp.labels import BENIGN, attack_titles, ordered
 from gkp.records import Record
-from gkp.style import DOUBLE, legend, look, new_figure, ordered, styled
-from gkp.tables import attack_titles
+from gkp.style import DOUBLE, legend, look, new_figure, styled
 
 # Rule of a record -> what tables call it; the paper's names in brackets.
 RULES = {

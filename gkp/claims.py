@@ -33,10 +33,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gkp.evaluate import unpack_bits
 from gkp.files import readable_file
-from gkp.intervals import FEWEST, paired_difference, student
+from gkp.outcome import unpack_bits
 from gkp.records import Record
+from gkp.stats import FEWEST, paired_difference, student
 
 CLAIMS = Path("expected") / "claims.toml"
 PLACES = ("suite", "attack", "path", "rule", "against", "over")  # fields of `ours` that are no condition

@@ -1,4 +1,4 @@
-"""`python -m gkp ...`: prune, evaluate, run, fill, unpack, report, networks, list, notebooks.
+"""`python -m gkp ...`: prune, evaluate, run, merge, report, networks, list, notebooks.
 
 Imports stand inside the commands because these carry the names of the modules they call.
 """
@@ -114,6 +114,9 @@ def run(
     root: arguments.Root = Path("."),
     device: arguments.Device = "auto",
     download: arguments.Download = False,
+    cuda_graphs: Annotated[
+        bool, typer.Option("--cuda-graphs", help="Replay training steps as CUDA graphs; nothing on a CPU.")
+    ] = False,
 ) -> None:
     """Prune, fine-tune and attack everything of a suite that has no record yet.
 
@@ -136,6 +139,7 @@ def run(
             device=device,
             progress=Progress(),
             download=download,
+            cuda_graphs=cuda_graphs,
         )
     except KeyboardInterrupt:
         places = f"finished runs are in {root / 'results'}, finished epochs in {root / 'work' / 'state'}"
@@ -152,68 +156,19 @@ def run(
 
 
 @app.command()
-def fill(
-    minutes: arguments.Minutes,
-    out: Annotated[Path, typer.Option(help="An empty folder for the archives, at most 8 of 16 MiB.")],
-    jobs: arguments.Jobs = 1,
-    suite: Annotated[
-        list[str] | None, typer.Option(help="Only this suite; repeatable, the most valuable first.")
-    ] = None,
-    cuda_graphs: Annotated[
-        bool, typer.Option("--cuda-graphs", help="Replay training steps as CUDA graphs; nothing on a CPU.")
-    ] = False,
-    root: arguments.Root = Path("."),
-    device: arguments.Device = "auto",
-) -> None:
-    """Fill a given time with the most valuable unfinished runs, and pack the results for another machine.
-
-    Without --suite the order is: the paper's ResNet-56, its ResNet-20, then the other CIFAR-10 suites; seed 0
-    of every method before seed 1. Nothing is downloaded: see GKP_DATA and GKP_CHECKPOINTS. The same command
-    continues, also after `unpack` on another machine.
-    """
-    arguments.suites(suite or [])
-    arguments.output_folder("--out", out)
-    arguments.pick_device(device)
-    from gkp.fill import fill as fill_time
-    from gkp.progress import Progress
-
-    try:
-        filled = fill_time(
-            minutes,
-            out,
-            suite or (),
-            jobs=jobs,
-            root=root,
-            device=device,
-            progress=Progress(),
-            cuda_graphs=cuda_graphs,
-        )
-    except KeyboardInterrupt:
-        print(f"interrupted: what was finished is packed in {out}", file=sys.stderr)
-        sys.exit(130)
-    summary = filled.summary
-    print(f"{len(summary.done)} runs done, {len(summary.skipped)} had a record, {len(summary.left)} left")
-    print(filled.packed.text())
-    if summary.failed:
-        print(f"failed: {', '.join(summary.failed)}; the reasons stand above", file=sys.stderr)
-        raise typer.Exit(1)
-
-
-@app.command()
-def unpack(
-    places: Annotated[list[Path], typer.Argument(help="Folders that `fill` packed into, or archives.")],
+def merge(
+    source: Annotated[Path, typer.Argument(help="A folder with results/ of another machine.")],
     root: arguments.Root = Path("."),
 ) -> None:
-    """Put packed records, weights and training states into this repository.
+    """Take records and weights that another machine computed into this repository.
 
-    Everything is checked against its SHA-256 before anything is written. No record is replaced by one with
-    fewer attacks, no training state by one with fewer epochs.
+    Everything is checked against its SHA-256 before anything is written. No record is replaced by one that
+    says less.
     """
+    from gkp.merge import merge as take
     from gkp.records import Store
-    from gkp.unpack import unpack as unpack_all
 
-    done = unpack_all(places, Store(root))
-    print(done.text() or "nothing to unpack")
+    print("\n".join(take(source, Store(root))))
 
 
 @app.command()

@@ -10,54 +10,28 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from torch import nn
 
 from gkp import protocols, suites
-from gkp.checkpoint import load_file
-from gkp.evaluate import STRENGTH, pack_bits, unpack_bits, wilson
+from gkp.labels import BENIGN, CONTROL, CONTROLS, DATASETS, attack_titles, marked, network_title, ordered
+from gkp.outcome import STRENGTH, pack_bits, unpack_bits
 from gkp.records import Record, Store, misses_target, table
-from gkp.style import ordered
-from gkp.tables import attack_titles, marked
+from gkp.stats import wilson
 
-BENIGN = "benign"
-CONTROL = "unpruned + fine-tune"  # same start, same recipe, nothing removed
-DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
-CONTROLS = ("unpruned", CONTROL, "random")
 PROTOCOL = tuple(entry.attack.name for entry in protocols.paper()[1:])  # the paper's three attacks
 
 
 # ---- records -------------------------------------------------------------------------------------
 
 
-def load(root: str | Path, suite: str, *, compute: bool = False) -> list[Record]:
-    """The records of a suite. With `compute`, whatever it lacks is run first.
-
-    ValueError for an unknown suite, FileNotFoundError when there is no record, RuntimeError naming
-    the runs that failed.
-    """
+def load(root: str | Path, suite: str) -> list[Record]:
+    """The records of a suite. ValueError for an unknown suite, FileNotFoundError when there is no record."""
     suites.get(suite)
-    if compute:
-        from gkp.run import run_suite
-
-        summary = run_suite(suite, root=root)
-        if summary.failed:
-            raise RuntimeError("; ".join(f"{stem}: {why}" for stem, why in summary.failed.items()))
     records = Store(root).of_suite(suite)
     if not compared(records):
         raise FileNotFoundError(
             f"no results of the suite {suite!r}: run `python -m gkp run --suite {suite}`, or set compute=True"
         )
     return records
-
-
-def network(root: str | Path, records: Iterable[Record], label: str = "") -> nn.Module:
-    """The saved network of that label (without one, the control), of the lowest seed."""
-    label = label or CONTROL
-    found = [r for r in records if r["label"] == label and r["checkpoints"]["last"]["file"]]
-    if not found:
-        raise FileNotFoundError(f"no saved network of {label!r}: run the suite to its end")
-    first = min(found, key=lambda record: record["config"]["seed"])
-    return load_file(Path(root) / first["checkpoints"]["last"]["file"])
 
 
 def setting(records: Sequence[Record]) -> str:
@@ -114,11 +88,6 @@ def twins_text(records: Iterable[Record], rule: str = "last") -> str:
     if not pairs:
         return ""
     return f"One and the same network under two names, tested and counted once: {'; '.join(pairs)}."
-
-
-def network_title(name: str) -> str:
-    """ "resnet20" -> "ResNet-20"."""
-    return name.replace("resnet", "ResNet-").replace("vgg", "VGG-")
 
 
 def controls(records: Iterable[Record]) -> list[str]:

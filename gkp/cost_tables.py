@@ -12,9 +12,8 @@ from typing import Any
 import pandas as pd
 
 from gkp import pruners
-from gkp.compare import network_title
+from gkp.labels import network_title, ordered
 from gkp.records import Record, Store
-from gkp.style import ordered
 
 NETWORKS = ("resnet20", "resnet32", "resnet56", "resnet110", "vgg16")
 MISSING = "not yet recorded"

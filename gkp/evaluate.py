@@ -1,13 +1,12 @@
-"""Accuracy without and under attack, its uncertainty, and checks that an evaluation makes on itself."""
+"""Accuracy without and under attack, and checks that an evaluation makes on itself."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import permutations
-from statistics import NormalDist
 from typing import Any
 
 import torch
@@ -15,49 +14,9 @@ from torch import Tensor, nn
 
 from gkp.ascent import Trace
 from gkp.attacks import Attack, frozen
-from gkp.bits import pack_bits as pack_bits  # read from here, too
-from gkp.bits import unpack_bits
 from gkp.logits import check_classes, class_labels, counted_from, forward, peaks, refuse_not_finite
 from gkp.masking import masked, repeatable
-
-STRENGTH = {"fgsm": 0, "pgd": 1, "autoattack": 2}
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One attack on one model. `correct`: bool (N,), on the CPU, in the order of the images.
-
-    zero_gradient: how many of the images that stay right gave the attack a first gradient of exactly zero;
-    None where none was taken. repeatable: whether two forward passes of one image agree. flags: AutoAttack's
-    own warnings. What they tell of gradient masking is said by `self_check`.
-    """
-
-    name: str
-    correct: Tensor
-    seconds: float
-    attack: Attack | None = None
-    zero_gradient: int | None = None
-    repeatable: bool = True
-    flags: tuple[str, ...] = ()
-
-    @property
-    def n(self) -> int:
-        return len(self.correct)
-
-    @property
-    def accuracy(self) -> float:
-        """Fraction in [0, 1]."""
-        return int(self.correct.sum()) / self.n
-
-    @property
-    def zero_gradient_share(self) -> float | None:
-        """`zero_gradient` as a fraction of all images, in [0, 1]."""
-        return None if self.zero_gradient is None else self.zero_gradient / self.n
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval of the accuracy (Wilson 1927), as fractions."""
-        return wilson(int(self.correct.sum()), self.n)
+from gkp.outcome import STRENGTH, Outcome, unpack_bits
 
 
 def accuracy(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 500) -> float:
@@ -144,51 +103,6 @@ def epsilon_curve(
 def device_of(model: nn.Module, x: Tensor) -> torch.device:
     """Where the model's parameters are; where x is for a model without any."""
     return next((parameter.device for parameter in model.parameters()), x.device)
-
-
-# ---- uncertainty ---------------------------------------------------------------------------------
-
-
-def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval for a proportion (Wilson 1927), as fractions in [0, 1].
-
-    Written out because importing statsmodels for it takes seconds; a test compares the two.
-    """
-    if not 0 <= successes <= n or n < 1:
-        raise ValueError(f"{successes} of {n}: give 0 <= successes <= n and n >= 1")
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    share, weight = successes / n, z * z / n
-    centre = (share + weight / 2) / (1 + weight)
-    half = z * math.sqrt(share * (1 - share) / n + weight / (4 * n)) / (1 + weight)
-    # At 0 and n successes the bound is exact; rounding must not leave it a hair off.
-    return (0.0 if successes == 0 else centre - half, 1.0 if successes == n else centre + half)
-
-
-def mcnemar(a: Tensor, b: Tensor) -> float:
-    """Exact two-sided p-value of McNemar's test (1947) that two models are equally often right.
-
-    a, b: bool (N,), right or wrong on the same images in the same order. ValueError for unequal shapes.
-    """
-    from statsmodels.stats.contingency_tables import mcnemar as test  # slow to import
-
-    if a.shape != b.shape or a.dtype != torch.bool or b.dtype != torch.bool:
-        raise ValueError("give two bool tensors (N,) about the same images in the same order")
-    table = [[int((a & b).sum()), int((a & ~b).sum())], [int((~a & b).sum()), int((~a & ~b).sum())]]
-    return float(test(table, exact=True).pvalue)
-
-
-def mcnemar_clustered(a: Tensor, b: Tensor) -> float:
-    """Two-sided p-value that two methods, each with several networks, are equally often right.
-
-    a, b: bool (S, N), network s of either method on image i. McNemar's test for clusters (Obuchowski 1998):
-    an image is one observation, however many networks see it; normal approximation. For S = 1 it is
-    McNemar's test without continuity correction. ValueError for unequal shapes.
-    """
-    if a.shape != b.shape or a.dim() != 2 or a.dtype != torch.bool or b.dtype != torch.bool:
-        raise ValueError("give two bool tensors (S, N) about the same images in the same order")
-    gains = (a.double() - b.double()).sum(0)
-    squares = float(gains.square().sum())
-    return 2 * NormalDist().cdf(-abs(float(gains.sum())) / squares**0.5) if squares else 1.0
 
 
 # ---- checks --------------------------------------------------------------------------------------

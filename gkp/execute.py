@@ -15,13 +15,15 @@ from gkp import evaluate, models, zoo
 from gkp.attacks import Attack
 from gkp.checkpoint import load_file, save_model
 from gkp.configuration import BASELINE, VERSION, Run
-from gkp.context import Context, OutOfTime, TimedProgress
+from gkp.context import Context, OutOfTime
 from gkp.data import Split
 from gkp.files import sha256_bytes
 from gkp.leftovers import remove_states
-from gkp.progress import Task
+from gkp.outcome import Outcome, pack_bits
+from gkp.progress import Progress, Task
 from gkp.protocols import Entry
-from gkp.records import Record, peak_memory_mb, provenance, run_config, weights_sha256
+from gkp.provenance import peak_memory_mb, provenance, weights_sha256
+from gkp.records import Record, missing_entries, run_config
 from gkp.steps import chosen_weights, prune, prune_and_train
 from gkp.target import costs
 from gkp.threads import begun_with, computing_with
@@ -39,14 +41,14 @@ def execute(run: Run, suite: str, context: Context) -> Record:
     Raises OutOfTime when the context's deadline passes; the training state stays and continues later.
     """
     record = context.store.find(run)
-    progress = context.timed(run)
+    progress = context.titled(run.label)
     with computing_with(begun_with(run, context, record)):
         if record is None:
             record = first_record(run, suite, context, progress)
         return complete(record, run, context, progress)
 
 
-def first_record(run: Run, suite: str, context: Context, progress: TimedProgress) -> Record:
+def first_record(run: Run, suite: str, context: Context, progress: Progress) -> Record:
     """Prune, train and attack; the record is written, and what was kept for continuing is removed."""
     started = time.monotonic()
     model = start_model(run, context).to(context.device)
@@ -54,8 +56,6 @@ def first_record(run: Run, suite: str, context: Context, progress: TimedProgress
     record = describe(run, suite, model)
     before = costs(model, example)
     model, record["pruning"], history = prune_and_train(model, run, context, progress)
-    # Where time is short the other attacks follow one by one, each kept at once.
-    entries = run.evaluation if context.pace is None else run.evaluation[:1]
     after = costs(model, example)
     ratio = after["prunable_macs"] / before["prunable_macs"]
     record["cost"] = {"before": before, "after": after, "macs_ratio": ratio}
@@ -68,7 +68,7 @@ def first_record(run: Run, suite: str, context: Context, progress: TimedProgress
             by_epoch[epoch] = {
                 "epoch": epoch,
                 **keep_weights(model, run, suite, rule, context),
-                **attack_all(model, run.dataset, entries, context, progress),
+                **attack_all(model, run.dataset, run.evaluation, context, progress),
             }
         record["checkpoints"][rule] = copy.deepcopy(by_epoch[epoch])
     record["provenance"] = {
@@ -98,7 +98,7 @@ def describe(run: Run, suite: str, model: nn.Module) -> Record:
     }
 
 
-def complete(record: Record, run: Run, context: Context, progress: TimedProgress) -> Record:
+def complete(record: Record, run: Run, context: Context, progress: Progress) -> Record:
     """Add the attacks that the record does not have yet, from the saved weights; each is kept at once."""
     missing = missing_entries(record, run)
     if not missing:
@@ -112,13 +112,13 @@ def complete(record: Record, run: Run, context: Context, progress: TimedProgress
             model = saved_model(run, kept, context)
             for entry in entries:
                 kept["metrics"][entry.attack.name] = metric(
-                    attack(model, run.dataset, entry, context, progress, task), entry
+                    attack(model, run.dataset, entry, context, task), entry
                 )
                 kept["self_check"] = evaluate.self_check(list(kept["metrics"].values()))
                 share(kept, record)
                 names[:] = sorted({*names, entry.attack.name})
                 context.store.write(record)
-                if progress.expired():
+                if context.expired():
                     raise OutOfTime
     return record
 
@@ -128,17 +128,6 @@ def share(kept: dict[str, Any], record: Record) -> None:
     for other in record["checkpoints"].values():
         if other is not kept and other["sha256"] == kept["sha256"]:
             other |= copy.deepcopy({part: kept[part] for part in ("metrics", "self_check")})
-
-
-def missing_entries(record: Record, run: Run) -> dict[str, list[Entry]]:
-    """Per checkpoint rule, the attacks of `run.evaluation` that the record lacks or has on other images."""
-    missing = {}
-    for rule, kept in record["checkpoints"].items():
-        have = {name: metric["asked_n"] for name, metric in kept["metrics"].items()}
-        lacking = [entry for entry in run.evaluation if have.get(entry.attack.name, -1) != entry.n]
-        if lacking:
-            missing[rule] = lacking
-    return missing
 
 
 # ---- steps ---------------------------------------------------------------------------------------
@@ -179,11 +168,11 @@ def keep_weights(model: nn.Module, run: Run, suite: str, rule: str, context: Con
 
 
 def attack_all(
-    model: nn.Module, dataset: str, entries: Sequence[Entry], context: Context, progress: TimedProgress
+    model: nn.Module, dataset: str, entries: Sequence[Entry], context: Context, progress: Progress
 ) -> dict[str, Any]:
     """Metrics of every entry and the violations that the evaluation finds in itself."""
     with progress.task("attacks", passes(entries, dataset, context)) as task:
-        outcomes = [attack(model, dataset, entry, context, progress, task) for entry in entries]
+        outcomes = [attack(model, dataset, entry, context, task) for entry in entries]
     metrics = {e.attack.name: metric(outcome, e) for e, outcome in zip(entries, outcomes, strict=True)}
     return {"metrics": metrics, "self_check": evaluate.self_check(outcomes)}
 
@@ -194,9 +183,7 @@ def passes(entries: Sequence[Entry], dataset: str, context: Context) -> float:
     return sum(entry.passes * (entry.n or images) for entry in entries)
 
 
-def attack(
-    model: nn.Module, dataset: str, entry: Entry, context: Context, progress: TimedProgress, task: Task
-) -> evaluate.Outcome:
+def attack(model: nn.Module, dataset: str, entry: Entry, context: Context, task: Task) -> Outcome:
     """One entry on its first images of the test set; OutOfTime between two batches of AutoAttack."""
     model.to(context.device).eval()
     test = context.split(dataset, "test")
@@ -210,7 +197,7 @@ def attack(
 
     def seen(done: int, total: int) -> None:
         task.advance(whole * min(AUTOATTACK_BATCH, total) / total)
-        if done < total and progress.expired():
+        if done < total and context.expired():
             raise OutOfTime
 
     return autoattack(model, x, y, entry.attack, context, seen)
@@ -249,7 +236,7 @@ def autoattack(
     return outcome
 
 
-def metric(outcome: evaluate.Outcome, entry: Entry) -> dict[str, Any]:
+def metric(outcome: Outcome, entry: Entry) -> dict[str, Any]:
     low, high = outcome.interval
     return {
         "correct": int(outcome.correct.sum()),
@@ -260,12 +247,12 @@ def metric(outcome: evaluate.Outcome, entry: Entry) -> dict[str, Any]:
         "high": high,
         "seconds": round(outcome.seconds, 3),
         "attack": asdict(entry.attack),
-        "bits": evaluate.pack_bits(outcome.correct),
+        "bits": pack_bits(outcome.correct),
         **signs_of_masking(outcome),
     }
 
 
-def signs_of_masking(outcome: evaluate.Outcome) -> dict[str, Any]:
+def signs_of_masking(outcome: Outcome) -> dict[str, Any]:
     """What an evaluation saw of gradient masking, see `gkp.masking`; only what there is to tell."""
     signs: dict[str, Any] = {"flags": list(outcome.flags)} if outcome.flags else {}
     if outcome.zero_gradient is not None:

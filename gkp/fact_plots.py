@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 from gkp import ablations
 from gkp.ablations import ALL, REFERENCE
-from gkp.compare import network_title
 from gkp.configuration import RATE
+from gkp.labels import network_title
 from gkp.style import DOUBLE, FAINT, look, new_figure, styled
 from gkp.timings import FILTERS
 

@@ -20,12 +20,13 @@ from torch import Tensor, nn
 
 from gkp import ablations, cost, models, timings, zoo
 from gkp.configuration import RATE, VERSION
-from gkp.records import CODE, Record, Store, provenance
+from gkp.provenance import CODE, provenance
+from gkp.records import Record, Store
 from gkp.search import Problem, Selection, grouped_kernel_distance, kept_count, resolve_beta, select, set_cost
 from gkp.smoothness import smoothness
 from gkp.surgery import kernel_layers, replace_kernels
 
-GOLDEN = CODE / "tests" / "golden"
+GOLDEN = CODE / "expected" / "golden"
 GROUPS = 8
 KINDS = ("macs", "params")
 PAPER_TABLES = CODE / "expected" / "paper_cifar10.csv"

@@ -19,7 +19,7 @@ from gkp.attacks import Attack
 from gkp.logits import forward, peaks
 
 if TYPE_CHECKING:
-    from gkp.evaluate import Outcome
+    from gkp.outcome import Outcome
 
 TWICE = 16  # images that are classified twice: enough to see any noise, little beside an evaluation
 NOISE = 1e-4  # of the largest logit; a GPU may add in another order, which is far below

@@ -11,10 +11,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from gkp.compare import BENIGN, CONTROL, CONTROLS, attacks, distinct, points
-from gkp.evaluate import mcnemar, mcnemar_clustered, unpack_bits
+from gkp.compare import attacks, distinct, points
+from gkp.labels import BENIGN, CONTROL, CONTROLS, ordered
+from gkp.outcome import unpack_bits
 from gkp.records import Record
-from gkp.style import ordered
+from gkp.stats import mcnemar, mcnemar_clustered
 
 LEVEL = 0.05  # of a test, after Holm's correction
 

@@ -20,8 +20,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from gkp.compare import (
-    BENIGN,
-    CONTROL,
     attacks,
     compared,
     distinct,
@@ -32,11 +30,11 @@ from gkp.compare import (
     points,
     sound_attack,
 )
-from gkp.intervals import FEWEST, paired_difference, student
+from gkp.labels import BENIGN, CONTROL, attack_titles, base, ordered
 from gkp.paired import bits
 from gkp.records import Record
-from gkp.style import DOUBLE, FAINT, base, in_front, legend, look, new_figure, ordered, save, styled
-from gkp.tables import attack_titles
+from gkp.stats import FEWEST, paired_difference, student
+from gkp.style import DOUBLE, FAINT, in_front, legend, look, new_figure, save, styled
 
 TITLE_LETTERS = 12  # in a line, so that five panels fit beside one another
 METHOD = "sr-gkp"  # the one whose difference to the control has bars

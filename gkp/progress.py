@@ -101,11 +101,16 @@ class Progress:
     """Where and how progress is shown; `None` for a `progress` argument means not at all.
 
     mode: "bar", "lines", "off", or None to choose by `default_mode`. every_seconds: the longest silence
-    in "lines" mode while work advances.
+    in "lines" mode while work advances. prefix: begins every title.
     """
 
     def __init__(
-        self, mode: str | None = None, *, stream: TextIO | None = None, every_seconds: float = 30.0
+        self,
+        mode: str | None = None,
+        *,
+        stream: TextIO | None = None,
+        every_seconds: float = 30.0,
+        prefix: str = "",
     ) -> None:
         self.stream = sys.stdout if stream is None else stream
         self.mode = mode or default_mode(self.stream)
@@ -113,11 +118,12 @@ class Progress:
             raise ValueError(
                 f"progress mode {self.mode!r} (or GKP_PROGRESS): choose one of {', '.join(MODES)}"
             )
-        self.every_seconds = every_seconds
+        self.every_seconds, self.prefix = every_seconds, prefix
 
     @contextmanager
     def task(self, title: str, total: float, *, done: float = 0) -> Iterator[Task]:
         """Open a piece of work; call `advance` and `say` on what this yields."""
+        title = self.prefix + title
         if self.mode == "bar":
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
             with RichProgress(

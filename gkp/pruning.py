@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from gkp import assignments, checkpoint, cost, data, pruners, zoo
+from gkp.context import pick_device
 from gkp.data import Split
 from gkp.nearest import shown, unknown
 from gkp.pruners import Method
 from gkp.recipe import SHORT
-from gkp.run import pick_device
 
 GROUPS = 8  # of each grouped convolution, where nothing else is asked for
 

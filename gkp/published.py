@@ -11,10 +11,10 @@ import pandas as pd
 
 from gkp.audit import significant
 from gkp.claims import CLAIMS, Claim
-from gkp.compare import BENIGN, CONTROL, PROTOCOL, compared, network_title, points
+from gkp.compare import PROTOCOL, compared, points
 from gkp.configuration import RATE
+from gkp.labels import BENIGN, CONTROL, attack_titles, network_title
 from gkp.records import Record
-from gkp.tables import attack_titles
 
 TABLES = Path("expected") / "paper_cifar10.csv"
 MAIN_TABLES = ("9", "10", "11", "12")

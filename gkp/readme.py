@@ -9,8 +9,7 @@ import pandas as pd
 
 from gkp import estimates, pruners, suites, verdict
 from gkp.claims import Verdict
-from gkp.records import Store
-from gkp.run import is_complete
+from gkp.records import Store, is_complete
 from gkp.suites import LIVE
 from gkp.tables import claims_table, claims_text, footnote, summary, to_markdown
 

@@ -23,35 +23,24 @@ facts has `facts` instead of `checkpoints`.
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import os
-import platform
 import re
-import resource
-import subprocess
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 
 from gkp import suites
-from gkp.checkpoint import tensors_sha256
 from gkp.configuration import VERSION, Run
-from gkp.files import atomic_write_text, readable_file, sha256_file
+from gkp.files import atomic_write_text, readable_file
+from gkp.protocols import Entry
 from gkp.record_parts import wrong_parts
-from gkp.rounded import rounds
 
 Record = dict[str, Any]
-CODE = Path(__file__).resolve().parents[1]  # the repository that this code is in
 NAME = re.compile(r"[^\s,:]+")  # an attack's name, among the words of a sentence
 TOLERANCE = 0.01  # of a target of MACs
-LIBRARIES = ("torch", "torchvision", "numpy")
 
 
 class DamagedRecord(ValueError):
@@ -181,6 +170,23 @@ def asked_for(record: Record, run: Run) -> Record:
     return record | {"checkpoints": checkpoints}
 
 
+def is_complete(run: Run, store: Store) -> bool:
+    """Whether the run has a record with every attack that is asked for."""
+    record = store.find(run)
+    return record is not None and not missing_entries(record, run)
+
+
+def missing_entries(record: Record, run: Run) -> dict[str, list[Entry]]:
+    """Per checkpoint rule, the attacks of `run.evaluation` that the record lacks or has on other images."""
+    missing = {}
+    for rule, kept in record["checkpoints"].items():
+        have = {name: metric["asked_n"] for name, metric in kept["metrics"].items()}
+        lacking = [entry for entry in run.evaluation if have.get(entry.attack.name, -1) != entry.n]
+        if lacking:
+            missing[rule] = lacking
+    return missing
+
+
 def misses_target(record: Record) -> bool:
     """Whether the network is more than 1 % off the MACs it was to be pruned to: no fair comparison."""
     ratio = record["config"].get("macs_ratio")
@@ -234,64 +240,6 @@ def wide(records: Iterable[Record], rule: str = "last") -> pd.DataFrame:
         return long
     keys = ["suite", "network", "label", "seed", "macs", "params", "macs_ratio", "prune_seconds", "hash"]
     return long.pivot_table(index=keys, columns="attack", values="accuracy", sort=False).reset_index()
-
-
-# ---- provenance ----------------------------------------------------------------------------------
-
-
-def provenance(device: torch.device | str, code: Path = CODE) -> dict[str, Any]:
-    """Code, lock file, versions and machine; no host name and no path.
-
-    "dirty" says whether tracked files of the code differ from the commit, None outside a repository;
-    "bfloat16" how convolutions in that precision are computed there, if there are any.
-    """
-    lock = code / "requirements.lock"
-    changed = _git(code, "status", "--porcelain", "--untracked-files=no")
-    return {
-        "commit": _git(code, "rev-parse", "HEAD"),
-        "dirty": None if changed is None else bool(changed),
-        "lock_sha256": sha256_file(lock) if lock.exists() else None,
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in LIBRARIES},
-        "device": device_name(device),
-        "threads": torch.get_num_threads(),
-        "bfloat16": "rounded float32" if rounds(torch.device(device)) else "native",
-        "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-    }
-
-
-def device_name(device: torch.device | str) -> str:
-    """ "cuda: NVIDIA H200" or "cpu: Intel(R) Xeon(R) ...", as the machine calls itself."""
-    device = torch.device(device)
-    if device.type == "cuda":
-        return f"cuda: {torch.cuda.get_device_name(device)}"
-    names = Path("/proc/cpuinfo")
-    lines = names.read_text().splitlines() if names.exists() else []
-    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
-    return f"{device.type}: {model or platform.processor() or platform.machine()}"
-
-
-def peak_memory_mb(device: torch.device | str) -> dict[str, float]:
-    """Largest resident memory of this process so far and, on a GPU, the largest allocation, in MiB."""
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB elsewhere
-    peak = {"process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20}
-    if torch.device(device).type == "cuda":
-        peak["device"] = torch.cuda.max_memory_allocated(device) / 2**20
-    return {key: round(value, 1) for key, value in peak.items()}
-
-
-def weights_sha256(model: torch.nn.Module) -> str:
-    """SHA-256 over the names, types, shapes and bytes of the state dictionary, whatever device it is on."""
-    return tensors_sha256({name: value.detach().cpu() for name, value in model.state_dict().items()})
-
-
-def _git(root: Path, *arguments: str) -> str | None:
-    """Output of git, None outside a repository or without git."""
-    try:
-        done = subprocess.run(("git", "-C", os.fspath(root), *arguments), capture_output=True, text=True)
-    except FileNotFoundError:
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def _refuse_constant(name: str) -> float:

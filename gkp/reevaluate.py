@@ -12,16 +12,16 @@ from torch import nn
 from gkp import data, protocols, suites, zoo
 from gkp.attacks import Attack
 from gkp.checkpoint import load_file
-from gkp.context import Context, TimedProgress
-from gkp.evaluate import unpack_bits
+from gkp.context import Context, pick_device
 from gkp.execute import attack_all
 from gkp.files import readable_file, sha256_file
+from gkp.labels import attack_title
+from gkp.outcome import unpack_bits
 from gkp.progress import Progress
 from gkp.protocols import Entry
 from gkp.pruning import check_fits
 from gkp.records import Record, Store
-from gkp.run import pick_device
-from gkp.tables import attack_title, to_markdown
+from gkp.tables import to_markdown
 
 TOLERANCE = 0.05  # points; other builds and devices round differently on a handful of images
 
@@ -69,7 +69,7 @@ def _compare(
         Entry(Attack(**metric["attack"]), min(images or metric["n"], metric["n"]))
         for metric in kept["metrics"].values()
     ]
-    progress = TimedProgress(context.progress, record["label"], None)
+    progress = context.titled(record["label"])
     measured = attack_all(load_file(path), record["config"]["dataset"], entries, context, progress)["metrics"]
     rows = []
     for name, metric in kept["metrics"].items():
@@ -120,7 +120,7 @@ def one(model: nn.Module, title: str, dataset: str, images: int | None, context:
     entries = protocols.digits() if dataset == "digits" else protocols.cifar()
     if images is not None:
         entries = tuple(Entry(entry.attack, min(images, entry.n or images)) for entry in entries)
-    progress = TimedProgress(context.progress, title, None)
+    progress = context.titled(title)
     result = attack_all(model, dataset, entries, context, progress)
     rows = [
         {

@@ -14,10 +14,11 @@ from pathlib import Path
 
 from gkp import claims, compare, published, suites
 from gkp.files import atomic_write_text
+from gkp.labels import attack_titles
 from gkp.readme import fill_blocks
 from gkp.records import Record, Store, table
 from gkp.suites import LIVE
-from gkp.tables import attack_titles, footnote, self_checks, summary, to_markdown
+from gkp.tables import footnote, self_checks, summary, to_markdown
 
 NETWORKS = Path("results/networks.json")
 

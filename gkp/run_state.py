@@ -81,11 +81,6 @@ def load_state(path: str | Path, identity: dict[str, str]) -> dict:
     return state["content"]
 
 
-def epochs_done(data: bytes, name: str) -> int:
-    """Epochs that the run of this state file has behind it; StateError calls a damaged one `name`."""
-    return len(_parse(data, name)["content"]["epochs"])
-
-
 def threads_of(path: str | Path) -> int | None:
     """Threads that the training saved at `path` computes with; None when saved before that was kept."""
     return _parse(Path(path).read_bytes(), str(path)).get("threads")

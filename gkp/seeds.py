@@ -12,11 +12,10 @@ import numpy as np
 import pandas as pd
 
 from gkp.compare import compared, distinct
-from gkp.intervals import FEWEST, student
+from gkp.labels import attack_titles, ordered
 from gkp.paired import bits
 from gkp.records import Record
-from gkp.style import ordered
-from gkp.tables import attack_titles
+from gkp.stats import FEWEST, student
 
 
 def spread(records: Iterable[Record], names: Sequence[str], rule: str = "last") -> pd.DataFrame:

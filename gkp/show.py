@@ -2,12 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import pandas as pd
+from torch import nn
 
+from gkp import compare
+from gkp.checkpoint import load_file
 from gkp.claims import Verdict
+from gkp.labels import CONTROL
+from gkp.records import Record
+from gkp.run import run_suite
 from gkp.tables import claims_table, claims_text, to_markdown
+
+
+def records(root: str | Path, suite: str, *, compute: bool = False) -> list[Record]:
+    """The records of a suite. With `compute`, whatever it lacks is run first.
+
+    ValueError for an unknown suite, FileNotFoundError when there is no record, RuntimeError naming
+    the runs that failed.
+    """
+    if compute:
+        summary = run_suite(suite, root=root)
+        if summary.failed:
+            raise RuntimeError("; ".join(f"{stem}: {why}" for stem, why in summary.failed.items()))
+    return compare.load(root, suite)
+
+
+def network(root: str | Path, records: Iterable[Record], label: str = CONTROL) -> nn.Module:
+    """The saved network of that label, of the lowest seed."""
+    found = [r for r in records if r["label"] == label and r["checkpoints"]["last"]["file"]]
+    if not found:
+        raise FileNotFoundError(f"no saved network of {label!r}: run the suite to its end")
+    first = min(found, key=lambda record: record["config"]["seed"])
+    return load_file(Path(root) / first["checkpoints"]["last"]["file"])
 
 
 def say(*lines: str) -> None:

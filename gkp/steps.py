@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from gkp import data, pruners, snapshots
 from gkp.configuration import BASELINE, Run
-from gkp.context import Context, OutOfTime, TimedProgress
+from gkp.context import Context, OutOfTime
 from gkp.data import Split
+from gkp.progress import Progress
 from gkp.pruners import Cut
 from gkp.target import cut_to
 from gkp.train import History, Hooks, Recipe, fine_tune
@@ -21,7 +22,7 @@ SNAPSHOTS = "training snapshots"  # what a method needs, see gkp.pruners.registr
 
 
 def prune_and_train(
-    model: nn.Module, run: Run, context: Context, progress: TimedProgress
+    model: nn.Module, run: Run, context: Context, progress: Progress
 ) -> tuple[nn.Module, dict[str, Any], History | None]:
     """The final network, what the pruning step itself took, and the course of the training."""
     recipe = run.baseline if run.method == BASELINE else run.recipe
@@ -60,7 +61,7 @@ def images_scored(run: Run, arguments: dict[str, Any]) -> int:
 
 
 def prune_in_training(
-    model: nn.Module, run: Run, recipe: Recipe, context: Context, progress: TimedProgress
+    model: nn.Module, run: Run, recipe: Recipe, context: Context, progress: Progress
 ) -> tuple[nn.Module, dict[str, Any], History]:
     """A method that prunes while it trains: training with its hooks, the cut, the rest of the epochs.
 
@@ -90,9 +91,7 @@ def pruning_arguments(run: Run, context: Context) -> dict[str, Any]:
     return {"groups": run.groups, "example_input": example, "data": scoring, **options}
 
 
-def tune_for_snapshots(
-    model: nn.Module, run: Run, context: Context, progress: TimedProgress
-) -> dict[str, float]:
+def tune_for_snapshots(model: nn.Module, run: Run, context: Context, progress: Progress) -> dict[str, float]:
     """Fine-tune a copy of a public checkpoint for the snapshots that a method scores with.
 
     What that took is part of its pruning step: epochs, data_images, seconds; {} where nothing is needed.
@@ -153,7 +152,7 @@ def train(
     run: Run,
     recipe: Recipe,
     context: Context,
-    progress: TimedProgress,
+    progress: Progress,
     *,
     hooks: Hooks | None = None,
     part: str = "",
@@ -174,9 +173,10 @@ def train(
         state_path=state,
         hooks=hooks,
         progress=progress,
+        after_epoch=lambda _: context.expired(),
         cuda_graphs=context.cuda_graphs,
     )
-    if progress.expired():
+    if context.expired():
         raise OutOfTime
     return history
 

@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from gkp.files import atomic_write_bytes
+from gkp.labels import base, family, ordered
 
 SINGLE, DOUBLE = 3.3, 6.8  # widths of one and of two printed columns, in inches
 INK, FAINT, GRID = "#222222", "#888888", "#dddddd"
@@ -57,42 +58,35 @@ RC: dict[str, Any] = {
     "svg.hashsalt": "gkp",
 }
 
-# family -> {method: (colour, marker)}; the order is that of legends and tables
-FAMILIES: dict[str, dict[str, tuple[str, str]]] = {
-    "controls": {
-        "unpruned": ("#000000", "*"),
-        "unpruned + fine-tune": ("#555555", "X"),
-        "random": ("#999999", "P"),
-        "baseline": ("#000000", "+"),
-    },
-    "grouped kernels": {
-        "sr-gkp": ("#CC3311", "s"),
-        "tmi-gkp": ("#EE7733", "D"),
-        "gkp-greedy": ("#CC8866", "d"),
-    },
-    "size of weights": {
-        "l1": ("#0077BB", "o"),
-        "l1-a": ("#33AADD", "^"),
-        "l1-b": ("#33AADD", "v"),
-        "l2": ("#332288", "o"),
-        "group-norm": ("#332288", "<"),
-        "sfp": ("#0077BB", "h"),
-    },
-    "geometry of filters": {
-        "fpgm": ("#117733", "o"),
-        "lrf": ("#44AA99", ">"),
-        "fpgm-training": ("#117733", "p"),
-    },
-    "feature maps": {
-        "hrank": ("#BB8800", "o"),
-        "chip": ("#BB8800", "^"),
-        "thinet": ("#DDBB44", "v"),
-    },
-    "gradients and scales": {
-        "taylor": ("#AA3377", "o"),
-        "bn-gamma": ("#DD77AA", "^"),
-        "slimming": ("#AA3377", "H"),
-    },
+LOOKS: dict[str, tuple[str, str]] = {  # label -> (colour, marker)
+    # controls
+    "unpruned": ("#000000", "*"),
+    "unpruned + fine-tune": ("#555555", "X"),
+    "random": ("#999999", "P"),
+    "baseline": ("#000000", "+"),
+    # grouped kernels
+    "sr-gkp": ("#CC3311", "s"),
+    "tmi-gkp": ("#EE7733", "D"),
+    "gkp-greedy": ("#CC8866", "d"),
+    # size of weights
+    "l1": ("#0077BB", "o"),
+    "l1-a": ("#33AADD", "^"),
+    "l1-b": ("#33AADD", "v"),
+    "l2": ("#332288", "o"),
+    "group-norm": ("#332288", "<"),
+    "sfp": ("#0077BB", "h"),
+    # geometry of filters
+    "fpgm": ("#117733", "o"),
+    "lrf": ("#44AA99", ">"),
+    "fpgm-training": ("#117733", "p"),
+    # feature maps
+    "hrank": ("#BB8800", "o"),
+    "chip": ("#BB8800", "^"),
+    "thinet": ("#DDBB44", "v"),
+    # gradients and scales
+    "taylor": ("#AA3377", "o"),
+    "bn-gamma": ("#DD77AA", "^"),
+    "slimming": ("#AA3377", "H"),
 }
 # variant -> (marker, tint): the choices of the ablations in their method's hue. A tint is the share of white.
 VARIANTS: dict[str, tuple[str, float]] = {
@@ -111,12 +105,10 @@ VARIANTS: dict[str, tuple[str, float]] = {
     "beam_width-1": ("d", 0.5),
 }
 LONG_LABEL = 24  # letters; variants have longer ones, of which four fit beside one another
-OTHERS = "others"
 OTHER_COLOUR, OTHER_MARKERS = "#7A5230", ("8", "1", "2", "3", "4", "|")
 OPEN_MARKERS = "+1234|"  # have no face: their edge carries the colour
 SIZES = {"*": 9.0, "X": 6.5, "P": 6.5, "D": 4.8, "s": 5.2, "+": 7.0}  # in points; the others look like 5.5
 FOREGROUND = ("controls", "grouped kernels")  # what most questions are about: drawn over the rest
-LOOKS = {name: look for family in FAMILIES.values() for name, look in family.items()}
 
 
 @dataclass(frozen=True)
@@ -146,11 +138,6 @@ class Look:
         }
 
 
-def base(label: str) -> str:
-    """The method of a label: "sr-gkp (beta-exact)" -> "sr-gkp"."""
-    return label if label in LOOKS else label.partition(" (")[0]
-
-
 def look(label: str) -> Look:
     """The one look of a label. A method of the reader's own gets a marker that its name decides.
 
@@ -167,21 +154,9 @@ def look(label: str) -> Look:
     return Look(colour, marker, tint)
 
 
-def family(label: str) -> str:
-    """What kind of criterion the label's method has: a key of FAMILIES, or "others"."""
-    name = base(label)
-    return next((kind for kind, members in FAMILIES.items() if name in members), OTHERS)
-
-
 def in_front(label: str) -> bool:
     """Whether lines of this label stand out where there are many."""
     return family(label) in FOREGROUND
-
-
-def ordered(labels: Iterable[str]) -> list[str]:
-    """Distinct labels in the order of all figures: controls, grouped kernels, the other families."""
-    place = {name: number for number, name in enumerate(LOOKS)}
-    return sorted(set(labels), key=lambda label: (place.get(base(label), len(place)), label))
 
 
 def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from gkp import claims
+from gkp.labels import attack_titles, marked
 from gkp.records import Record, misses_target, table
 
 COUNT = re.compile(r"\d+(?= of \d+ images)")  # in a sentence of a self-check
@@ -39,11 +40,6 @@ def summary(records: Sequence[Record], attacks: Iterable[str] | None = None) -> 
         rows.append(row)
     frame = pd.DataFrame(rows)
     return frame.drop(columns="checkpoint") if set(frame["checkpoint"]) == {"last"} else frame
-
-
-def marked(label: str, long: pd.DataFrame) -> str:
-    """The label, with a dagger where a network of it misses the target of MACs."""
-    return f"{label} †" if long[long.label == label]["misses_target"].any() else label
 
 
 def _cell(group: pd.DataFrame) -> str:
@@ -95,45 +91,6 @@ def to_markdown(frame: pd.DataFrame) -> str:
 
 
 # ---- what columns and numbers mean ---------------------------------------------------------------
-
-
-def attack_titles(records: Sequence[Record]) -> dict[str, str]:
-    """Attack name -> column title: clean, the paper's attacks, the same with true labels, then pixels."""
-    attacks = {
-        name: metric["attack"]
-        for record in records
-        for kept in record.get("checkpoints", {}).values()
-        for name, metric in kept["metrics"].items()
-    }
-    ordered = sorted(attacks, key=lambda name: _place(attacks[name]))
-    return {name: attack_title(attacks[name]) for name in ordered}
-
-
-def attack_title(attack: dict[str, Any]) -> str:
-    """{"kind": "fgsm", ...} -> "FGSM 1/255" in pixels, "FGSM 0.01 norm., pred." in the paper's units."""
-    if attack["kind"] == "none":
-        return "benign"
-    if attack["kind"] == "highpass":
-        return f"high-pass {attack['theta']:g}"
-    if attack["kind"] == "autoattack":
-        return f"AutoAttack {attack['eps'] * 255:g}/255"
-    eps = attack["eps"]
-    pixel = attack["space"] == "pixel" or attack["kind"] == "pgd"
-    size = f"{eps * 255:g}/255" if pixel else f"{eps:g}"
-    kind = attack["kind"].upper() + (f"-{attack['iterations']}" if attack["kind"] == "pgd" else "")
-    kind += f" +{attack['restarts']}" if attack.get("restarts") else ""
-    marks = ("" if attack["space"] == "pixel" else " norm.") + (
-        ", pred." if attack["labels"] == "predicted" else ""
-    )
-    marks += ", loss in float64" if attack.get("loss") == "float64" else ""
-    return f"{kind} {size}{marks}"
-
-
-def _place(attack: dict[str, Any]) -> tuple:
-    kinds = ("none", "highpass", "fgsm", "pgd", "autoattack")
-    relabelled = attack["space"] == "normalized" and attack["kind"] == "fgsm" and attack["labels"] == "true"
-    order = (attack["kind"] != "none", attack["space"] == "pixel", relabelled, kinds.index(attack["kind"]))
-    return (*order, attack["iterations"], attack.get("restarts", 0), attack["eps"], attack.get("theta", 0.0))
 
 
 def footnote(records: Sequence[Record], attacks: Iterable[str] | None = None) -> str:

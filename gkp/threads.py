@@ -15,7 +15,8 @@ import torch
 
 from gkp.configuration import Run
 from gkp.context import Context
-from gkp.records import Record, device_name
+from gkp.provenance import device_name
+from gkp.records import Record
 from gkp.run_state import StateError, threads_of
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,6 +54,7 @@ def fine_tune(
     state_path: str | Path | None = None,
     hooks: Hooks | None = None,
     progress: Progress | None = None,
+    after_epoch: Callable[[EpochRow], bool] | None = None,
     cuda_graphs: bool = False,
 ) -> History:
     """Train `model` in place; it ends on `device`, in eval mode, with the weights of the last epoch.
@@ -64,6 +65,8 @@ def fine_tune(
     With `state_path` every epoch is saved there and the same call continues where it stopped; the file
     stays afterwards, its removal is up to the caller.
 
+    after_epoch: called when an epoch and its state are done; training ends early where it returns True, with
+    fewer rows in the History than the recipe has epochs.
     cuda_graphs: on a GPU, replay forward and backward as a CUDA graph where neither an attack nor a
     penalty nor another loss is part of the step; on a CPU it changes nothing.
 
@@ -98,6 +101,8 @@ def fine_tune(
             if state_path is not None:
                 save_state(state_path, identity, _snapshot(run, history))
             task.say(history.epochs[-1].text(recipe.epochs))
+            if after_epoch and after_epoch(history.epochs[-1]):
+                break
     model.eval()
     return history
 

@@ -10,11 +10,10 @@ import pandas as pd
 from gkp import paired
 from gkp.attacks import Attack
 from gkp.audit import having
-from gkp.compare import BENIGN, CONTROL, CONTROLS, PROTOCOL, compared, sound_attack
+from gkp.compare import PROTOCOL, compared, sound_attack
+from gkp.labels import BENIGN, CONTROL, CONTROLS, attack_titles, family
 from gkp.protocols import SMALL
 from gkp.records import Record, Store
-from gkp.style import family
-from gkp.tables import attack_titles
 
 METHOD, GROUPED = "sr-gkp", "grouped kernels"  # a family of `gkp.style`
 SMOOTHEST = "sr-gkp (strategy-smoothest)"

@@ -8,7 +8,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.connection import wait
 from typing import TYPE_CHECKING
@@ -17,15 +16,13 @@ import torch
 
 from gkp.context import Context
 from gkp.progress import Progress
+from gkp.queue import Queue, work
 from gkp.threads import most_threads
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from multiprocessing.context import SpawnProcess
 
-    from gkp.run import Queue
-
-WATCH_SECONDS = 0.5
 PATIENCE_SECONDS = 5.0  # for a process that was asked to end
 ORPHAN_SECONDS = 2.0  # the same for one whose parent is gone, and with it whoever could insist
 
@@ -34,15 +31,13 @@ def work_together(
     queue: Queue,
     jobs: int,
     context: Context,
-    watch: Callable[[], bool] | None = None,
     threads: int | None = None,
 ) -> dict[str, str]:
-    """`gkp.run.work` in `jobs` processes at once; the reasons of the runs that failed.
+    """`gkp.queue.work` in `jobs` processes at once; the reasons of the runs that failed.
 
     The processes end with this one, however it ends.
-    watch: called about twice a second; when it returns True the processes are stopped, which costs each at
-    most the epoch it is in. threads: of each process, by default its share of the cores.
-    Raises RuntimeError when a process ended for another reason than that.
+    threads: of each process, by default its share of the cores.
+    Raises RuntimeError when a process ended before its work did.
     """
     mode = "lines" if context.progress and context.progress.mode != "off" else "off"
     # A clock that every process reads alike; what starting them takes is part of the time.
@@ -55,13 +50,13 @@ def work_together(
     processes: list[SpawnProcess] = []
     try:
         reports = [_start(processes, (queue, given, mode, end, threads)) for _ in range(jobs)]
-        failed, stopped = _collect(reports, watch)
-        for process in processes if not stopped else ():
+        failed = _collect(reports)
+        for process in processes:
             process.join()
     finally:
         _stop(processes)
     crashed = sum(process.exitcode != 0 for process in processes)
-    if crashed and not stopped:
+    if crashed:
         raise RuntimeError(f"{crashed} of {jobs} processes ended early; what they said stands above")
     return failed
 
@@ -77,19 +72,16 @@ def _start(processes: list[SpawnProcess], arguments: tuple) -> Connection:
     return reports
 
 
-def _collect(reports: list[Connection], watch: Callable[[], bool] | None) -> tuple[dict[str, str], bool]:
-    """What all processes report until they end, and whether `watch` asked to stop before that."""
+def _collect(reports: list[Connection]) -> dict[str, str]:
+    """What all processes report until they end."""
     failed: dict[str, str] = {}
     while reports:
-        ready = wait(reports, None if watch is None else WATCH_SECONDS)
-        for report in [report for report in reports if report in ready]:
+        for report in [report for report in reports if report in wait(reports)]:
             try:
                 failed |= report.recv()
             except EOFError:
                 reports.remove(report)
-        if watch is not None and watch():
-            return failed, True
-    return failed, False
+    return failed
 
 
 def _stop(processes: list[SpawnProcess]) -> None:
@@ -110,7 +102,6 @@ def _worker(
     # As an exception, so that files being written are removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     end_with_parent()
-    from gkp.run import work
 
     torch.set_num_threads(threads)
     context.progress = Progress(mode)

@@ -91,6 +91,12 @@ sfp --epochs 1 | share=0 share=2
 slimming --epochs 1 | sparsity=-1
 """)
 
+NO_WEIGHTS = pairs("""
+missing | none.safetensors
+damaged | another SHA-256
+outside | outside of checkpoints
+""")
+
 NO_RECORD = pairs("""
 object | version
 nan | NaN
@@ -129,10 +135,10 @@ notes.txt | notes.txt
 
 def numbers() -> list[tuple]:
     whole = [(PRUNE, "--groups"), (PRUNE, "--epochs"), (("evaluate", *NET), "--images")]
-    whole += [(("run", *METHOD), "--jobs"), (("fill", "--minutes", "1", "--out", "o"), "--jobs")]
+    whole += [(("run", *METHOD), "--jobs")]
     cases = [((*base, option, value), (option,)) for base, option in whole for value in NO_WHOLE]
-    times = [(("run", *METHOD), "--budget-minutes"), (("fill", "--out", "o"), "--minutes")]
-    cases += [((*base, option, value), (option,)) for base, option in times for value in NO_TIME]
+    budget = ("run", *METHOD, "--budget-minutes")
+    cases += [((*budget, value), ("--budget-minutes",)) for value in NO_TIME]
     cases += [((*PRUNE, "--rate", value), ("--rate",)) for value in (*NO_TIME, "1", "1.2", "43.75", "43%")]
     return [
         *cases,
@@ -146,7 +152,6 @@ def numbers() -> list[tuple]:
 def names() -> list[tuple]:
     commands = (("run",), ("report",), ("report", "--check"), ("evaluate",), ("notebooks",))
     cases = [((*c, "--suite", name), ("suite",)) for c in commands for name in NO_SUITE]
-    cases += [(("fill", "--minutes", "1", "--out", "o", "--suite", n), ("suite",)) for n in NO_SUITE[:4]]
     for name, said in NO_NETWORK.items():
         cases.append((("prune", "--model", name, *OUT), (said,)))
         cases.append((("evaluate", "--model", name, "--device", "cpu"), (said,)))
@@ -158,11 +163,7 @@ def names() -> list[tuple]:
 
 
 def outputs() -> list[tuple]:
-    cases = [(("prune", *NET, "--output", name), (said,)) for name, said in NO_OUTPUT.items()]
-    fill = ("fill", "--minutes", "1", *METHOD, "--out")
-    places = ("", " ", *words("notes.txt notes.txt/packs pipe.tar socket.safetensors loop.safetensors"))
-    cases += [((*fill, name), ("--out",)) for name in places]
-    return [*cases, ((*fill, "text-pack"), ("text-pack", "already"))]
+    return [(("prune", *NET, "--output", name), (said,)) for name, said in NO_OUTPUT.items()]
 
 
 def options() -> list[tuple]:
@@ -215,9 +216,8 @@ def usage() -> list[tuple]:
         (("run",), ("--suite",)),
         (("run", "digits"), ("--suite",)),
         (("evaluate", *NET, "--download=yes"), ("--download",)),
-        (("fill", "--out", "o"), ("--minutes",)),
-        (("fill", "--minutes", "1"), ("--out",)),
-        (("unpack",), ("places",)),
+        (("merge",), ("source",)),
+        (("merge", "folder", "folder"), ("folder",)),
         (("report", "--chekc"), ("--chekc",)),
         (("notebooks", "--writ"), ("--writ",)),
         (("--plugin",), ("--plugin",)),
@@ -225,7 +225,7 @@ def usage() -> list[tuple]:
 
 
 def folders() -> list[tuple]:
-    commands = (("run", *METHOD), ("report",), ("unpack", "text-pack"), ("notebooks",))
+    commands = (("run", *METHOD), ("report",), ("merge", "folder"), ("notebooks",))
     wrong = ("", " ", *words("missing notes.txt pipe.tar dangling.safetensors notes.txt/x"))
     cases = [((*command, "--root", root), ("--root",)) for command in commands for root in wrong]
     cases += [((*command, "--root", LONG), ("shorter name",)) for command in commands]
@@ -238,16 +238,14 @@ def folders() -> list[tuple]:
     return [*cases, (("report", "--root", "readme-block"), ("README.md", "nonsense"))]
 
 
-def packs() -> list[tuple]:
+def merges() -> list[tuple]:
     names = words(
         "missing folder dangling.safetensors socket.safetensors pipe.tar loop.safetensors notes.txt"
     )
-    cases = [(("unpack", name), (name,)) for name in (*names, "net.safetensors", LONG)]
-    made = words("text empty cut climbing absolute bare spoilt unlisted no-weights state")
-    named = {"bare": "results/method/run.json"}  # of a record the archive says what is wrong with it
-    for name in made:
-        cases.append((("unpack", f"{name}-pack"), (named.get(name, f"{name}-pack/pack-00.tar"),)))
-    return [*cases, (("unpack", ""), ("give",))]
+    cases = [(("merge", name), (name,)) for name in (*names, "net.safetensors", LONG)]
+    cases += [(("merge", f"record-{name}"), (said,)) for name, said in NO_RECORD.items()]
+    cases += [(("merge", f"weights-{name}"), (said,)) for name, said in NO_WEIGHTS.items()]
+    return [*cases, (("merge", ""), ("give",))]
 
 
 def notebooks() -> list[tuple]:
@@ -293,6 +291,6 @@ def variables() -> list[tuple]:
 
 
 FAMILIES = (
-    numbers, names, outputs, options, combinations, usage, folders, packs, notebooks, plugins, variables,
+    numbers, names, outputs, options, combinations, usage, folders, merges, notebooks, plugins, variables,
 )  # fmt: skip
 CASES = [case for family in FAMILIES for case in family()]

@@ -15,7 +15,6 @@ from record_factory import make_record
 
 from gkp import checkpoint, models
 from gkp.configuration import UNPRUNED, Run
-from gkp.pack import CONTENTS, archive
 from gkp.records import Store
 
 
@@ -30,7 +29,6 @@ def make_place(place: Path) -> None:
     make_networks(place)
     make_odd_files(place)
     make_plugins(place)
-    make_packs(place)
     make_projects(place)
 
 
@@ -80,6 +78,7 @@ def make_odd_files(place: Path) -> None:
         os.chdir(place)
         server.bind("socket.safetensors")
         os.chdir(before)
+    os.mkfifo(place / "pipe.tar")
     (place / "dangling.safetensors").symlink_to("unmounted/net.safetensors")
     (place / "loop.safetensors").symlink_to("loop.safetensors")
     (place / "link.safetensors").symlink_to("net.safetensors")
@@ -107,26 +106,6 @@ def make_plugins(place: Path) -> None:
     os.mkfifo(place / "pipe.py")
 
 
-def make_packs(place: Path) -> None:
-    def put(name: str, data: bytes) -> None:
-        (place / name).mkdir()
-        (place / name / "pack-00.tar").write_bytes(data)
-
-    record = json.dumps({}).encode()
-    good = archive({"results/method/run.json": record})
-    put("text-pack", b"nothing packed")
-    put("empty-pack", b"")
-    put("cut-pack", good[:700])
-    put("climbing-pack", archive({"../../escaped.json": record}))
-    put("absolute-pack", archive({"/tmp/escaped.json": record}))
-    put("bare-pack", archive({"results/method/run.json": record}))
-    put("spoilt-pack", good.replace(b"{}", b"[]", 1) if b"{}" in good else good[::-1])
-    put("unlisted-pack", good.replace(CONTENTS.encode(), b"contentz.json", 1))
-    put("no-weights-pack", archive({"checkpoints/x/y.txt": b"1"}))
-    put("state-pack", archive({"work/state/0123456789abcdef.pt": b"no state" * 10}))
-    os.mkfifo(place / "pipe.tar")
-
-
 def notebook(path: Path, last: str = "print(value)") -> None:
     parameters = 'suite = "method"\ncompute = False\nvalue = 1\nshare = 0.5'
     cells = [new_code_cell(parameters, metadata={"tags": ["parameters"]}), new_code_cell(last)]
@@ -146,6 +125,7 @@ def make_projects(place: Path) -> None:
     (place / "notebook-pipe/notebooks").mkdir(parents=True)
     os.mkfifo(place / "notebook-pipe/notebooks/00_sum.ipynb")
     make_records(place)
+    make_weights(place)
     make_claims(place)
 
 
@@ -184,6 +164,21 @@ def make_records(place: Path) -> None:
         put(f"no-{key}", without(key))
     put("folder", None)
     put("pipe", None)
+
+
+def make_weights(place: Path) -> None:
+    """Records to merge that name weights which are not what they say."""
+    for name, file in (
+        ("missing", "checkpoints/method/none.safetensors"),
+        ("damaged", "checkpoints/method/run.safetensors"),
+        ("outside", "../net.safetensors"),
+    ):
+        record = make_record(Run("digits", "resnet8", UNPRUNED, weights="x"), "method", 5)
+        record["checkpoints"]["last"]["file"] = file
+        root = place / f"weights-{name}"
+        Store(root).write(record)
+        (root / "checkpoints/method").mkdir(parents=True)
+        (root / "checkpoints/method/run.safetensors").write_bytes(b"other weights")
 
 
 def make_claims(place: Path) -> None:

@@ -6,7 +6,7 @@ import torch
 
 from gkp import protocols
 from gkp.configuration import UNPRUNED, VERSION, Run
-from gkp.evaluate import Outcome, pack_bits
+from gkp.outcome import Outcome, pack_bits
 from gkp.records import run_config
 from gkp.style import LOOKS
 from gkp.suites import SHORT_RECIPE

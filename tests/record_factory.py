@@ -6,7 +6,7 @@ import torch
 
 from gkp.attacks import Attack
 from gkp.configuration import VERSION, Run
-from gkp.evaluate import pack_bits
+from gkp.outcome import pack_bits
 from gkp.records import run_config
 
 RUN = Run("digits", "resnet8", "l1", weights="resnet8", rate=0.4375)

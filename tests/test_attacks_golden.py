@@ -14,7 +14,7 @@ from attacked_nets import LinearNet
 from gkp.attacks import Attack, fgsm
 from gkp.models import IMAGENET_MEAN, IMAGENET_STD, Normalize
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "expected" / "golden"
 NO_ATTACK = ("model", "n", "clip_norm")  # keys of the golden files
 
 

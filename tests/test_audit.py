@@ -11,7 +11,7 @@ from scipy.stats import binom
 
 from gkp import audit, audit_plots, protocols, suites
 from gkp.attacks import Attack
-from gkp.evaluate import pack_bits
+from gkp.outcome import pack_bits
 
 EXPECTED = Path(__file__).parents[1] / "expected"
 TABLES = EXPECTED / "paper_cifar10.csv"

@@ -8,7 +8,8 @@ import pytest
 from record_factory import RUN, make_record
 
 from gkp import choice, protocols, suites
-from gkp.compare import BENIGN, PROTOCOL
+from gkp.compare import PROTOCOL
+from gkp.labels import BENIGN
 from gkp.recipe import Recipe
 
 TRAINED = dataclasses.replace(RUN, recipe=Recipe(epochs=4))

@@ -9,8 +9,8 @@ from record_factory import make_record
 from gkp import claims
 from gkp.claims import Claim
 from gkp.configuration import Run
-from gkp.evaluate import pack_bits
-from gkp.intervals import paired_difference, student
+from gkp.outcome import pack_bits
+from gkp.stats import paired_difference, student
 
 BENIGN = {"suite": "small", "attack": "benign"}
 

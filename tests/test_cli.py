@@ -12,6 +12,7 @@ from record_factory import make_record
 from gkp import checkpoint, cli, data, evaluate, files, models
 from gkp.attacks import Attack
 from gkp.configuration import UNPRUNED, Run
+from gkp.outcome import pack_bits, unpack_bits
 from gkp.records import Store
 
 
@@ -131,7 +132,7 @@ def shipped(network: Path, tmp_path: Path) -> Store:
     kept = record["checkpoints"]["last"]
     kept |= {"file": network.name, "sha256": files.sha256_file(network)}
     kept["metrics"]["benign"] |= {"n": 60, "asked_n": 60, "accuracy": outcome.accuracy}
-    kept["metrics"]["benign"]["bits"] = evaluate.pack_bits(outcome.correct)
+    kept["metrics"]["benign"]["bits"] = pack_bits(outcome.correct)
     Store(tmp_path).write(record)
     return Store(tmp_path)
 
@@ -160,7 +161,7 @@ def test_evaluate_attacks_weights_once_that_several_rules_chose(
     assert "1 of 1 accuracies" in said
 
     metric = record["checkpoints"]["last"]["metrics"]["benign"]  # two that differ are both looked at
-    metric["bits"] = evaluate.pack_bits(~evaluate.unpack_bits(metric["bits"], 60))
+    metric["bits"] = pack_bits(~unpack_bits(metric["bits"], 60))
     path.write_text(json.dumps(record))
     assert evaluate_again(shipped, monkeypatch) == 1
     assert "1 of 2 accuracies" in capsys.readouterr().out
@@ -172,7 +173,7 @@ def test_evaluate_finds_a_record_that_is_not_true(
     (path,) = shipped.results.rglob("*.json")
     record = json.loads(path.read_text())
     metric = record["checkpoints"]["last"]["metrics"]["benign"]
-    metric["bits"] = evaluate.pack_bits(~evaluate.unpack_bits(metric["bits"], 60))
+    metric["bits"] = pack_bits(~unpack_bits(metric["bits"], 60))
     path.write_text(json.dumps(record))
     assert evaluate_again(shipped, monkeypatch) == 1
     assert "DIFFERS" in capsys.readouterr().out

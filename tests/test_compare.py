@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from many_records import START, a_record, many_records
 
-from gkp import compare, protocols, tables
+from gkp import compare, protocols, show, tables
 from gkp.configuration import RATE
 from gkp.records import Store
 
@@ -99,7 +99,7 @@ def test_load_reads_the_records(tmp_path, few):
 
 def test_network_without_weights_says_what_to_run(few, tmp_path):
     with pytest.raises(FileNotFoundError, match="no saved network"):
-        compare.network(tmp_path, few)
+        show.network(tmp_path, few)
 
 
 def test_twins_answer_alike_under_every_attack_and_count_once(few):

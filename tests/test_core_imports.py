@@ -14,7 +14,7 @@ import pytest
 
 CORE = ("torch", "torchvision", "pandas", "pyarrow", "scikit-learn", "safetensors", "rich", "typer")
 
-# Runs `gkp fill` on a tiny suite of the methods argv[2:] below argv[1], where nothing but the packages in
+# Runs `gkp run` on a tiny suite of the methods argv[2:] below argv[1], where nothing but the packages in
 # the environment variable ALLOWED can be imported.
 SCRIPT = """
 import importlib.metadata, os, sys
@@ -45,7 +45,7 @@ root, methods = sys.argv[1], sys.argv[2:]
 load = data.load
 data.load = lambda name, part, **_: load(name, part).take(IMAGES)
 suites.SUITES["tiny"] = lambda: tiny_suite(*methods)
-sys.argv = ["gkp", "fill", "--minutes", "30", "--suite", "tiny", "--root", root, "--out", f"{root}/out"]
+sys.argv = ["gkp", "run", "--suite", "tiny", "--root", root]
 cli.main()
 """
 
@@ -67,7 +67,7 @@ def with_requirements(packages: tuple[str, ...]) -> set[str]:
     return found
 
 
-def fill_with_core_packages(root: Path, *methods: str) -> str:
+def run_with_core_packages(root: Path, *methods: str) -> str:
     allowed = " ".join(with_requirements(CORE))
     environment = os.environ | {"ALLOWED": allowed, "PYTHONPATH": f"{Path(__file__).parent}:."}
     command = [sys.executable, "-c", SCRIPT, str(root), *methods]
@@ -78,8 +78,8 @@ def fill_with_core_packages(root: Path, *methods: str) -> str:
 
 
 def test_a_one_shot_method_and_one_in_training_need_the_core_packages_alone(tmp_path: Path) -> None:
-    output = fill_with_core_packages(tmp_path, "sr-gkp", "sfp")
-    assert output.startswith("exit 0\n5 runs done, 0 had a record, 0 left"), output
+    output = run_with_core_packages(tmp_path, "sr-gkp", "sfp")
+    assert output.startswith("exit 0\ntiny: 5 done, 0 had a record, 0 left"), output
 
 
 @pytest.mark.slow
@@ -87,5 +87,5 @@ def test_every_method_needs_the_core_packages_alone(tmp_path: Path) -> None:
     from gkp import suites
 
     names = suites.by_value()
-    output = fill_with_core_packages(tmp_path, *names)
-    assert output.startswith(f"exit 0\n{len(names) + 3} runs done, 0 had a record, 0 left"), output
+    output = run_with_core_packages(tmp_path, *names)
+    assert output.startswith(f"exit 0\ntiny: {len(names) + 3} done, 0 had a record, 0 left"), output

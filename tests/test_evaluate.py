@@ -12,19 +12,10 @@ from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from torch import nn
 
 from gkp.attacks import Attack, fgsm
-from gkp.evaluate import (
-    Outcome,
-    accuracy,
-    epsilon_curve,
-    mcnemar,
-    mcnemar_clustered,
-    outcome,
-    pack_bits,
-    self_check,
-    unpack_bits,
-    wilson,
-)
+from gkp.evaluate import accuracy, epsilon_curve, outcome, self_check
 from gkp.models import Normalize
+from gkp.outcome import Outcome, pack_bits, unpack_bits
+from gkp.stats import mcnemar, mcnemar_clustered, wilson
 
 PGD = Attack("pgd", eps=8 / 255, step=2 / 255, iterations=10)
 BENIGN = Attack("none")

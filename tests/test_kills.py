@@ -19,8 +19,9 @@ from tiny_run import few_digits, lasting, started, suite_of
 
 from gkp import data, suites
 from gkp.leftovers import TEMPORARY
+from gkp.queue import is_claimed
 from gkp.records import Store
-from gkp.run import is_claimed, run_suite
+from gkp.run import run_suite
 from gkp.threads import computing_with
 
 METHODS = ("sfp", "tmi-gkp")

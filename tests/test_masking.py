@@ -8,8 +8,9 @@ from odd_nets import Odd, images, right_labels
 
 from gkp.attacks import Attack
 from gkp.autoattack import autoattack
-from gkp.evaluate import Outcome, outcome, self_check
+from gkp.evaluate import outcome, self_check
 from gkp.execute import metric
+from gkp.outcome import Outcome
 from gkp.protocols import Entry
 
 EPS = 8 / 255

@@ -7,8 +7,8 @@ from many_records import many_records
 from statsmodels.stats.multitest import multipletests
 
 from gkp import paired
-from gkp.compare import CONTROL
-from gkp.evaluate import pack_bits
+from gkp.labels import CONTROL
+from gkp.outcome import pack_bits
 
 ATTACK = "pgd10_pixel_0.5/255_step0.125/255_true"
 

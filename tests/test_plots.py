@@ -13,10 +13,12 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from gkp import kernel_plots, plots, style, suites
-from gkp.compare import BENIGN, CONTROL, pixel_attacks, points
-from gkp.evaluate import pack_bits, unpack_bits, wilson
+from gkp import kernel_plots, labels, plots, style, suites
+from gkp.compare import pixel_attacks, points
+from gkp.labels import BENIGN, CONTROL
+from gkp.outcome import pack_bits, unpack_bits
 from gkp.search import select
+from gkp.stats import wilson
 
 FEW = ("random", "l1", "sr-gkp")
 PGD_3 = "pgd3_norm_8/255_step2/255_true"
@@ -259,7 +261,7 @@ def test_order_is_controls_grouped_kernels_then_the_rest():
 def test_a_readers_own_method_is_drawn():
     look = style.look("my-method")
     assert look.colour == style.OTHER_COLOUR
-    assert style.family("my-method") == style.OTHERS
+    assert labels.family("my-method") == labels.OTHERS
     assert isinstance(plots.tradeoff(many_records(("l1", "my-method")), [SOUND]), Figure)
 
 

@@ -13,16 +13,8 @@ from hypothesis import strategies as st
 from record_factory import RUN, make_record
 
 from gkp.configuration import VERSION, Run
-from gkp.records import (
-    DamagedRecord,
-    Store,
-    device_name,
-    peak_memory_mb,
-    provenance,
-    table,
-    weights_sha256,
-    wide,
-)
+from gkp.provenance import device_name, peak_memory_mb, provenance, weights_sha256
+from gkp.records import DamagedRecord, Store, table, wide
 
 
 @pytest.fixture

@@ -22,8 +22,9 @@ from gkp.checkpoint import load_file
 from gkp.configuration import MACS_RATIO, Run
 from gkp.context import Context, OutOfTime
 from gkp.protocols import SELECTION, Entry
-from gkp.records import Store
-from gkp.run import claim_first, has_start, is_claimed, is_complete, run_suite, tidy
+from gkp.queue import claim_first, has_start, is_claimed, tidy
+from gkp.records import Store, is_complete
+from gkp.run import run_suite
 from gkp.suites import Suite
 
 
@@ -256,12 +257,12 @@ def test_autoattack_stops_between_batches_and_continues_there(
     more = dataclasses.replace(run, evaluation=(*run.evaluation, Entry(attack, 4)))
     late = context(tmp_path, deadline=0.0)
     with pytest.raises(OutOfTime):
-        execute.complete(record, more, late, late.timed(more))
+        execute.complete(record, more, late, late.titled(more.label))
     (state,) = (tmp_path / "work" / "state").glob("autoattack-*.json")
     assert len(json.loads(state.read_text())["batches"]) == 1
     assert attack.name not in metrics_of(run, tmp_path)
     resumed = context(tmp_path)
-    execute.complete(resumed.store.find(run), more, resumed, resumed.timed(more))
+    execute.complete(resumed.store.find(run), more, resumed, resumed.titled(more.label))
     assert metrics_of(more, tmp_path)[attack.name]["n"] == 4
     assert not state.exists()
 
@@ -304,7 +305,7 @@ def test_a_lock_that_is_only_looked_at_ends_nobodys_work(
     tiny: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another process that asks whether a run is taken holds its lock for that moment."""
-    monkeypatch.setattr("gkp.run.POLL_SECONDS", 0.0)
+    monkeypatch.setattr("gkp.queue.POLL_SECONDS", 0.0)
     small, calls = Suite("tiny", "", "", (tiny.runs[0],)), 0
     monkeypatch.setitem(suites.SUITES, "tiny", lambda: small)
 
@@ -315,7 +316,7 @@ def test_a_lock_that_is_only_looked_at_ends_nobodys_work(
         with claim_first([] if calls == 1 else runs, root) as claimed:
             yield claimed
 
-    monkeypatch.setattr("gkp.run.claim_first", taken_once)
+    monkeypatch.setattr("gkp.queue.claim_first", taken_once)
     assert len(run_suite("tiny", root=tmp_path, device="cpu").done) == 2
 
 
@@ -333,8 +334,8 @@ def test_what_ends_while_we_look_is_seen(
         seen.append(other)
         return False
 
-    monkeypatch.setattr("gkp.run.has_start", lambda r, store: r != baseline and has_start(r, store))
-    monkeypatch.setattr("gkp.run.is_claimed", ended_now)
+    monkeypatch.setattr("gkp.queue.has_start", lambda r, store: r != baseline and has_start(r, store))
+    monkeypatch.setattr("gkp.queue.is_claimed", ended_now)
     summary = run_suite("tiny", root=tmp_path, device="cpu")
     assert seen
     assert len(summary.done) == 2

@@ -24,7 +24,7 @@ from gkp.objective import (
 from gkp.search import select
 from gkp.smoothness import smoothness
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "expected" / "golden"
 CASES = json.loads((GOLDEN / "kept_kernels_random.json").read_text())
 
 

@@ -17,7 +17,7 @@ from gkp.objective import ARITHMETICS
 from gkp.search import select
 from gkp.smoothness import DIFFERENCES, smoothness, summed_in_order
 
-GOLDEN = Path(__file__).parent / "golden" / "search_disagreements.json"
+GOLDEN = Path(__file__).parents[1] / "expected" / "golden" / "search_disagreements.json"
 CASES = json.loads(GOLDEN.read_text())
 NO_OPTIONS = ("filter_order", "kept", "ours", "agrees", "groups_differing", "remedy", "weight_seed")
 NO_OPTIONS += ("checkpoint", "parameter", "out_channels", "in_channels")

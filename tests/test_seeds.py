@@ -6,7 +6,8 @@ from many_records import many_records
 from scipy.stats import ttest_1samp
 
 from gkp import seeds, suites
-from gkp.compare import CONTROL, PROTOCOL
+from gkp.compare import PROTOCOL
+from gkp.labels import CONTROL
 
 FGSM = PROTOCOL[0]
 

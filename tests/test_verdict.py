@@ -10,10 +10,10 @@ from many_records import many_records
 from gkp import paired, verdict
 from gkp.attacks import Attack
 from gkp.audit import having
-from gkp.compare import BENIGN, CONTROL, PROTOCOL, sound_attack
-from gkp.evaluate import pack_bits, unpack_bits
+from gkp.compare import PROTOCOL, sound_attack
+from gkp.labels import BENIGN, CONTROL, attack_titles
+from gkp.outcome import pack_bits, unpack_bits
 from gkp.records import Store
-from gkp.tables import attack_titles
 
 ROOT = Path(__file__).parents[1]
 

@@ -1,10 +1,8 @@
-"""What workers report. How they end is in test_kills.py and test_fill.py."""
+"""What workers report. How they end is in test_kills.py."""
 
 import threading
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-
-import pytest
 
 from gkp import workers
 
@@ -24,17 +22,7 @@ def test_long_reports_of_several_workers_arrive_and_those_of_killed_ones_are_not
     senders = [threading.Thread(target=report, args=each) for each in given]
     for thread in senders:
         thread.start()
-    failed, stopped = workers._collect([receiver for receiver, _ in pipes], None)
+    failed = workers._collect([receiver for receiver, _ in pipes])
     assert failed == {"a": LONG, "b": LONG, "c": "short"}
-    assert not stopped
     for thread in senders:
         thread.join()
-
-
-def test_a_watch_stops_workers_that_say_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "WATCH_SECONDS", 0.01)
-    receiver, sender = Pipe(duplex=False)
-    asked = iter([False, False, True])
-    assert workers._collect([receiver], lambda: next(asked)) == ({}, True)
-    sender.close()
-    assert list(asked) == []

@@ -13,7 +13,8 @@ from gkp import data, execute, models, pruners, snapshots, steps, suites
 from gkp.attacks import Attack
 from gkp.checkpoint import load_file
 from gkp.configuration import MACS_RATIO, Run
-from gkp.context import Context, OutOfTime, TimedProgress
+from gkp.context import Context, OutOfTime
+from gkp.progress import Progress
 from gkp.protocols import Entry
 from gkp.records import Store
 
@@ -130,7 +131,7 @@ def test_a_public_checkpoint_is_fine_tuned_for_its_snapshots_and_that_is_counted
 def test_without_training_there_are_no_snapshots_of_a_public_checkpoint(tmp_path) -> None:
     run = dataclasses.replace(COMMON, method="tmi-gkp", weights="authors", baseline=None, recipe=None)
     with pytest.raises(ValueError, match="give a recipe"):
-        steps.prune_and_train(models.create("resnet8"), run, context(tmp_path), TimedProgress(None, "", None))
+        steps.prune_and_train(models.create("resnet8"), run, context(tmp_path), Progress("off"))
 
 
 def start_model(root: Path) -> torch.nn.Module:
