@@ -6,10 +6,12 @@ import math
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from gkp.audit import NORM, PIXEL, having
+from gkp.choice import MARKS, SCORES, course, in_order
 from gkp.compare import points
-from gkp.labels import BENIGN, ordered
+from gkp.labels import BENIGN, attack_titles, ordered
 from gkp.records import Record
 from gkp.style import DOUBLE, in_front, legend, look, new_figure, styled
 
@@ -69,4 +71,36 @@ def ladder(records: Sequence[Record]) -> Figure:
             range(len(rungs)), [f"{words}\nn = {images[name]:,}" for words, name in rungs.items()]
         )
     legend(figure, shown)
+    return figure
+
+
+@styled
+def choices(records: Sequence[Record]) -> Figure:
+    """Accuracy on the test images after every epoch: a panel per column of SCORES, a line per network.
+
+    B, a and b mark what the paper's rules show; dotted lines: where the learning rate drops. ValueError
+    where no network's epochs were attacked.
+    """
+    titles, networks = attack_titles(records), in_order(records)
+    if not networks:
+        raise ValueError("no network's epochs were attacked: run the suite cifar10-resnet20-selection")
+    figure = new_figure(DOUBLE, 2.7)
+    for axes, (column, attack) in zip(figure.subplots(1, len(SCORES)), SCORES.items(), strict=True):
+        for record in networks:
+            frame, height = course(record), 5 if record is networks[0] else -13
+            axes.plot(frame.index, frame[column], **look(record["label"]).line)
+            marks: dict[int, str] = {}
+            for rule, letter in MARKS.items():
+                epoch = record["checkpoints"][rule]["epoch"]
+                marks[epoch] = f"{marks[epoch]}, {letter}" if epoch in marks else letter
+            for epoch, letters in marks.items():
+                place, colour = (epoch, frame[column][epoch]), look(record["label"]).colour
+                where = {"xytext": (0, height), "textcoords": "offset points", "ha": "center"}
+                axes.annotate(letters, place, **where, color=colour)
+        for epoch in frame.index[frame.lr.diff() < 0]:
+            axes.axvline(epoch - 0.5, color="0.7", linestyle=":", linewidth=0.8)
+        axes.set(title=titles[attack], xlabel="epoch", ylabel="accuracy (%)")
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        axes.margins(y=0.15)
+    legend(figure, [record["label"] for record in networks])
     return figure

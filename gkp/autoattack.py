@@ -20,9 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from gkp.attacks import Attack, check_inputs, frozen, length_text
-from gkp.evaluate import device_of
 from gkp.files import atomic_write_text, sha256_bytes
-from gkp.logits import check_classes, counted_from, forward, peaks, refuse_not_finite, usable
+from gkp.logits import check_classes, counted_from, device_of, forward, peaks, refuse_not_finite, usable
 from gkp.masking import repeatable, zero_gradient
 from gkp.outcome import Outcome
 

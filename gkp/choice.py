@@ -9,13 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pandas as pd
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from gkp.compare import PROTOCOL, compared
 from gkp.labels import BENIGN, attack_titles, ordered
 from gkp.records import Record
-from gkp.style import DOUBLE, legend, look, new_figure, styled
 
 # Rule of a record -> what tables call it; the paper's names in brackets.
 RULES = {
@@ -53,7 +50,7 @@ def course(record: Record) -> pd.DataFrame:
 def rules_text(records: Sequence[Record]) -> pd.DataFrame:
     """Text table: per network and rule the epoch that it shows, and accuracies in percent."""
     titles, lines = attack_titles(records), []
-    for record in _in_order(records):
+    for record in in_order(records):
         for rule, title in RULES.items():
             kept = record["checkpoints"][rule]
             line = {"method": record["label"], "checkpoint": title, "epoch": str(kept["epoch"])}
@@ -67,7 +64,7 @@ def moved_text(records: Sequence[Record]) -> pd.DataFrame:
     """Text table: points between the lowest and the highest accuracy, among all epochs, among those at the
     last learning rate, and among what the paper's three rules show."""
     titles, lines = attack_titles(records), []
-    for record in _in_order(records):
+    for record in in_order(records):
         frame = course(record)
         shown = [record["checkpoints"][rule]["epoch"] for rule in MARKS]
         parts = {
@@ -83,38 +80,6 @@ def moved_text(records: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-@styled
-def drawn(records: Sequence[Record]) -> Figure:
-    """Accuracy on the test images after every epoch: a panel per column of SCORES, a line per network.
-
-    B, a and b mark what the paper's rules show; dotted lines: where the learning rate drops. ValueError
-    where no network's epochs were attacked.
-    """
-    titles, networks = attack_titles(records), _in_order(records)
-    if not networks:
-        raise ValueError("no network's epochs were attacked: run the suite cifar10-resnet20-selection")
-    figure = new_figure(DOUBLE, 2.7)
-    for axes, (column, attack) in zip(figure.subplots(1, len(SCORES)), SCORES.items(), strict=True):
-        for record in networks:
-            frame, height = course(record), 5 if record is networks[0] else -13
-            axes.plot(frame.index, frame[column], **look(record["label"]).line)
-            marks: dict[int, str] = {}
-            for rule, letter in MARKS.items():
-                epoch = record["checkpoints"][rule]["epoch"]
-                marks[epoch] = f"{marks[epoch]}, {letter}" if epoch in marks else letter
-            for epoch, letters in marks.items():
-                place, colour = (epoch, frame[column][epoch]), look(record["label"]).colour
-                where = {"xytext": (0, height), "textcoords": "offset points", "ha": "center"}
-                axes.annotate(letters, place, **where, color=colour)
-        for epoch in frame.index[frame.lr.diff() < 0]:
-            axes.axvline(epoch - 0.5, color="0.7", linestyle=":", linewidth=0.8)
-        axes.set(title=titles[attack], xlabel="epoch", ylabel="accuracy (%)")
-        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-        axes.margins(y=0.15)
-    legend(figure, [record["label"] for record in networks])
-    return figure
-
-
-def _in_order(records: Sequence[Record]) -> list[Record]:
+def in_order(records: Sequence[Record]) -> list[Record]:
     found = {record["label"]: record for record in courses(records)}
     return [found[label] for label in ordered(found)]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from gkp.ascent import Trace
 from gkp.attacks import Attack, frozen
-from gkp.logits import check_classes, class_labels, counted_from, forward, peaks, refuse_not_finite
+from gkp.logits import check_classes, class_labels, counted_from, device_of, forward, peaks, refuse_not_finite
 from gkp.masking import masked, repeatable
 from gkp.outcome import STRENGTH, Outcome, unpack_bits
 
@@ -98,11 +98,6 @@ def epsilon_curve(
         scaled = replace(attack, eps=eps, step=ratio * eps or attack.step)
         outcomes.append(outcome(model, x, y, scaled, batch_size=batch_size, progress=progress))
     return outcomes
-
-
-def device_of(model: nn.Module, x: Tensor) -> torch.device:
-    """Where the model's parameters are; where x is for a model without any."""
-    return next((parameter.device for parameter in model.parameters()), x.device)
 
 
 # ---- checks --------------------------------------------------------------------------------------

@@ -162,3 +162,8 @@ def check_classes(lowest: int, highest: int, classes: int) -> None:
             f"label {wrong} but the model has {classes} outputs: give labels from 0 to {classes - 1}, "
             "or a model with more classes"
         )
+
+
+def device_of(model: nn.Module, x: Tensor) -> torch.device:
+    """Where the model's parameters are; where x is for a model without any."""
+    return next((parameter.device for parameter in model.parameters()), x.device)

@@ -24,8 +24,7 @@ from torch import Tensor, nn
 
 from gkp.attacks import check_inputs, frozen
 from gkp.autoattack import Checked, quiet
-from gkp.evaluate import device_of
-from gkp.logits import check_classes, logits
+from gkp.logits import check_classes, device_of, logits
 
 
 def benchmark(

@@ -7,7 +7,7 @@ from dataclasses import asdict
 import pytest
 from record_factory import RUN, make_record
 
-from gkp import choice, protocols, suites
+from gkp import audit_plots, choice, protocols, suites
 from gkp.compare import PROTOCOL
 from gkp.labels import BENIGN
 from gkp.recipe import Recipe
@@ -77,11 +77,11 @@ def test_a_network_without_attacked_epochs_has_no_course(record: dict) -> None:
     del plain["history"], record["checkpoints"]["best-fgsm-0.1"]["metrics"][BENIGN]
     assert choice.courses([plain, record]) == []
     with pytest.raises(ValueError, match="cifar10-resnet20-selection"):
-        choice.drawn([plain])
+        audit_plots.choices([plain])
 
 
 def test_the_figure_marks_the_three_rules_and_the_drop(record: dict) -> None:
-    figure = choice.drawn([record])
+    figure = audit_plots.choices([record])
     assert len(figure.axes) == 3
     for axes, column in zip(figure.axes, choice.SCORES, strict=True):
         course, drop = axes.lines[0], axes.lines[1]
