@@ -16,11 +16,12 @@ from typing import Any
 
 import torch
 
-from gkp import anatomy, zoo
-from gkp.ablations import NETWORKS
+from gkp.nets import zoo
 from gkp.search import select
+from gkp.study.facts import anatomy
+from gkp.study.facts.ablations import NETWORKS
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "helpers"))
 from plain_search import plain_select
 
 WIDTHS = (8, 16, 32)

@@ -2,7 +2,8 @@
 
     python -m pytest benchmarks/test_rounded.py --benchmark-only
 
-Where the CPU has instructions for bfloat16 PyTorch's own way is the fast one and `gkp.rounded` is not used.
+Where the CPU has instructions for bfloat16 PyTorch's own way is the fast one and `gkp.train.rounded` is not
+used.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 import torch.nn.functional as F
 
-from gkp import models
-from gkp.rounded import RoundedConvolutions, rounds
+from gkp.nets import models
+from gkp.train.rounded import RoundedConvolutions, rounds
 
 BATCH = 64
 

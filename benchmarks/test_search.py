@@ -16,10 +16,10 @@ import pytest
 import torch
 from torch import nn
 
-from gkp import models
+from gkp.nets import models
 from gkp.search import select
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "helpers"))
 from plain_search import plain_select  # noqa: E402
 
 RELEASED_SECONDS = 381.0

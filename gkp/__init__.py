@@ -11,10 +11,12 @@ import importlib.util
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gkp import attacks, cost, data, evaluate, search
+    from gkp import attacks, data, evaluate, search
+    from gkp.nets import cost, models
+    from gkp.nets.channels.surgery import SkippedLayers
+    from gkp.nets.checkpoint import save_model
+    from gkp.nets.zoo import load_model
     from gkp.pruners import methods, prune
-    from gkp.surgery import SkippedLayers
-    from gkp.zoo import load_model
 
 __all__ = [
     "SkippedLayers",
@@ -24,22 +26,28 @@ __all__ = [
     "evaluate",
     "load_model",
     "methods",
+    "models",
     "prune",
+    "save_model",
     "search",
 ]
 __version__ = "0.1.0"
 
 _HOMES = {
-    "SkippedLayers": "gkp.surgery",
-    "load_model": "gkp.zoo",
+    "SkippedLayers": "gkp.nets.channels.surgery",
+    "cost": "gkp.nets",
+    "load_model": "gkp.nets.zoo",
     "methods": "gkp.pruners",
+    "models": "gkp.nets",
     "prune": "gkp.pruners",
+    "save_model": "gkp.nets.checkpoint",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
+        home = importlib.import_module(_HOMES[name])
+        return getattr(home, name, None) or importlib.import_module(f"{_HOMES[name]}.{name}")
     if not name.startswith("_") and importlib.util.find_spec(f"gkp.{name}"):
         return importlib.import_module(f"gkp.{name}")
     raise AttributeError(f"module 'gkp' has no attribute {name!r}")

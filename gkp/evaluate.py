@@ -12,11 +12,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gkp.ascent import Trace
 from gkp.attacks import Attack, frozen
-from gkp.logits import check_classes, class_labels, counted_from, device_of, forward, peaks, refuse_not_finite
-from gkp.masking import masked, repeatable
-from gkp.outcome import STRENGTH, Outcome, unpack_bits
+from gkp.attacks.ascent import Trace
+from gkp.attacks.masking import masked, repeatable
+from gkp.attacks.outcome import STRENGTH, Outcome, unpack_bits
+from gkp.utils.logits import (
+    check_classes,
+    class_labels,
+    counted_from,
+    device_of,
+    forward,
+    peaks,
+    refuse_not_finite,
+)
 
 
 def accuracy(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 500) -> float:
@@ -110,7 +118,7 @@ def self_check(outcomes: Sequence[Outcome | Mapping[str, Any]]) -> list[str]:
     one list. The rules: eps = 0 changes no prediction; no attack beats none, and accuracy does not rise
     with eps; more iterations or restarts, PGD instead of FGSM and AutoAttack instead of PGD never help
     the defender; step times iterations reaches eps; no attack repairs wrong predictions, which those on
-    predicted labels do; nothing hides the gradient, see `gkp.masking`.
+    predicted labels do; nothing hides the gradient, see `gkp.attacks.masking`.
     """
     known = [_as_outcome(o) for o in outcomes]
     attacks = [(o, o.attack) for o in known if o.attack is not None and o.attack.kind != "highpass"]

@@ -32,7 +32,8 @@ def tiny(monkeypatch):
     """The suite "tiny": one-shot methods and one that prunes in training, on few digits."""
     from tiny_suite import IMAGES, tiny_suite
 
-    from gkp import data, suites
+    from gkp import data
+    from gkp.study.runs import suites
 
     load = data.load
     monkeypatch.setattr(data, "load", lambda name, part, **_: load(name, part).take(IMAGES))
@@ -71,7 +72,7 @@ def sandbox(tmp_path):
 def ak20():
     """akamaster's ResNet-20 from GKP_CHECKPOINTS; deepcopy it before changing it."""
     _need("GKP_CHECKPOINTS")
-    from gkp import zoo
+    from gkp.nets import zoo
 
     return zoo.load_model("resnet20", weights="akamaster")
 
@@ -80,7 +81,7 @@ def ak20():
 def ak56():
     """akamaster's ResNet-56 from GKP_CHECKPOINTS; deepcopy it before changing it."""
     _need("GKP_CHECKPOINTS")
-    from gkp import zoo
+    from gkp.nets import zoo
 
     return zoo.load_model("resnet56", weights="akamaster")
 
@@ -89,7 +90,7 @@ def ak56():
 def authors20():
     """The authors' baseline ResNet-20 from GKP_CHECKPOINTS; deepcopy it before changing it."""
     _need("GKP_CHECKPOINTS")
-    from gkp import zoo
+    from gkp.nets import zoo
 
     return zoo.load_model("resnet20", weights="authors")
 

@@ -12,10 +12,10 @@ from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from torch import nn
 
 from gkp.attacks import Attack, fgsm
+from gkp.attacks.outcome import Outcome, pack_bits, unpack_bits
 from gkp.evaluate import accuracy, epsilon_curve, outcome, self_check
-from gkp.models import Normalize
-from gkp.outcome import Outcome, pack_bits, unpack_bits
-from gkp.stats import mcnemar, mcnemar_clustered, wilson
+from gkp.nets.models import Normalize
+from gkp.utils.stats import mcnemar, mcnemar_clustered, wilson
 
 PGD = Attack("pgd", eps=8 / 255, step=2 / 255, iterations=10)
 BENIGN = Attack("none")

@@ -8,10 +8,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gkp import cost
-from gkp.layers import copied, unwrapped
-from gkp.proof import must_run
-from gkp.pruners import (  # noqa: F401  (importing a family registers its methods)
+from gkp.nets import cost
+from gkp.nets.channels.layers import copied, unwrapped
+from gkp.nets.channels.proof import must_run
+from gkp.nets.channels.surgery import default_input, guessed_input
+from gkp.pruners import (  # noqa: F401, importing a family registers its methods
     activations,
     dependency,
     geometry,
@@ -20,16 +21,15 @@ from gkp.pruners import (  # noqa: F401  (importing a family registers its metho
     in_training,
     lrf,
     norms,
-    plugins,
     reconstruction,
     tmi,
 )
-from gkp.pruners.registry import Cut, Method, Session, get, methods, register
-from gkp.pruners.weights_check import refuse_non_finite
-from gkp.recipe import SHORT, Recipe
+from gkp.pruners.common import plugins  # noqa: F401
+from gkp.pruners.common.registry import Cut, Method, Session, get, methods, register
+from gkp.pruners.common.weights_check import refuse_non_finite
 from gkp.search import check_rate
-from gkp.surgery import default_input, guessed_input
 from gkp.train import fine_tune
+from gkp.train.recipe import SHORT, Recipe
 
 __all__ = [
     "Cut",
@@ -61,7 +61,7 @@ def prune(
     method: one of `gkp.methods()`. rate: fraction to remove from each prunable layer, in (0, 1):
     kernels for grouped kernel pruning, filters for filter pruning. groups: groups of filters, for
     grouped kernel pruning. example_input: (1, C, H, W), needed to trace a network that is not one of
-    `gkp.models`. data: a `gkp.data.Split` for methods that score with images, or that prune in
+    `gkp.nets.models`. data: a `gkp.data.Split` for methods that score with images, or that prune in
     training: those train on it by `recipe`, before and after the cut. options: the method's own, see
     `python -m gkp list`.
 

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gkp.data import Split
-from gkp.pruners.filters import uniform_cut
-from gkp.pruners.images import sample, visit_feature_maps
-from gkp.pruners.registry import Cut, register
-from gkp.surgery import default_input, filter_layers
+from gkp.nets.channels.surgery import default_input, filter_layers
+from gkp.pruners.common.filters import uniform_cut
+from gkp.pruners.common.images import sample, visit_feature_maps
+from gkp.pruners.common.registry import Cut, register
 
 # Quadrature of `channel_independence`: step of log s, ends of s in units of the largest singular value.
 STEP, SMALLEST, LARGEST = 0.5, 1e-9, 1e8

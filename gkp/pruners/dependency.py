@@ -9,11 +9,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from gkp.channels import Bundle, Channels, channels_of
-from gkp.layers import mixes, unwrapped
-from gkp.pruners.ranking import MINIMUM, filter_macs, lowest
-from gkp.pruners.registry import Cut, register
-from gkp.surgery import FilterLayer, default_input, filter_weight, left_out, remove_filters, summary, warn_of
+from gkp.nets.channels.groups import Bundle, Channels, channels_of
+from gkp.nets.channels.layers import mixes, unwrapped
+from gkp.nets.channels.surgery import (
+    FilterLayer,
+    default_input,
+    filter_weight,
+    left_out,
+    remove_filters,
+    summary,
+    warn_of,
+)
+from gkp.pruners.common.ranking import MINIMUM, filter_macs, lowest
+from gkp.pruners.common.registry import Cut, register
 
 
 @dataclass(frozen=True)
@@ -32,7 +40,7 @@ class Coupled:
 
 
 def coupled_groups(model: nn.Module, example_input: Tensor) -> list[Coupled]:
-    """The groups of channels of `model` that can be removed, see `gkp.channels`; proved.
+    """The groups of channels of `model` that can be removed, see `gkp.nets.channels.groups`; proved.
 
     Those of convolutions; of linear layers, such as a transformer's MLPs, where no convolution has any. A
     group is left out when it holds a part of a layer's filters only: those of a CIFAR ResNet's stages, whose

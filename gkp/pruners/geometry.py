@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from gkp.pruners.filters import weight_cut
-from gkp.pruners.registry import Cut, register
+from gkp.pruners.common.filters import weight_cut
+from gkp.pruners.common.registry import Cut, register
 
 
 def distance_to_others(weight: Tensor) -> Tensor:

@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gkp.data import Split
-from gkp.logits import NO_GRADIENT, check_classes, class_labels, logits
-from gkp.pruners.images import batches, sample, scoring_copy
-from gkp.pruners.ranking import MINIMUM, global_cut, own_norm
-from gkp.pruners.registry import Cut, register
-from gkp.surgery import FilterLayer, convolution, default_input, filter_layers
+from gkp.nets.channels.surgery import FilterLayer, convolution, default_input, filter_layers
+from gkp.pruners.common.images import batches, sample, scoring_copy
+from gkp.pruners.common.ranking import MINIMUM, global_cut, own_norm
+from gkp.pruners.common.registry import Cut, register
+from gkp.utils.logits import NO_GRADIENT, check_classes, class_labels, logits
 
 
 @register(

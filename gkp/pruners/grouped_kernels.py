@@ -9,13 +9,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from gkp import beam, grouping
-from gkp.grouped_base import GroupedKernels
-from gkp.layers import unwrapped
-from gkp.objective import Problem, grouped_kernel_distance, kept_count, resolve_beta, set_cost
-from gkp.pruners.registry import Cut, register
-from gkp.search import Selection, check_rate, select
-from gkp.surgery import (
+from gkp.nets.channels.layers import unwrapped
+from gkp.nets.channels.surgery import (
     filter_weight,
     guessed_input,
     kernel_layers,
@@ -24,6 +19,10 @@ from gkp.surgery import (
     summary,
     warn_of,
 )
+from gkp.nets.grouped_base import GroupedKernels
+from gkp.pruners.common.registry import Cut, register
+from gkp.search import Selection, beam, check_rate, grouping, select
+from gkp.search.objective import Problem, grouped_kernel_distance, kept_count, resolve_beta, set_cost
 
 WIDE, STARTS = 512, 4  # input channels beyond which a search has so many starts unless it is told otherwise
 
@@ -48,7 +47,7 @@ def layers_to_prune(
     if any(isinstance(module, GroupedKernels) for module in model.modules()):
         raise ValueError(
             "this network holds grouped kernels already: prune the network it was made from at a higher "
-            "rate, or gkp.grouped.to_dense(model), which has zeros for the kernels that are gone"
+            "rate, or gkp.nets.grouped.to_dense(model), which has zeros for the kernels that are gone"
         )
     layers: dict[str, nn.Conv2d | nn.Linear]
     layers, skipped = kernel_layers(model, groups, example_input)  # type: ignore[assignment]
@@ -163,8 +162,8 @@ def greedy_selection(
     weight (O, I, kh, kw); order (groups, O / groups) filters of each group. Every start grows by the
     kernel of least summed similarity 1 - d to the kept ones. Of the I sets that result the one of least
     cost is kept, where a pruned kernel is compared with the int(compared * kept) nearest kept ones, see
-    `gkp.objective`. The same as `select(strategy="greedy", neighbours=...)`, which carries those nearest
-    kernels along and takes minutes for a wide layer.
+    `gkp.search.objective`. The same as `select(strategy="greedy", neighbours=...)`, which carries those
+    nearest kernels along and takes minutes for a wide layer.
     """
     check_rate(rate)
     weight = weight.detach().double().cpu()

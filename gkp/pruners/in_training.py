@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from gkp.data import Split
-from gkp.hooks import Hooks
-from gkp.pruners.filters import filters_to_drop, uniform_cut
+from gkp.nets.channels.surgery import FilterLayer, convolution, default_input, filter_layers
+from gkp.pruners.common.filters import filters_to_drop, uniform_cut
+from gkp.pruners.common.ranking import MINIMUM, own_norm
+from gkp.pruners.common.registry import Cut, Session, register
 from gkp.pruners.geometry import distance_to_others, fpgm
 from gkp.pruners.norms import bn_gamma, l2
-from gkp.pruners.ranking import MINIMUM, own_norm
-from gkp.pruners.registry import Cut, Session, register
-from gkp.surgery import FilterLayer, convolution, default_input, filter_layers
+from gkp.train.hooks import Hooks
 
 # ---- Network Slimming ----------------------------------------------------------------------------
 

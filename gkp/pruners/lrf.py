@@ -8,10 +8,10 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from gkp.copying import copied
-from gkp.grouped import replace_module, take_over, window
-from gkp.pruners.registry import Cut, register
-from gkp.surgery import SkippedLayers, convolution, kernel_layers
+from gkp.nets.channels.copying import copied
+from gkp.nets.channels.surgery import SkippedLayers, convolution, kernel_layers
+from gkp.nets.grouped import replace_module, take_over, window
+from gkp.pruners.common.registry import Cut, register
 
 RIDGE = 1e-10  # times the mean squared norm: makes dead and equal filters harmless, moves nothing else
 
@@ -68,7 +68,7 @@ def factorise(conv: nn.Conv2d, rate: float, products: Tensor, order: list[int]) 
 
     round(rate * O) filters go first, then round(rate * I) input channels of what is left; at least one
     stays. A side that loses nothing gets no 1x1 convolution. products, order: of the filters, all of them.
-    Hooks, flags and layout of `conv` go to the three together, see `gkp.replacement.take_over`.
+    Hooks, flags and layout of `conv` go to the three together, see `gkp.nets.channels.replacement.take_over`.
     """
     weight = conv.weight.detach().double().cpu()
     filters, channels = weight.shape[:2]

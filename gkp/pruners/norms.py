@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from gkp.models import CifarResNet, CifarVGG16
-from gkp.pruners.filters import filters_to_drop, layers_to_cut, weight_cut
-from gkp.pruners.ranking import MINIMUM, global_cut, own_norm
-from gkp.pruners.registry import Cut, register
-from gkp.surgery import convolution, default_input, remove_filters
+from gkp.nets.channels.surgery import convolution, default_input, remove_filters
+from gkp.nets.models import CifarResNet, CifarVGG16
+from gkp.pruners.common.filters import filters_to_drop, layers_to_cut, weight_cut
+from gkp.pruners.common.ranking import MINIMUM, global_cut, own_norm
+from gkp.pruners.common.registry import Cut, register
 
 BLOCKS = 9  # per stage of ResNet-56, for which Li et al. print their profiles
 # Shares of the filters of each stage in proportion, of mean 1, and the blocks that each stage keeps whole.

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from gkp.data import Split
-from gkp.logits import run
-from gkp.pruners.filters import filters_to_drop
-from gkp.pruners.images import batches, sample, scoring_copy
-from gkp.pruners.registry import Cut, register
-from gkp.surgery import FilterLayer, convolution, default_input, filter_layers, remove_filters
+from gkp.nets.channels.surgery import FilterLayer, convolution, default_input, filter_layers, remove_filters
+from gkp.pruners.common.filters import filters_to_drop
+from gkp.pruners.common.images import batches, sample, scoring_copy
+from gkp.pruners.common.registry import Cut, register
+from gkp.utils.logits import run
 
 TOLERANCE = 1e-2  # of the largest output: what tf32 products may lose, far below a wrong border
 

@@ -15,8 +15,8 @@ from scipy.spatial.distance import cdist
 from scipy.stats import rankdata
 from torch import Tensor, nn
 
+from gkp.pruners.common.registry import Cut, register
 from gkp.pruners.grouped_kernels import greedy_cut, layers_to_prune
-from gkp.pruners.registry import Cut, register
 
 NEAREST = 16  # neighbours in the graph of the spectral clustering
 STARTS = 5

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from gkp import models
 from gkp.data import Split, fingerprint
+from gkp.nets import models
 
 
 def random_split(n: int, size: int = 32, classes: int = 10, seed: int = 0) -> Split:

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gkp.nets.channels.surgery import default_input, filter_layers
 from gkp.pruners import activations, prepare
 from gkp.pruners.activations import channel_independence, feature_ranks
-from gkp.pruners.images import sample, visit_feature_maps
-from gkp.surgery import default_input, filter_layers
+from gkp.pruners.common.images import sample, visit_feature_maps
 
 
 def nuclear_norm(matrix: np.ndarray) -> float:

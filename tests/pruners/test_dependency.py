@@ -8,9 +8,9 @@ import torchvision
 from torch import nn
 
 import gkp
-from gkp import models
+from gkp.nets import models
+from gkp.nets.channels.surgery import remove_filters
 from gkp.pruners.dependency import coupled_groups
-from gkp.surgery import remove_filters
 
 
 class Residual(nn.Module):

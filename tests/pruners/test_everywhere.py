@@ -18,9 +18,10 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.models.vgg import VGG, cfgs, make_layers
 
 import gkp
-from gkp import cost, pruners
-from gkp.surgery import filter_layers, remove_filters
-from gkp.target import cut_to, prunable_macs
+from gkp import pruners
+from gkp.nets import cost
+from gkp.nets.channels.surgery import filter_layers, remove_filters
+from gkp.pruners.common.budget import cut_to, prunable_macs
 
 ONE_SHOT = [name for name in pruners.methods() if pruners.get(name).schedule == "one-shot"]
 WEIGHTS_ONLY = [name for name in ONE_SHOT if pruners.get(name).needs == "nothing"]
@@ -100,7 +101,7 @@ def check(method, network, data, real):
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-@pytest.mark.filterwarnings("ignore::gkp.surgery.SkippedLayers")
+@pytest.mark.filterwarnings("ignore::gkp.nets.channels.surgery.SkippedLayers")
 @pytest.mark.parametrize("network", REAL)
 @pytest.mark.parametrize("method", ONE_SHOT)
 def test_a_smaller_network_or_a_reason(method, network, large):
@@ -108,7 +109,7 @@ def test_a_smaller_network_or_a_reason(method, network, large):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::gkp.surgery.SkippedLayers")
+@pytest.mark.filterwarnings("ignore::gkp.nets.channels.surgery.SkippedLayers")
 @pytest.mark.parametrize("network", REAL)
 @pytest.mark.parametrize("method", ONE_SHOT)
 def test_a_smaller_network_or_a_reason_at_full_width(method, network, large):

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gkp
-from gkp import models
+from gkp.nets import models
 from gkp.pruners.geometry import distance_to_others
 
 

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gkp import cost
+from gkp.nets import cost
+from gkp.nets.channels.surgery import default_input, filter_layers
 from gkp.pruners import match_macs, prepare
 from gkp.pruners.gradients import first_order
-from gkp.surgery import default_input, filter_layers
 
 
 class Gate(nn.Module):

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gkp
-from gkp import checkpoint, grouping
-from gkp.grouped import GroupedKernelConv2d
+from gkp.nets import checkpoint
+from gkp.nets.grouped import GroupedKernelConv2d
 from gkp.pruners.grouped_kernels import greedy_selection
-from gkp.search import select
+from gkp.search import grouping, select
 
 
 def random_weight(filters, channels, seed):

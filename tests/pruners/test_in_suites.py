@@ -9,14 +9,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from gkp import data, execute, models, pruners, snapshots, steps, suites
+from gkp import data, pruners
 from gkp.attacks import Attack
-from gkp.checkpoint import load_file
-from gkp.configuration import MACS_RATIO, Run
-from gkp.context import Context, OutOfTime
-from gkp.progress import Progress
-from gkp.protocols import Entry
-from gkp.records import Store
+from gkp.nets import models
+from gkp.nets.checkpoint import load_file
+from gkp.study.execute import one_run as execute
+from gkp.study.execute import steps
+from gkp.study.execute.context import Context, OutOfTime
+from gkp.study.runs import suites
+from gkp.study.runs.protocols import Entry
+from gkp.study.runs.run import MACS_RATIO, Run
+from gkp.study.runs.store import Store
+from gkp.train import snapshots
+from gkp.utils.progress import Progress
 
 RECIPE = dataclasses.replace(suites.DIGITS_RECIPE, epochs=3)
 BASELINE = dataclasses.replace(suites.DIGITS_RECIPE, epochs=1)

@@ -9,11 +9,12 @@ import torch.nn.functional as F
 from torch import nn
 
 import gkp
-from gkp import cost, pruners
+from gkp import pruners
+from gkp.nets import cost
+from gkp.nets.channels.surgery import default_input, filter_layers
 from gkp.pruners import Session, match_macs
-from gkp.recipe import Recipe
-from gkp.surgery import default_input, filter_layers
 from gkp.train import fine_tune
+from gkp.train.recipe import Recipe
 
 RECIPE = Recipe(epochs=2, batch_size=16, lr=0.05, schedule="constant", augment="none")
 MASKED = ["sfp", "fpgm-training"]

@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 import gkp
-from gkp import checkpoint, cost, models, pruners
+from gkp import pruners
+from gkp.nets import checkpoint, cost, models
+from gkp.nets.channels.surgery import SkippedLayers
 from gkp.pruners import lrf
-from gkp.surgery import SkippedLayers
 
 
 def split(conv, rate):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import gkp
-from gkp import models
+from gkp.nets import models
 from gkp.pruners import norms
 
 

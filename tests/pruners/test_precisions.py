@@ -10,7 +10,7 @@ from torch import nn
 import gkp
 from gkp.data import Split
 from gkp.pruners import get, prepare
-from gkp.recipe import Recipe
+from gkp.train.recipe import Recipe
 
 SCORING = [m for m in gkp.methods() if get(m).needs.startswith("images")]
 TRAINING = [m for m in gkp.methods() if get(m).start]

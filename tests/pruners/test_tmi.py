@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gkp
-from gkp.grouped import GroupedKernelConv2d
+from gkp.nets.grouped import GroupedKernelConv2d
 from gkp.pruners import tmi
 
 

@@ -1,0 +1,139 @@
+"""The pixels that an attack may reach, and the ascent of the loss inside them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from gkp.utils.logits import NO_GRADIENT, check_classes, forward, peaks, refuse_not_finite, usable
+
+SPACES = ("pixel", "normalized")
+LOSSES = ("float32", "float64")
+
+
+@dataclass(frozen=True)
+class Box:
+    """The allowed set in pixels. `scale` turns the user's units into pixels, per channel or as 1."""
+
+    scale: Tensor | float
+    radius: Tensor | float
+    lowest: Tensor
+    highest: Tensor
+
+    def project(self, x: Tensor) -> Tensor:
+        return torch.minimum(torch.maximum(x, self.lowest), self.highest)
+
+
+def allowed_box(model: nn.Module, x: Tensor, eps: float, space: str) -> Box:
+    """The pixels within eps of x, (N, C, H, W), in the units of `space`; see `gkp.attacks`."""
+    choose("space", space, SPACES)
+    if space == "pixel":
+        return Box(1.0, eps, (x - eps).clamp(min=0.0), (x + eps).clamp(max=1.0))
+    normalize = getattr(model, "normalize", None)
+    if normalize is None or not hasattr(normalize, "mean") or not hasattr(normalize, "std"):
+        raise ValueError(
+            'space="normalized" needs model.normalize with the buffers mean and std: '
+            'wrap the network so that normalisation is its first layer, or use space="pixel"'
+        )
+    mean, std = (t.to(x.device, x.dtype).view(1, -1, 1, 1) for t in (normalize.mean, normalize.std))
+    # The scalar range, brought back to pixels channel by channel; rounding must not cut [0, 1] itself.
+    low = ((0 - mean) / std).min() * std + mean
+    high = ((1 - mean) / std).max() * std + mean
+    radius = eps * std
+    lowest = torch.maximum(x - radius, low.clamp(max=0.0))
+    return Box(std, radius, lowest, torch.minimum(x + radius, high.clamp(min=1.0)))
+
+
+@dataclass
+class Trace:
+    """What the attack on one batch met. `zero_gradient`: bool (N,), where its first gradient, the one at
+    the images themselves, was exactly zero; None before there was one."""
+
+    zero_gradient: Tensor | None = None
+    logits: list[Tensor] = field(
+        default_factory=list
+    )  # `peaks` (N,) of every forward pass, not looked at yet
+    gradients: list[Tensor] = field(default_factory=list)
+
+    def saw(self, logits: Tensor, gradient: Tensor | None = None) -> None:
+        self.logits.append(peaks(logits))
+        if gradient is not None:
+            self.gradients.append(peaks(gradient))
+            if self.zero_gradient is None:
+                self.zero_gradient = self.gradients[0] == 0
+
+    def check(self) -> None:
+        """NotFinite where logits or gradients were, whose sign PyTorch gives as 0. Waits for a GPU once."""
+        logits, gradients = (torch.stack(seen).amax(0) for seen in (self.logits, self.gradients))
+        if not torch.isfinite(logits + gradients).all():
+            refuse_not_finite(logits)
+            refuse_not_finite(gradients, "the gradients at the pixels")
+
+
+def ascend(
+    model: nn.Module,
+    start: Tensor,
+    y: Tensor,
+    box: Box,
+    step: float,
+    iterations: int,
+    loss: str = LOSSES[0],
+    *,
+    labels: tuple[int, int],
+    trace: Trace,
+) -> Tensor:
+    """`iterations` signed-gradient steps on the cross-entropy with `y`, each projected onto the box.
+
+    The sign of the gradient is the same in pixels and in normalised units (std > 0), so that one loop serves
+    both spaces. labels: the lowest and the highest of `y`, for which no GPU is asked here; ValueError where
+    the network has no such class, or gives no gradient. trace: takes note of what is checked at the end.
+    """
+    with torch.inference_mode(False):
+        adversarial, y = usable(start.detach()), usable(y)
+        for _ in range(iterations):
+            adversarial = adversarial.requires_grad_()
+            with torch.enable_grad():
+                logits = forward(model, adversarial)
+                check_classes(*labels, logits.shape[1])
+                gradient = cross_entropy_gradient(logits.to(getattr(torch, loss)), adversarial, y)
+            trace.saw(logits, gradient)
+            adversarial = box.project(adversarial.detach() + step * box.scale * gradient.sign())
+    return adversarial
+
+
+def cross_entropy_gradient(logits: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Of the cross-entropy at the pixels x; ValueError where the logits do not depend on them."""
+    # The sum keeps every image's gradient independent of the batch it happens to be in.
+    ascended = F.cross_entropy(logits, y, reduction="sum")
+    if not ascended.requires_grad:
+        raise ValueError(NO_GRADIENT)
+    (gradient,) = torch.autograd.grad(ascended, x, allow_unused=True)
+    if gradient is None:
+        raise ValueError(NO_GRADIENT)
+    return gradient
+
+
+def more_damaging(model: nn.Module, new: Tensor, old: Tensor, y: Tensor, trace: Trace) -> Tensor:
+    """(N,) bool: whether `new` hurts more than `old`; misclassification outranks any loss."""
+    with torch.no_grad():
+        logits = [forward(model, x) for x in (new, old)]
+    for found in logits:
+        trace.saw(found)
+    new_wrong, old_wrong = (z.argmax(1) != y for z in logits)
+    new_loss, old_loss = (F.cross_entropy(z, y, reduction="none") for z in logits)
+    return (new_wrong & ~old_wrong) | ((new_wrong == old_wrong) & (new_loss > old_loss))
+
+
+def uniform(x: Tensor, generator: Generator | None) -> Tensor:
+    """Of x's shape, uniform in [-1, 1], drawn on the generator's device."""
+    device = x.device if generator is None else generator.device
+    return (torch.rand(x.shape, generator=generator, device=device, dtype=x.dtype) * 2 - 1).to(x.device)
+
+
+def choose(what: str, value: str, allowed: tuple[str, ...]) -> None:
+    """ValueError unless `value` is one of `allowed`; `what` names the argument."""
+    if value not in allowed:
+        raise ValueError(f"{what}={value!r}: choose one of {', '.join(map(repr, allowed))}")

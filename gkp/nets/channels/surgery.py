@@ -1,0 +1,341 @@
+"""Finding what can be pruned in a network, and replacing or shrinking it.
+
+Grouped kernel pruning swaps single convolutions. Filter pruning removes output channels for good, with
+everything that depends on them; `gkp.nets.channels.groups` says what does. Every function returns a copy and
+leaves its input alone.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from gkp.nets.channels.feeds import feeds, readers_of_image
+from gkp.nets.channels.groups import ORDINARY, TIED, Bundle, Channels, channels_of
+from gkp.nets.channels.layers import copied, mixes, unwrapped
+from gkp.nets.channels.probe import OUTPUT, Probe, probe
+from gkp.nets.channels.proof import must_agree, silenced
+from gkp.nets.channels.replacement import replace_module, shared_weights
+from gkp.nets.channels.shrink import shrink
+from gkp.nets.grouped_base import GroupedKernels
+from gkp.nets.grouped_layers import GroupedKernelConv2d, GroupedKernelLinear, unsupported
+from gkp.nets.models import CifarResNet, CifarVGG16
+from gkp.search import Selection
+from gkp.utils.logits import weight_type
+
+
+class SkippedLayers(UserWarning):
+    """Some layers were left unpruned."""
+
+
+def summary(reasons: Mapping[str, str]) -> str:
+    """Reasons with the layers they concern, each reason once."""
+    layers: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        layers.setdefault(reason, []).append(name)
+    return "; ".join(
+        f"{names[0] if len(names) == 1 else f'{names[0]} and {len(names) - 1} more'}: {reason}"
+        for reason, names in layers.items()
+    )
+
+
+def default_input(model: nn.Module, example_input: Tensor | None) -> Tensor:
+    """`example_input`, or one 32x32 image for the CIFAR networks of `gkp.nets.models`, on the model's device.
+
+    ValueError for any other network without an example.
+    """
+    device, dtype = next((p.device for p in model.parameters()), torch.device("cpu")), weight_type(model)
+    if example_input is not None:
+        if not isinstance(example_input, Tensor):
+            raise ValueError(f"example_input is a {type(example_input).__name__}: give a tensor (1, C, H, W)")
+        return example_input.to(device, dtype if example_input.is_floating_point() else None)
+    if isinstance(model, (CifarResNet, CifarVGG16)):
+        return torch.full((1, 3, 32, 32), 0.5, device=device, dtype=dtype)
+    raise ValueError(
+        "give example_input, a tensor (1, C, H, W) that the model accepts, such as torch.rand(1, 3, 224, 224)"
+    )
+
+
+def filter_weight(layer: nn.Module) -> Tensor:
+    """The weight of a convolution or linear layer as (O, I, kh, kw), detached; kw alone in one dimension."""
+    weight = layer.get_parameter("weight").detach()
+    if isinstance(layer, _ConvTransposeNd):
+        weight = weight.transpose(0, 1)
+    return weight if weight.dim() == 4 else weight.reshape(*weight.shape[:2], 1, -1)
+
+
+GUESSES = (32, 64, 224, 299)  # heights and widths that image classifiers are made for
+
+
+def guessed_input(model: nn.Module, example_input: Tensor | None) -> Tensor:
+    """As `default_input`; without an example the first square image of usual size that the model takes."""
+    if example_input is not None or isinstance(model, (CifarResNet, CifarVGG16)):
+        return default_input(model, example_input)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    depths = [m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)]
+    trial = copied(model).eval().float()
+    for channels in sorted({*depths[:1], *(d for d in depths if d in (1, 3))}, reverse=True):
+        for size in GUESSES:
+            generator = torch.Generator().manual_seed(0)
+            example = torch.rand(1, channels, size, size, generator=generator).to(device)
+            try:
+                with torch.no_grad():
+                    trial(example)
+            except Exception:  # noqa: S112  (a guess that the network does not take; the next one is tried)
+                continue
+            return example
+    return default_input(model, None)
+
+
+def convolution(model: nn.Module, name: str) -> nn.Conv2d:
+    """The convolution called `name`. TypeError when the layer of that name is another kind."""
+    layer = model.get_submodule(name)
+    if not isinstance(layer, nn.Conv2d):
+        raise TypeError(f"{name} is a {type(layer).__name__}, not a convolution")
+    return layer
+
+
+def kernel_layers(
+    model: nn.Module, groups: int, example_input: Tensor | None = None
+) -> tuple[dict[str, nn.Conv2d], dict[str, str]]:
+    """Convolutions that grouped kernel pruning can treat, and why it leaves the others alone.
+
+    All convolutions larger than 1x1 except those that read nothing but the image. Returns
+    ({name: convolution}, {name: reason}), in the order of the network.
+    """
+    with probe(model, guessed_input(model, example_input)) as found:
+        first = readers_of_image(found)
+    convolutions = {
+        name: module
+        for name, module in unwrapped(model).named_modules()
+        if isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1 and name not in first
+    }
+    return _groupable(model, convolutions, groups, found)
+
+
+def pointwise_layers(
+    model: nn.Module, groups: int, example_input: Tensor | None = None
+) -> tuple[dict[str, nn.Conv2d | nn.Linear], dict[str, str]]:
+    """As `kernel_layers`, for networks without larger kernels: 1x1 convolutions, else linear layers.
+
+    Not those that read nothing but the image, and not the last one, whose output is the network's.
+    """
+    with probe(model, guessed_input(model, example_input)) as found:
+        ends = readers_of_image(found) | {edge.source for edge in feeds(found, {OUTPUT})}
+    for kind in (nn.Conv2d, nn.Linear):
+        layers = {
+            name: module
+            for name, module in unwrapped(model).named_modules()
+            if isinstance(module, kind) and name not in ends
+        }
+        groupable, skipped = _groupable(model, layers, groups, found)
+        if groupable:
+            break
+    return groupable, skipped
+
+
+def _groupable(
+    model: nn.Module, layers: Mapping[str, nn.Conv2d | nn.Linear], groups: int, found: Probe
+) -> tuple[dict, dict[str, str]]:
+    tied = shared_weights(unwrapped(model))
+    groupable, skipped = {}, {}
+    for name, layer in layers.items():
+        reason = unsupported(layer)
+        if not reason and name not in found.calls:
+            reason = "it is never called, so that its weight may be used in another way"
+        if not reason:
+            reason = tied.get(name, "")
+        if not reason and layer.weight.shape[0] % groups:
+            kind = "filters" if isinstance(layer, nn.Conv2d) else "outputs"
+            reason = f"groups={groups} does not divide its {layer.weight.shape[0]} {kind}"
+        if reason:
+            skipped[name] = reason
+        else:
+            groupable[name] = layer
+    return groupable, skipped
+
+
+def replace_kernels(
+    model: nn.Module,
+    selections: Mapping[str, Selection],
+    execution: str = "dense",
+    example_input: Tensor | None = None,
+) -> nn.Module:
+    """A copy of `model` in which each named layer keeps only its selected kernels.
+
+    With an example the copy is run on it beside the same network with zeros for the other kernels;
+    ValueError where the two differ.
+    """
+    pruned = copied(model)
+    masked = _with_groups(pruned, selections, execution)
+    if example_input is not None:
+        reference = copied(model)
+        with torch.no_grad():
+            for name, new in masked.items():
+                weight = unwrapped(reference).get_submodule(name).get_parameter("weight")
+                weight.copy_(new.dense_weight())
+        must_agree(pruned, reference, example_input, "with grouped kernels")
+    return pruned
+
+
+def _with_groups(
+    model: nn.Module, selections: Mapping[str, Selection], execution: str
+) -> dict[str, GroupedKernels]:
+    """Put layers of grouped kernels in place of those named, in `model` itself; {name: new layer}."""
+    new: dict[str, GroupedKernels] = {}
+    with torch.random.fork_rng(devices=[]):  # new layers draw weights before they are given theirs
+        for name, selection in selections.items():
+            layer = unwrapped(model).get_submodule(name)
+            if isinstance(layer, nn.Linear):
+                new[name] = GroupedKernelLinear.from_linear(layer, selection, execution)
+            else:
+                conv = convolution(unwrapped(model), name)
+                new[name] = GroupedKernelConv2d.from_conv(conv, selection, execution)
+            replace_module(model, layer, new[name])
+    return new
+
+
+@dataclass(frozen=True)
+class FilterLayer:
+    """A layer whose filters can go without touching another layer's filters.
+
+    gates: layers that only scale its feature maps and lose the same filters (squeeze-and-excitation).
+    """
+
+    name: str
+    filters: int
+    consumers: tuple[str, ...]  # layers that lose the matching input channels
+    norm: str | None  # its batch norm
+    gates: tuple[str, ...] = ()
+
+
+def filter_layers(model: nn.Module, example_input: Tensor) -> dict[str, FilterLayer]:
+    """2d convolutions for filter pruning, in the order of the network: {name: FilterLayer}.
+
+    A convolution is left out when its filters are tied to those of another one by a residual sum, or when
+    they cannot go one by one; `left_out` says why. What is offered is proved, see `gkp.nets.channels.proof`.
+    """
+    return _own_filters(model, example_input, (nn.Conv2d,))[0]
+
+
+def prunable_layers(model: nn.Module, example_input: Tensor) -> dict[str, FilterLayer]:
+    """Layers whose filters can go: convolutions of all kinds, or linear layers where none of them can.
+
+    The hidden channels of a transformer's MLPs are such linear layers.
+    """
+    convolutions = _own_filters(model, example_input, (_ConvNd,))[0]
+    return convolutions or _own_filters(model, example_input, (nn.Linear,))[0]
+
+
+def left_out(model: nn.Module, example_input: Tensor) -> dict[str, str]:
+    """Why a layer is not among `prunable_layers`: {name: reason}, linear ones where no convolution is."""
+    convolutions, reasons = _own_filters(model, example_input, (_ConvNd,))
+    if convolutions:
+        return reasons
+    return reasons | _own_filters(model, example_input, (nn.Linear,))[1]
+
+
+def warn_of(reasons: Mapping[str, str]) -> None:
+    """One `SkippedLayers` warning about the reasons that a user may not expect."""
+    unusual = {name: reason for name, reason in reasons.items() if not reason.startswith(ORDINARY)}
+    if unusual:
+        warnings.warn(f"left unpruned: {summary(unusual)}", SkippedLayers, stacklevel=4)
+
+
+def _own_filters(
+    model: nn.Module, example_input: Tensor, kinds: tuple[type[nn.Module], ...]
+) -> tuple[dict[str, FilterLayer], dict[str, str]]:
+    channels = channels_of(model, example_input)
+    bundles = {name: bundle for bundle in channels.bundles for name in bundle.producers}
+    layers, reasons = {}, {}
+    for name, module in unwrapped(model).named_modules():
+        if name not in channels.filters or not isinstance(module, kinds) or not mixes(module):
+            if isinstance(module, kinds) and name in channels.filters:
+                reasons[name] = f"it has groups={module.groups}, which go as a whole"
+            continue
+        bundle, filters = bundles.get(name), len(channels.filters[name])
+        gates = channels.gates.get(name, frozenset())
+        if bundle is None or not {name, *gates} >= set(bundle.producers):
+            reasons[name] = _reason(channels, name, bundle)
+        elif len(bundle.units) < filters:
+            reasons[name] = f"its {filters} filters go in {len(bundle.units)} sets only: try group-norm"
+        else:
+            norm = _own_norm(channels, unwrapped(model), bundle, name)
+            others = tuple(each for each in bundle.producers if each != name)
+            layers[name] = FilterLayer(name, filters, bundle.readers, norm, others)
+    return layers, {name: reason for name, reason in reasons.items() if not _is_gate(name, layers)}
+
+
+def _is_gate(name: str, layers: Mapping[str, FilterLayer]) -> bool:
+    return any(name in layer.gates for layer in layers.values())
+
+
+def _own_norm(channels: Channels, model: nn.Module, bundle: Bundle, name: str) -> str | None:
+    """The norm that the filters reach first; else the first between them and their readers."""
+    norms = [n for n in bundle.between if isinstance(model.get_submodule(n), nn.BatchNorm2d)]
+    nearest = [n for n in channels.direct.get(name, ()) if n in norms]
+    return next(iter(nearest or norms), None)
+
+
+def _reason(channels: Channels, name: str, bundle: Bundle | None) -> str:
+    """Why the filters of layer `name` cannot go on their own."""
+    if bundle is not None:
+        return f"{TIED} {next(each for each in bundle.producers if each != name)}"
+    for producers, reason in channels.refuted.items():
+        if name in producers:
+            return reason
+    units = channels.filters[name].tolist()
+    for unit in units:
+        if unit in channels.pinned:
+            return channels.pinned[unit]
+    for other, owner in channels.filters.items():
+        if other != name and torch.isin(owner, channels.filters[name]).any():
+            return f"{TIED} {other}"
+    if len(units) == 1:
+        return "it has a single filter"
+    if len(set(units)) == 1:
+        return "an operation on all its filters ties them together"
+    return "no layer reads its filters"
+
+
+def remove_filters(
+    model: nn.Module,
+    drop: Mapping[str, Tensor],
+    example_input: Tensor,
+    *,
+    channels: Channels | None = None,
+) -> nn.Module:
+    """A physically smaller copy without the filters `drop[name]` (indices) of each named layer.
+
+    Everything that depends on them goes, too. channels: of a network like `model` that is known already.
+    The copy is run on `example_input` beside a network in which the layers that read those filters have
+    zeros for them. ValueError when a layer would lose all its filters, when filters cannot go, or when the
+    two networks differ.
+    """
+    channels = channels or channels_of(model, example_input)
+    offered = {unit for bundle in channels.bundles for unit in bundle.units}
+    units: set[int] = set()
+    for name, indices in drop.items():
+        owner = channels.filters.get(name)
+        if owner is None:
+            raise ValueError(f"there is no layer {name} whose filters could be removed")
+        chosen = set(owner[torch.as_tensor(indices, dtype=torch.long)].tolist())
+        if len(owner.unique()) <= len(chosen):
+            raise ValueError(f"layer {name} would lose all of its {len(owner)} filters: lower the rate")
+        if not chosen <= offered:
+            raise ValueError(f"filters of layer {name} cannot be removed: {_reason(channels, name, None)}")
+        units |= chosen
+    pruned = copied(model)
+    if units:
+        shrink(unwrapped(pruned), channels, units)
+        reference = copied(model)
+        with silenced(unwrapped(reference), channels, units):
+            must_agree(pruned, reference, example_input, "without its filters")
+    for parameter in pruned.parameters():
+        parameter.grad = None
+    return pruned

@@ -1,0 +1,62 @@
+"""What all filter pruning methods share: scores in, a physically smaller network out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from gkp.nets.channels.surgery import (
+    FilterLayer,
+    default_input,
+    filter_weight,
+    left_out,
+    prunable_layers,
+    remove_filters,
+    summary,
+    warn_of,
+)
+from gkp.pruners.common.registry import Cut
+
+
+def filters_to_drop(scores: Tensor, rate: float) -> Tensor:
+    """Indices of the round(rate * filters) filters of lowest score, ascending; at least one filter stays.
+
+    scores: (O,), higher is more important. Equal scores: the earlier filter goes first. Rate 0 drops none.
+    """
+    count = min(int(rate * len(scores) + 0.5), len(scores) - 1)
+    return scores.sort(stable=True).indices[:count].sort().values
+
+
+def uniform_cut(model: nn.Module, scores: Mapping[str, Tensor], example_input: Tensor) -> Cut:
+    """Cut every scored layer at the same rate, by its own scores."""
+
+    def cut(rate: float) -> nn.Module:
+        drop = {name: filters_to_drop(score, rate) for name, score in scores.items()}
+        return remove_filters(model, drop, example_input)
+
+    return cut
+
+
+def weight_cut(
+    model: nn.Module, example_input: Tensor | None, score: Callable[[Tensor, FilterLayer], Tensor]
+) -> Cut:
+    """Cut by a score of the filters' weights alone: weight (O, I, kh, kw) -> (O,)."""
+    example_input = default_input(model, example_input)
+    layers = layers_to_cut(model, example_input)
+    with torch.no_grad():
+        scores = {
+            name: score(filter_weight(model.get_submodule(name)), layer) for name, layer in layers.items()
+        }
+    return uniform_cut(model, scores, example_input)
+
+
+def layers_to_cut(model: nn.Module, example_input: Tensor) -> dict[str, FilterLayer]:
+    """`prunable_layers`; ValueError with the reasons where there is none, a warning about unusual ones."""
+    layers, reasons = prunable_layers(model, example_input), left_out(model, example_input)
+    if not layers:
+        why = f" ({summary(reasons)})" if reasons else ""
+        raise ValueError(f"this network has no convolution whose filters can be removed on their own{why}")
+    warn_of(reasons)
+    return layers

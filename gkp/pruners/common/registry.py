@@ -1,0 +1,126 @@
+"""The table of pruning methods: what each one is, what it needs, and how it is called."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import nn
+
+from gkp.train.hooks import Hooks
+from gkp.train.recipe import Recipe
+
+Cut = Callable[[float], nn.Module]  # rate in (0, 1) -> a pruned copy
+
+STRUCTURES = ("filter", "channel", "grouped kernel")
+SCHEDULES = ("one-shot", "in training")
+NEEDS = ("nothing", "images", "images and labels", "training snapshots")
+COMMON = ("model", "groups", "example_input", "data")
+
+
+@dataclass(frozen=True)
+class Session:
+    """How a method prunes during training.
+
+    hooks: what it does to the training loop. share: the part of the epochs that runs with the hooks;
+    then `finish` turns the trained model into a `Cut`, and the rest of the epochs is plain fine-tuning.
+    changes: fields of the recipe that the method needs otherwise while it prunes, such as `adversarial`.
+    """
+
+    hooks: Hooks
+    finish: Callable[[nn.Module], Cut]
+    share: float = 1.0
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+    @staticmethod
+    def hooked_epochs(epochs: int, share: float) -> int:
+        """How many of `epochs` run with the hooks: at least one, and not all of them if share is below 1.
+
+        ValueError for a share that is not in (0, 1].
+        """
+        if not 0 < share <= 1:
+            raise ValueError(f"share={share!r}: the part of the epochs that prunes, above 0 and up to 1")
+        most = epochs if share == 1 else max(1, epochs - 1)
+        return min(epochs, most, max(1, round(share * epochs)))
+
+    def recipes(self, recipe: Recipe) -> tuple[Recipe, Recipe]:
+        """The two parts of a run: with the hooks, and after the cut. Each runs through the whole schedule."""
+        hooked = self.hooked_epochs(recipe.epochs, self.share)
+        return replace(recipe.scaled(hooked), **self.changes), recipe.scaled(recipe.epochs - hooked)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A pruning method.
+
+    prepare(model, *, groups, example_input, data, **options) does everything that does not depend on
+    the rate (scoring, mostly) once and returns a `Cut`; so a search for the rate that meets a target
+    of multiply-adds scores only once.
+
+    A method that prunes in training also has start(model, *, rate, epochs, groups, example_input, data,
+    **options), which is given the copy that will be trained in place and the epochs of the whole run,
+    may change its weights, and returns a `Session`. Its `prepare` applies the same criterion without
+    training, to find the rate that meets a target.
+    """
+
+    name: str
+    structure: str  # what is removed, one of STRUCTURES
+    schedule: str  # one of SCHEDULES
+    needs: str  # to score, one of NEEDS
+    citation: str
+    summary: str
+    prepare: Callable[..., Cut]
+    start: Callable[..., Session] | None = None
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """Names and defaults of the method's own options."""
+        parameters = inspect.signature(self.prepare).parameters.values()
+        return {p.name: p.default for p in parameters if p.name not in COMMON}
+
+
+_METHODS: dict[str, Method] = {}
+
+
+def register(
+    name: str,
+    *,
+    structure: str,
+    schedule: str = "one-shot",
+    needs: str = "nothing",
+    citation: str,
+    summary: str,
+    start: Callable[..., Session] | None = None,
+) -> Callable[[Callable[..., Cut]], Callable[..., Cut]]:
+    """Decorator that enters a `prepare` function (see `Method`) under `name`.
+
+    start: for a method that prunes in training, with the same options as `prepare`. ValueError when
+    the name is taken or a property is none of those the tables know.
+    """
+    for value, choices in ((structure, STRUCTURES), (schedule, SCHEDULES), (needs, NEEDS)):
+        if value not in choices:
+            raise ValueError(f"{value!r}: choose one of {', '.join(choices)}")
+    if (schedule == "in training") != (start is not None):
+        raise ValueError(f'{name}: schedule="in training" and start= go together')
+
+    def enter(prepare: Callable[..., Cut]) -> Callable[..., Cut]:
+        if name in _METHODS and _METHODS[name].prepare.__qualname__ != prepare.__qualname__:
+            raise ValueError(f"a pruning method called {name!r} is already registered")
+        _METHODS[name] = Method(name, structure, schedule, needs, citation, summary, prepare, start)
+        return prepare
+
+    return enter
+
+
+def methods() -> tuple[str, ...]:
+    """Names of the registered pruning methods, in alphabetical order."""
+    return tuple(sorted(_METHODS))
+
+
+def get(name: str) -> Method:
+    """The method called `name`; ValueError lists the known ones."""
+    if name not in _METHODS:
+        raise ValueError(f"unknown pruning method {name!r}: choose one of {', '.join(methods())}")
+    return _METHODS[name]

@@ -1,0 +1,5 @@
+"""Which kernels stay: the paper's method, in PyTorch alone."""
+
+from gkp.search.selection import GROUPINGS, STRATEGIES, Selection, check_rate, select
+
+__all__ = ["GROUPINGS", "STRATEGIES", "Selection", "check_rate", "select"]

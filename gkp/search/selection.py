@@ -1,0 +1,245 @@
+"""Which kernels each group keeps: the released beam search, plain greedy, exact enumeration, controls.
+
+`gkp.search.objective` says what is searched for, `gkp.search.beam` how the released code searches. Here the
+two meet a convolution's weight, next to plain greedy selection and exact enumeration, with which the beam's
+optimality gap is measured.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from gkp.search import beam
+from gkp.search import grouping as groupings
+from gkp.search.objective import (
+    ARITHMETICS,
+    Problem,
+    grouped_kernel_distance,
+    kept_count,
+    resolve_beta,
+    set_cost,
+)
+from gkp.search.smoothness import smoothness, summed_in_order
+
+STRATEGIES = ("beam", "greedy", "exact", "smoothest", "roughest", "random")
+GROUPINGS = ("snaking", "random", "contiguous")
+MAX_SETS = 3_000_000  # exact enumeration holds a few seconds per group up to here
+BLOCK = 1 << 25  # distances that are held together, 256 MB: groups are searched so many at a time
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a layer keeps.
+
+    filter_order: (O,) original filter index at each position; consecutive runs of O/groups form a group.
+    kept: (groups, keep) input channels each group keeps, ascending.
+    cost: (groups,) cost of the kept sets, float64.
+    """
+
+    filter_order: Tensor
+    kept: Tensor
+    cost: Tensor
+
+    @property
+    def groups(self) -> int:
+        return len(self.kept)
+
+
+def select(
+    weight: Tensor,
+    *,
+    groups: int = 8,
+    rate: float = 0.4375,
+    beam_width: int = 2,
+    check_step: int = 3,
+    alpha: float = 0.9,
+    beta: str | float = "reference",
+    neighbours: int = 1,
+    outer_in_beam: bool = True,
+    decision: str = "cost",
+    strategy: str = "beam",
+    grouping: str | Tensor = "snaking",
+    variant: str = "squared",
+    generator: torch.Generator | None = None,
+    arithmetic: str = "fast",
+    starts: int | None = None,
+) -> Selection:
+    """Group the filters of a convolution and choose the input channels that each group keeps.
+
+    weight: (O, I, kh, kw), O divisible by `groups`. rate: fraction of kernels to remove, in (0, 1);
+    each group keeps int((1 - rate) * (I + 1)), as the released code does. beam_width: branches kept
+    per start kernel. check_step: extensions between two truncations of the beam. alpha: weight of
+    the cost rank against the smoothness rank (Eq. 2). beta: "reference" (fixed by the sizes at its
+    first use, as in the released code; the other strategies first use it on final sets, where it is
+    Eq. 3's), "exact" (Eq. 3) or a number. neighbours: how many nearest
+    kept kernels a pruned one is compared with; 0 drops the term. outer_in_beam: whether that term
+    counts while the beam is truncated. decision: "cost", or "smoothness" alone, picks the final set.
+    strategy: "beam"; "greedy" (one branch per start); "exact" (all sets, up to 3 million); and, as
+    controls, the "smoothest" or "roughest" kernels of each group, or "random" ones (needs `generator`).
+    grouping: "snaking", "random" (needs `generator`), "contiguous", or (groups, O/groups) indices.
+    variant: of the smoothness, see `gkp.search.smoothness`.
+    arithmetic: "fast", or "released": every sum with the last bits of the released code's, see
+    `gkp.search.released`, which costs O(keep^2) for each set and suits layers of up to some 128 channels.
+    starts: from how many kernels of a group the beam or greedy search starts, spread evenly over the
+    input channels; None starts from every one, as released. Time grows with it, so that a few serve a
+    layer of thousands of channels.
+
+    Returns a `Selection` on the CPU. ValueError for anything out of range.
+    """
+    _check(weight, rate, beam_width, check_step, alpha, neighbours, decision, strategy, beta)
+    _check_means(arithmetic, starts)
+    weight = weight.detach().double().cpu()
+    order = _group(weight, groups, grouping, variant, generator, arithmetic)
+    channels = weight.shape[1]
+    keep = kept_count(channels, rate)
+    first_use = 1 + check_step if strategy == "beam" and outer_in_beam and check_step < keep else keep
+    beta = resolve_beta(beta, channels, keep, first_use, neighbours)
+    width = 1 if strategy == "greedy" else beam_width
+    kept: list[Tensor] = []
+    cost: list[Tensor] = []
+    for some in order.split(max(1, BLOCK // channels**2)):
+        distance = grouped_kernel_distance(weight, some, arithmetic)
+        smooth = _smooth(weight, some, variant, arithmetic)
+        problem = Problem(distance, smooth, keep, beta, neighbours, arithmetic)
+        if strategy == "exact":
+            found = _enumerate(problem, decision)
+        elif strategy in ("smoothest", "roughest", "random"):
+            found = _without_search(problem, strategy, generator)
+        else:
+            found = beam.search(problem, width, check_step, alpha, outer_in_beam, decision, starts)
+        kept.append(found[0])
+        cost.append(found[1])
+    return Selection(order.flatten(), torch.cat(kept), torch.cat(cost))
+
+
+def _smooth(weight: Tensor, order: Tensor, variant: str, arithmetic: str) -> Tensor:
+    """Smoothness (G, I) of the grouped kernels."""
+    if arithmetic == "released":
+        return summed_in_order(weight[order].transpose(1, 2), variant)
+    return smoothness(weight, variant)[order].sum(1)
+
+
+def _without_search(
+    problem: Problem, strategy: str, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """Kept sets (G, keep) by smoothness alone, or drawn uniformly, and their costs (G,)."""
+    if strategy == "random":
+        if generator is None:
+            raise ValueError('strategy="random" needs generator=torch.Generator().manual_seed(...)')
+        score = torch.rand(problem.smooth.shape, generator=generator, dtype=torch.float64)
+    else:
+        score = problem.smooth if strategy == "smoothest" else -problem.smooth
+    kept = score.sort(dim=1, stable=True).indices[:, : problem.keep].sort(1).values
+    return kept, set_cost(problem, kept)
+
+
+def _enumerate(problem: Problem, decision: str) -> tuple[Tensor, Tensor]:
+    """The best of all C(n, keep) sets of every group."""
+    sets = math.comb(problem.channels, problem.keep)
+    if sets > MAX_SETS:
+        raise ValueError(
+            f'strategy="exact" would enumerate {sets:,} sets of {problem.keep} among {problem.channels} '
+            f'kernels (limit {MAX_SETS:,}): use strategy="beam" for this layer'
+        )
+    combinations = itertools.combinations(range(problem.channels), problem.keep)
+    flat = torch.tensor(list(itertools.chain.from_iterable(combinations)), dtype=torch.int64)
+    candidates = flat.view(-1, problem.keep)
+    kept, cost = [], []
+    for group in range(len(problem.distance)):
+        alone = replace(problem, distance=problem.distance[group][None], smooth=problem.smooth[group][None])
+        costs = torch.cat([_costs_of_sets(alone, chunk) for chunk in candidates.split(1 << 14)])
+        smooth = problem.smooth[group][candidates].sum(1)
+        best = (costs if decision == "cost" else smooth).argmin()
+        kept.append(candidates[best])
+        cost.append(costs[best])
+    return torch.stack(kept), torch.stack(cost)
+
+
+def _costs_of_sets(alone: Problem, candidates: Tensor) -> Tensor:
+    """Costs (M,) of many sets (M, keep) of a problem of one group."""
+    many = replace(
+        alone,
+        distance=alone.distance.expand(len(candidates), -1, -1),
+        smooth=alone.smooth.expand(len(candidates), -1),
+    )
+    return set_cost(many, candidates)
+
+
+def _group(
+    weight: Tensor,
+    groups: int,
+    grouping: str | Tensor,
+    variant: str,
+    generator: torch.Generator | None,
+    arithmetic: str,
+) -> Tensor:
+    if isinstance(grouping, Tensor):
+        if not torch.equal(grouping.flatten().sort().values, torch.arange(len(weight))):
+            raise ValueError(f"grouping must hold each of the {len(weight)} filters once")
+        return grouping.view(groups, -1)
+    if grouping == "random":
+        if generator is None:
+            raise ValueError('grouping="random" needs generator=torch.Generator().manual_seed(...)')
+        return groupings.random(weight, groups, generator=generator)
+    if grouping == "contiguous":
+        return groupings.contiguous(weight, groups)
+    if grouping == "snaking":
+        return groupings.snaking(weight, groups, variant=variant, arithmetic=arithmetic)
+    raise ValueError(f"grouping {grouping!r}: choose one of {', '.join(GROUPINGS)} or give the indices")
+
+
+def _check(
+    weight: Tensor,
+    rate: float,
+    beam_width: int,
+    check_step: int,
+    alpha: float,
+    neighbours: int,
+    decision: str,
+    strategy: str,
+    beta: str | float,
+) -> None:
+    if weight.dim() != 4:
+        raise ValueError(f"weight must have shape (O, I, kh, kw), got {tuple(weight.shape)}")
+    if not torch.isfinite(weight).all():
+        raise ValueError(
+            "weight holds NaN or infinite values: the checkpoint is damaged or training diverged"
+        )
+    check_rate(rate)
+    if beam_width < 1 or check_step < 1 or neighbours < 0:
+        raise ValueError(
+            f"beam_width={beam_width} and check_step={check_step} must be at least 1, "
+            f"neighbours={neighbours} at least 0"
+        )
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha={alpha}: the weight of the cost rank lies in [0, 1]")
+    for name, value, choices in (
+        ("decision", decision, ("cost", "smoothness")),
+        ("strategy", strategy, STRATEGIES),
+    ):
+        if value not in choices:
+            raise ValueError(f"{name} {value!r}: choose one of {', '.join(choices)}")
+    if isinstance(beta, str) and beta not in ("reference", "exact"):
+        raise ValueError(f'beta {beta!r}: choose "reference", "exact" or a number')
+
+
+def _check_means(arithmetic: str, starts: int | None) -> None:
+    if arithmetic not in ARITHMETICS:
+        raise ValueError(f"arithmetic {arithmetic!r}: choose one of {', '.join(ARITHMETICS)}")
+    if starts is not None and (isinstance(starts, bool) or not isinstance(starts, int) or starts < 1):
+        raise ValueError(
+            f"starts={starts!r}: give how many kernels a search starts from, at least 1, or None for all"
+        )
+
+
+def check_rate(rate: float) -> None:
+    """ValueError unless 0 < rate < 1."""
+    if not 0 < rate < 1:
+        raise ValueError(
+            f"rate={rate}: the fraction to remove lies strictly between 0 and 1, for example 0.4375"
+        )

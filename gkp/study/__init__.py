@@ -1,0 +1,1 @@
+"""The replication, in the order of its data: runs, facts, analysis, execution, report."""

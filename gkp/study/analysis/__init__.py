@@ -1,0 +1,1 @@
+"""What the records say: statistics and tables, without figures and without computing anything again."""

@@ -1,0 +1,252 @@
+"""What an evaluation protocol measures: one change at a time, on the very same networks and images.
+
+Everything here reads records and works with those networks that have what is asked for; `missing` names
+the others. Accuracies are in percent, differences in points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from pathlib import Path
+from statistics import NormalDist
+
+import numpy as np
+import pandas as pd
+
+from gkp.attacks import Attack
+from gkp.study.analysis.comparison import compared, distinct, points, twins
+from gkp.study.analysis.labels import BENIGN, attack_title, attack_titles, ordered
+from gkp.study.analysis.paired import LEVEL, bits, holm
+from gkp.study.runs import protocols, suites
+from gkp.study.runs.store import Record
+from gkp.utils.stats import mcnemar
+
+FEW = 4
+NORM, PIXEL = "norm_8/255_step2/255_true", "pixel_8/255_step2/255_true"
+
+
+@dataclass(frozen=True)
+class Change:
+    """One change of the protocol: from the attack `before` to the attack `after`."""
+
+    what: str
+    before: str
+    after: str
+
+
+CHANGES = (
+    Change("FGSM 0.01: true labels", "fgsm_norm_0.01_predicted", "fgsm_norm_0.01_true"),
+    Change("FGSM 0.01: eps in pixels", "fgsm_norm_0.01_true", "fgsm_pixel_2.55/255_true"),
+    Change("FGSM 0.1: true labels", "fgsm_norm_0.1_predicted", "fgsm_norm_0.1_true"),
+    Change("FGSM 0.1: eps in pixels", "fgsm_norm_0.1_true", "fgsm_pixel_25.5/255_true"),
+    Change("PGD 8/255: 10 steps instead of 3", f"pgd3_{NORM}", f"pgd10_{NORM}"),
+    Change("PGD 8/255: 50 steps instead of 10", f"pgd10_{NORM}", f"pgd50_{NORM}"),
+    Change("PGD-50 8/255: a random restart", f"pgd50_{NORM}", f"pgd50r1_{NORM}"),
+    Change("PGD-3 8/255: eps in pixels", f"pgd3_{NORM}", f"pgd3_{PIXEL}"),
+    Change("FGSM 0.5/255: loss in float64", "fgsm_pixel_0.5/255_true", "fgsm_pixel_0.5/255_true_loss64"),
+    Change("FGSM 2/255: loss in float64", "fgsm_pixel_2/255_true", "fgsm_pixel_2/255_true_loss64"),
+    Change("FGSM 8/255: loss in float64", "fgsm_pixel_8/255_true", "fgsm_pixel_8/255_true_loss64"),
+)
+
+
+def unit_changes(ratio: float = suites.PIXEL_RATIO) -> list[Change]:
+    """The paper's attacks with eps and step times `ratio`, as the suite cifar10-resnet56-unit has them."""
+    before = protocols.paper()[1:]
+    return [
+        Change(f"{attack_title(asdict(old.attack))}: eps x {ratio:g}", old.attack.name, new.attack.name)
+        for old, new in zip(before, protocols.rescaled(before, ratio), strict=True)
+    ]
+
+
+# ---- what there is -------------------------------------------------------------------------------
+
+
+def having(records: Iterable[Record], names: Sequence[str], rule: str = "last") -> list[Record]:
+    """The records to compare whose network met every one of these attacks."""
+    return [
+        record
+        for record in compared(records)
+        if set(names) <= record["checkpoints"].get(rule, {}).get("metrics", {}).keys()
+    ]
+
+
+def missing(records: Sequence[Record], suite: str) -> list[str]:
+    """One sentence per set of attacks that the suite asks for and the same networks have not met yet.
+
+    At most FEW attacks are named, more are counted. A twin of a network that met them does not lack them.
+    """
+    asked, alike = suites.get(suite).runs, twins(records)
+    titles = attack_titles(records)
+    lacking: dict[tuple[str, ...], list[str]] = {}
+    for entry in dict.fromkeys(entry for run in asked for entry in run.evaluation):
+        there = having(records, [entry.attack.name])
+        hashes, met = ({record[key] for record in there} for key in ("hash", "label"))
+        lacks = [run.label for run in asked if run.hash not in hashes and alike.get(run.label) not in met]
+        labels = tuple(ordered(lacks))
+        lacking.setdefault(labels, []).append(titles.get(entry.attack.name, entry.attack.name))
+    sentences = []
+    for labels, attacks in lacking.items():
+        named = ", ".join(attacks) if len(attacks) <= FEW else f"{len(attacks)} attacks"
+        if labels:
+            sentences.append(f"{named} on {len(labels)} of {len(asked)} networks ({', '.join(labels)})")
+    return sentences
+
+
+# ---- one change at a time ------------------------------------------------------------------------
+
+
+def effect(records: Sequence[Record], change: Change, rule: str = "last") -> pd.DataFrame:
+    """label, seed, n, before, after (percent), difference (points), p: one row per network with both.
+
+    On the images that both attacks saw; p by McNemar's exact test, Holm-corrected for these networks.
+    """
+    rows = []
+    for label in distinct(having(records, (change.before, change.after), rule), rule):
+        sides = [bits(records, label, name, rule) for name in (change.before, change.after)]
+        for seed in sorted(sides[0].keys() & sides[1].keys()):
+            n = min(len(side[seed]) for side in sides)
+            first, second = (side[seed][:n] for side in sides)
+            before, after = (100 * side.double().mean().item() for side in (first, second))
+            row = {"label": label, "seed": seed, "n": n, "before": before, "after": after}
+            rows.append(row | {"difference": after - before, "p": mcnemar(first, second)})
+    frame = pd.DataFrame(rows, columns=["label", "seed", "n", "before", "after", "difference", "p"])
+    return frame.assign(p=holm(frame["p"]))
+
+
+def effects(records: Sequence[Record], changes: Sequence[Change] = CHANGES) -> pd.DataFrame:
+    """Text table: one row per change, what it does to the accuracy of the networks that met both attacks."""
+    rows = []
+    for change in changes:
+        frame = effect(records, change)
+        if frame.empty:
+            continue
+        low, high = frame.difference.min(), frame.difference.max()
+        rows.append(
+            {
+                "change": change.what,
+                "networks": str(len(frame)),
+                "images": f"{frame.n.min():,}",
+                "before": f"{frame.before.mean():.1f}",
+                "after": f"{frame.after.mean():.1f}",
+                "points, mean": f"{frame.difference.mean():+.1f}",
+                "lowest to highest": f"{low:+.1f} to {high:+.1f}",
+                "beyond chance": f"{(frame.p < LEVEL).sum()} of {len(frame)}",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+# ---- what could be seen at all -------------------------------------------------------------------
+
+
+def significant(n: int, discordant: float) -> float:
+    """Smallest difference of two accuracies, in points, that n common images call significant at LEVEL.
+
+    discordant: share of the images on which exactly one of the two networks is right; McNemar's test has no
+    other. Normal approximation. A true difference is found with a power of 80 % if it is 1.4 times as large.
+    """
+    if n < 1 or not 0 < discordant <= 1:
+        raise ValueError(f"n={n}, discordant={discordant}: give at least one image and a share in (0, 1]")
+    return min(100.0, 100 * NormalDist().inv_cdf(1 - LEVEL / 2) * (discordant / n) ** 0.5)
+
+
+def discordance(records: Sequence[Record], name: str, rule: str = "last") -> float:
+    """Median share of images on which one of two pruned networks of one seed is right and the other wrong."""
+    pruned = [record for record in having(records, [name], rule) if record.get("pruned")]
+    found = [bits(pruned, label, name, rule) for label in distinct(pruned, rule)]
+    shares = []
+    for first, second in combinations(found, 2):
+        for seed in first.keys() & second.keys():
+            n = min(len(first[seed]), len(second[seed]))
+            shares.append((first[seed][:n] != second[seed][:n]).double().mean().item())
+    if not shares:
+        raise ValueError(f"no two pruned networks met {name}: run the suite to its end")
+    return float(np.median(shares))
+
+
+# ---- high-pass filtered images -------------------------------------------------------------------
+
+
+def table1(records: Sequence[Record], path: str | Path, rule: str = "last") -> pd.DataFrame:
+    """Text table: accuracy on the high-pass filtered test set, the paper's ResNet-56 rows above ours.
+
+    One column per theta; theta = 0 is the test set as it is.
+    """
+    paper = pd.read_csv(path, index_col="theta")
+    names = {theta: Attack("highpass", theta=theta).name if theta else BENIGN for theta in paper.index}
+    lines = [{"network": f"{method} (paper, ResNet-56)"} | dict(paper[method]) for method in paper]
+    frame = points(having(records, list(names.values()), rule), list(names.values()), rule)
+    ours = frame.pivot_table(index="label", columns="attack", values="mean")
+    for label in ordered(ours.index):
+        lines.append({"network": label} | {theta: ours[name][label] for theta, name in names.items()})
+    texts = pd.DataFrame(lines)
+    for theta in names:
+        texts[theta] = [f"{value:.2f}" for value in texts[theta]]
+    return texts.rename(columns={theta: f"theta {theta:g}" for theta in names})
+
+
+# ---- ranks ----------------------------------------------------------------------------------------
+
+
+def rank_agreement(
+    records: Sequence[Record], first: str, second: str, draws: int = 500, rule: str = "last"
+) -> dict[str, float]:
+    """Spearman's rank correlation of the pruned networks under two attacks, with a bootstrap interval.
+
+    The images are drawn again, the same for all networks, and for both attacks where they saw as many. Every
+    draw adds to the noise that the ranks have already, so that drawn correlations sit low; low and high hold
+    95 % of them when their mean is moved to the measured one (at most 1). A wide interval says that these
+    images do not settle the ranking. Keys: correlation, low, high, networks, images.
+    """
+    pruned = [record for record in having(records, (first, second), rule) if record.get("pruned")]
+    labels = distinct(pruned, rule)
+    measured, drawn, n = [], [], 0
+    for name in (first, second):
+        outcomes = [bits(pruned, label, name, rule) for label in labels]
+        seeds = [min(found) for found in outcomes]
+        n = min(len(found[seed]) for found, seed in zip(outcomes, seeds, strict=True))
+        right = np.stack([found[seed][:n] for found, seed in zip(outcomes, seeds, strict=True)], axis=1)
+        generator = np.random.default_rng(0)
+        weights = generator.multinomial(n, np.full(n, 1 / n), size=draws)  # how often each image is drawn
+        measured.append(pd.DataFrame([right.mean(0)]))
+        drawn.append(pd.DataFrame(weights.astype(np.float32) @ right.astype(np.float32)))
+    correlation, again = float(_spearman(*measured)[0]), _spearman(*drawn)
+    low, high = np.nanquantile(again, (0.025, 0.975)) + correlation - np.nanmean(again)
+    return {
+        "correlation": correlation,
+        "low": float(low),
+        "high": min(1.0, float(high)),
+        "networks": len(labels),
+        "images": n,
+    }
+
+
+def ranks_text(sources: Sequence[Sequence[Record]], first: str, others: Sequence[str]) -> pd.DataFrame:
+    """Text table: rank correlation of every attack with `first`, where more than three networks met both.
+
+    sources: records of several suites; the first whose networks met an attack is taken for it.
+    """
+    titles = {name: title for records in sources for name, title in attack_titles(records).items()}
+    lines = []
+    for other in others:
+        for records in sources:
+            if sum(bool(r.get("pruned")) for r in having(records, (first, other))) > 3:
+                r = rank_agreement(records, first, other)
+                lines.append(
+                    {
+                        "attack": titles[other],
+                        "rank correlation": f"{r['correlation']:+.2f}",
+                        "95 % interval": f"{r['low']:+.2f} to {r['high']:+.2f}",
+                        "networks": str(r["networks"]),
+                        "images": f"{r['images']:,}",
+                    }
+                )
+                break
+    return pd.DataFrame(lines)
+
+
+def _spearman(a: pd.DataFrame, b: pd.DataFrame) -> pd.Series:
+    """Rank correlation of each row of a with the same row of b."""
+    return a.rank(axis=1).corrwith(b.rank(axis=1), axis=1)

@@ -1,0 +1,135 @@
+"""What pruning costs and saves, as tables: the paper's times beside ours, counts, latency, every method.
+
+From the records of the suite "cost", of a comparison's runs, and from expected/paper_times.csv.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from gkp import pruners
+from gkp.study.analysis.labels import network_title, ordered
+from gkp.study.runs.store import Record, Store
+
+NETWORKS = ("resnet20", "resnet32", "resnet56", "resnet110", "vgg16")
+MISSING = "not yet recorded"
+
+
+def measured_on(record: Record) -> str:
+    """Where a time was measured, in words: "1 thread of cpu: AMD EPYC"."""
+    about, threads = record["provenance"], record["facts"]["threads"]
+    return f"{threads} thread{'s' * (threads != 1)} of {about['device']}"
+
+
+def times(root: str | Path, suite: str = "cost") -> pd.DataFrame:
+    """network, weights, layers, seconds, least, most, grouping: what our pruning step took; by network."""
+    rows = []
+    for name in ("pruning-time", "pruning-time-vgg16"):
+        record = Store(root).fact(suite, name)
+        for network, found in (record["facts"]["networks"] if record else {}).items():
+            rows.append({"network": network, **found})
+    columns = ["network", "weights", "layers", "seconds", "least", "most", "grouping_seconds"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def times_text(root: str | Path, printed: str | Path, suite: str = "cost") -> pd.DataFrame:
+    """One row per network with a time: the paper's and the release's of the whole pruning step, and ours."""
+    paper, ours = pd.read_csv(printed, dtype=str), times(root, suite).set_index("network")
+    whole = paper[paper.stage == "whole pruning"]
+    rows = []
+    for network in NETWORKS:
+        row = {"network": network_title(network)}
+        for title, source, method in (
+            ("TMI-GKP, paper", "paper", "TMI-GKP"),
+            ("SR-GKP, paper", "paper", "SR-GKP"),
+            ("SR-GKP, released notebook", "released notebook", "SR-GKP"),
+            ("SR-GKP, released code, 2 cores", "released code", "SR-GKP"),
+        ):
+            cell = whole[(whole.network == network) & (whole.source == source) & (whole.method == method)]
+            row[title] = cell.printed.iloc[0] if len(cell) else "–"
+        known = network in ours.index
+        row["SR-GKP, ours"] = seconds_text(ours.seconds[network]) if known else MISSING
+        row["of these, snaking"] = seconds_text(ours.grouping_seconds[network]) if known else "–"
+        row["weights"] = ours.weights[network] if known else "–"
+        if known or set(row.values()) - {row["network"], MISSING, "–"}:
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def seconds_text(seconds: float) -> str:
+    """ "0.85 s", "12.3 s", "4 ms"."""
+    if seconds < 0.1:
+        return f"{1000 * seconds:.0f} ms"
+    return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.1f} s"
+
+
+def counts_text(found: Mapping[str, Any]) -> pd.DataFrame:
+    """The `cost-table` fact: MACs and parameters in millions, printed by the paper and counted by us."""
+    rows = []
+    for row in found["rows"]:
+        line = {"network": network_title(row["network"]), "removed": f"{100 * row['rate']:g} %"}
+        for kind, title in (("macs", "MACs (M)"), ("params", "parameters (M)")):
+            line[f"{title}, paper"] = row[f"{kind}_paper"]
+            line[f"{title}, ours"] = row[kind] + ("" if row[f"{kind}_equal"] else " ≠")
+        rows.append(line)
+    return pd.DataFrame(rows)
+
+
+def conventions_text(records: Sequence[Record]) -> pd.DataFrame:
+    """One row per network of the records: MACs and parameters (M) in both conventions, and the share left."""
+    rows = []
+    for label in ordered(r["label"] for r in records if "cost" in r and r["config"]["recipe"]):
+        record = next(r for r in records if r["label"] == label and "cost" in r)
+        before, after = record["cost"]["before"], record["cost"]["after"]
+        row = {"network": label}
+        for name in ("usual", "paper"):
+            for kind, title in (("macs", "MACs"), ("params", "parameters")):
+                left = after[name][kind] / before[name][kind]
+                digits = 2 if kind == "macs" else 3
+                row[f"{title}, {name}"] = f"{after[name][kind] / 1e6:.{digits}f} ({100 * left:.1f} %)"
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def latency_text(found: Mapping[str, Any]) -> pd.DataFrame:
+    """One row per network and execution: time over that of the unpruned network, with its quartiles."""
+    rows = []
+    for network, batches in found["networks"].items():
+        executions = sorted(next(iter(batches.values())), key=lambda title: title != "unpruned")
+        for execution in executions:
+            row = {"network": network_title(network), "execution": execution}
+            for batch, measured in batches.items():
+                own, dense = measured[execution], measured["unpruned"]["seconds"]
+                spread = f"{own['low'] / dense:.2f} to {own['high'] / dense:.2f}"
+                row[f"{batch}: milliseconds"] = f"{1000 * own['seconds']:.1f}"
+                row[f"{batch}: over unpruned"] = f"{own['ratio']:.2f} ({spread})"
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def methods_text(records: Sequence[Record], timed: Mapping[str, Any] | None) -> pd.DataFrame:
+    """Every method's pruning step: seconds after a warm start, seconds as run, images, share of training.
+
+    timed: the fact `method-time`. "as run" is what the record of the run says, first imports included.
+    """
+    rows = []
+    for label in ordered(r["label"] for r in records if r.get("pruned") and r["config"]["recipe"]):
+        record = next(r for r in records if r["label"] == label and r["config"]["recipe"])
+        entry, step = pruners.get(record["config"]["method"]), record["pruning"]
+        training = sum(epoch["seconds"] for epoch in record["history"]["epochs"])
+        warm = (timed or {"methods": {}})["methods"].get(label)
+        rows.append(
+            {
+                "method": label,
+                "when": entry.schedule,
+                "seconds, warm": seconds_text(warm["seconds"]) if warm else "–",
+                "seconds, as run": seconds_text(step["seconds"]),
+                "images scored": f"{step['data_images']:,}",
+                "share of the fine-tuning": f"{100 * step['seconds'] / training:.2f} %",
+            }
+        )
+    return pd.DataFrame(rows)

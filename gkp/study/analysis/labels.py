@@ -1,0 +1,91 @@
+"""What methods, attacks and networks are called in tables and figures, and in which order they stand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pandas as pd
+
+from gkp.study.runs.store import Record
+
+BENIGN = "benign"
+CONTROL = "unpruned + fine-tune"  # same start, same recipe, nothing removed
+DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
+CONTROLS = ("unpruned", CONTROL, "random")
+FAMILIES: dict[str, tuple[str, ...]] = {  # kind of criterion -> methods, in the order of legends and tables
+    "controls": ("unpruned", "unpruned + fine-tune", "random", "baseline"),
+    "grouped kernels": ("sr-gkp", "tmi-gkp", "gkp-greedy"),
+    "size of weights": ("l1", "l1-a", "l1-b", "l2", "group-norm", "sfp"),
+    "geometry of filters": ("fpgm", "lrf", "fpgm-training"),
+    "feature maps": ("hrank", "chip", "thinet"),
+    "gradients and scales": ("taylor", "bn-gamma", "slimming"),
+}
+OTHERS = "others"
+METHODS = tuple(name for members in FAMILIES.values() for name in members)
+
+
+def base(label: str) -> str:
+    """The method of a label: "sr-gkp (beta-exact)" -> "sr-gkp"."""
+    return label if label in METHODS else label.partition(" (")[0]
+
+
+def family(label: str) -> str:
+    """What kind of criterion the label's method has: a key of FAMILIES, or "others"."""
+    name = base(label)
+    return next((kind for kind, members in FAMILIES.items() if name in members), OTHERS)
+
+
+def ordered(labels: Iterable[str]) -> list[str]:
+    """Distinct labels in the order of all figures: controls, grouped kernels, the other families."""
+    place = {name: number for number, name in enumerate(METHODS)}
+    return sorted(set(labels), key=lambda label: (place.get(base(label), len(place)), label))
+
+
+def network_title(name: str) -> str:
+    """ "resnet20" -> "ResNet-20"."""
+    return name.replace("resnet", "ResNet-").replace("vgg", "VGG-")
+
+
+def marked(label: str, long: pd.DataFrame) -> str:
+    """The label, with a dagger where a network of it misses the target of MACs."""
+    return f"{label} †" if long[long.label == label]["misses_target"].any() else label
+
+
+def attack_titles(records: Sequence[Record]) -> dict[str, str]:
+    """Attack name -> column title: clean, the paper's attacks, the same with true labels, then pixels."""
+    attacks = {
+        name: metric["attack"]
+        for record in records
+        for kept in record.get("checkpoints", {}).values()
+        for name, metric in kept["metrics"].items()
+    }
+    ordered = sorted(attacks, key=lambda name: _place(attacks[name]))
+    return {name: attack_title(attacks[name]) for name in ordered}
+
+
+def attack_title(attack: dict[str, Any]) -> str:
+    """{"kind": "fgsm", ...} -> "FGSM 1/255" in pixels, "FGSM 0.01 norm., pred." in the paper's units."""
+    if attack["kind"] == "none":
+        return "benign"
+    if attack["kind"] == "highpass":
+        return f"high-pass {attack['theta']:g}"
+    if attack["kind"] == "autoattack":
+        return f"AutoAttack {attack['eps'] * 255:g}/255"
+    eps = attack["eps"]
+    pixel = attack["space"] == "pixel" or attack["kind"] == "pgd"
+    size = f"{eps * 255:g}/255" if pixel else f"{eps:g}"
+    kind = attack["kind"].upper() + (f"-{attack['iterations']}" if attack["kind"] == "pgd" else "")
+    kind += f" +{attack['restarts']}" if attack.get("restarts") else ""
+    marks = ("" if attack["space"] == "pixel" else " norm.") + (
+        ", pred." if attack["labels"] == "predicted" else ""
+    )
+    marks += ", loss in float64" if attack.get("loss") == "float64" else ""
+    return f"{kind} {size}{marks}"
+
+
+def _place(attack: dict[str, Any]) -> tuple:
+    kinds = ("none", "highpass", "fgsm", "pgd", "autoattack")
+    relabelled = attack["space"] == "normalized" and attack["kind"] == "fgsm" and attack["labels"] == "true"
+    order = (attack["kind"] != "none", attack["space"] == "pixel", relabelled, kinds.index(attack["kind"]))
+    return (*order, attack["iterations"], attack.get("restarts", 0), attack["eps"], attack.get("theta", 0.0))

@@ -1,0 +1,1 @@
+"""Doing runs: prune, train, attack, record; several processes, any number of interruptions."""

@@ -1,0 +1,1 @@
+"""Numbers about the method itself that are computed, not trained."""

@@ -1,0 +1,1 @@
+"""What people read: figures, tables, the README, notebooks."""

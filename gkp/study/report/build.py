@@ -1,0 +1,128 @@
+"""Tables and the verdict, generated from records; nothing here holds a number of its own.
+
+`generate` gives the text of every generated file. `write` puts it on disk, `check` compares it with what
+is there, so that a number in the README or a table can only come from a record.
+"""
+
+from __future__ import annotations
+
+import difflib
+import io
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from gkp.study.analysis import claims
+from gkp.study.analysis import comparison as compare
+from gkp.study.analysis import paper as published
+from gkp.study.analysis.labels import attack_titles
+from gkp.study.report.readme import fill_blocks
+from gkp.study.report.tables import footnote, self_checks, summary, to_markdown
+from gkp.study.runs import suites
+from gkp.study.runs.store import Record, Store, table
+from gkp.study.runs.suites import LIVE
+from gkp.utils.files import atomic_write_text
+
+NETWORKS = Path("results/networks.json")
+
+
+def generate(root: str | Path, suite: str | None = None) -> dict[Path, str]:
+    """Relative path -> text of every generated file: tables of one suite or of all committed ones, README."""
+    store = Store(root)
+    names = [suite] if suite else sorted({record["suite"] for record in store.all()} - {LIVE})
+    texts: dict[Path, str] = {}
+    for name in names:
+        texts |= suite_tables(name, store.of_suite(name))
+    if suite is None and (store.root / NETWORKS).exists():
+        from gkp.study.facts import (
+            networks as anybody,  # it prunes, which a report of one suite need not be able to
+        )
+
+        texts[Path("docs/NETWORKS.md")] = anybody.page(store.root / NETWORKS)
+    readme = store.root / "README.md"
+    if suite is None and readme.exists():
+        left = sum(waiting(root).values())
+        texts[Path("README.md")] = fill_blocks(readme.read_text("utf-8"), store, verdicts(root), left)
+    return texts
+
+
+def write(root: str | Path, suite: str | None = None, *, figures: bool = True) -> list[Path]:
+    """Write what `generate` gives, and the figures of the same suites; returns the paths."""
+    root, written = Path(root), []
+    for path, text in generate(root, suite).items():
+        atomic_write_text(root / path, text)
+        written.append(path)
+    if figures:
+        from gkp.study.report import plots
+
+        for folder in sorted({path.parent for path in written} - {Path("."), Path("docs")}):
+            plots.save_all(folder.name, Store(root).of_suite(folder.name), root / folder)
+    return written
+
+
+def check(root: str | Path) -> str:
+    """Unified diff between what is on disk and what the records give; "" when they agree."""
+    root = Path(root)
+    parts: list[str] = []
+    for path, text in generate(root).items():
+        shown = (root / path).read_text("utf-8") if (root / path).exists() else ""
+        parts += difflib.unified_diff(
+            shown.splitlines(keepends=True),
+            text.splitlines(keepends=True),
+            f"{path} (shown)",
+            f"{path} (from the records)",
+        )
+    return "".join(parts)
+
+
+def verdicts(root: str | Path, suite: str | None = None) -> list[claims.Verdict]:
+    """The verdict of every claim about `suite`; without one, about all suites whose records are committed.
+
+    Claims about the live suite are judged when it is asked for, or when it has records. The numbers of the
+    paper's own tables are judged as far as there are records; `waiting` counts the others.
+    """
+    store, chosen = Store(root), claims.load(Path(root) / claims.CLAIMS)
+    if suite is not None:
+        suites.get(suite)
+        chosen = [claim for claim in chosen if claim.ours["suite"] == suite]
+    elif not store.all(LIVE):
+        chosen = [claim for claim in chosen if claim.ours["suite"] != LIVE]
+    printed = [v for v in _of_the_paper(store, suite) if v.status != "MISSING"]
+    return claims.judge(chosen, store.of_suite) + printed
+
+
+def waiting(root: str | Path, suite: str | None = None) -> dict[str, int]:
+    """Suite -> how many numbers of the paper's tables it can reach and has no record of."""
+    missing = [v for v in _of_the_paper(Store(root), suite) if v.status == "MISSING"]
+    return dict(Counter(v.claim.ours["suite"] for v in missing))
+
+
+def _of_the_paper(store: Store, suite: str | None) -> list[claims.Verdict]:
+    path = store.root / published.TABLES
+    misses = claims.explained_misses(store.root / claims.CLAIMS)
+    found = published.claims(path, misses) if path.exists() else []
+    chosen = [claim for claim in found if suite in (None, claim.ours["suite"])]
+    return claims.judge(chosen, store.of_suite)
+
+
+def suite_tables(suite: str, records: Sequence[Record]) -> dict[Path, str]:
+    """figures/<suite>/results.{md,csv,tex}; {} for a suite without attacked networks.
+
+    The first table has the paper's units, the second pixels. The csv has every training, the tables those of
+    `compare.without_extra_seeds`.
+    """
+    titles = attack_titles(records)
+    if not titles:
+        return {}
+    shown = compare.without_extra_seeds(records)
+    folder, note = Path("figures") / suite, footnote(shown)
+    pixel = [name for name in titles if "_pixel_" in name]
+    frames = [summary(shown, titles.keys() - set(pixel))]
+    frames += [summary(shown, ["benign", *pixel])] if pixel else []
+    csv = io.StringIO()
+    table(records).drop(columns="bits").to_csv(csv, index=False, float_format="%.6g", lineterminator="\n")
+    return {
+        folder / "results.md": "\n".join([*map(to_markdown, frames), f"{note}\n", self_checks(records)]),
+        folder / "results.csv": csv.getvalue(),
+        folder / "results.tex": "\n".join(frame.to_latex(index=False, escape=True) for frame in frames),
+    }

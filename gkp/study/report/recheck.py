@@ -1,0 +1,137 @@
+"""Attacking saved networks again and comparing with what their records say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from torch import nn
+
+from gkp import data
+from gkp.attacks import Attack
+from gkp.attacks.outcome import unpack_bits
+from gkp.cli.pruning import check_fits
+from gkp.nets import zoo
+from gkp.nets.checkpoint import load_file
+from gkp.study.analysis.labels import attack_title
+from gkp.study.execute.context import Context, pick_device
+from gkp.study.execute.one_run import attack_all
+from gkp.study.report.tables import to_markdown
+from gkp.study.runs import protocols, suites
+from gkp.study.runs.protocols import Entry
+from gkp.study.runs.store import Record, Store
+from gkp.utils.files import readable_file, sha256_file
+from gkp.utils.progress import Progress
+
+TOLERANCE = 0.05  # points; other builds and devices round differently on a handful of images
+
+
+def context(root: str | Path, device: str, progress: Progress, *, download: bool = False) -> Context:
+    return Context(Store(root), pick_device(device), progress, download=download)
+
+
+def suite(name: str, context: Context, images: int | None = None) -> tuple[str, bool]:
+    """A table of every shipped checkpoint of the suite, recorded against measured, and whether all agree.
+
+    images: only the first so many; the records know every image. Only the attacks that this suite asks for
+    are repeated. FileNotFoundError when the suite has no checkpoint to attack.
+    """
+    suites.get(name)
+    rows = []
+    records = context.store.of_suite(name)
+    check_images(images, max((most_images(record) for record in records), default=0))
+    for record in records:
+        once: dict[str, tuple[list[str], dict[str, Any]]] = {}
+        for rule, kept in record.get("checkpoints", {}).items():
+            if kept["file"] is not None:  # several rules may have chosen the same weights
+                once.setdefault(json.dumps(kept, sort_keys=True), ([], kept))[0].append(rule)
+        for rules, kept in once.values():
+            rows += _compare(record, ", ".join(rules), kept, context, images)
+    if not rows:
+        raise FileNotFoundError(
+            f"no checkpoint of suite {name!r} in {context.store.checkpoints}; run the suite first"
+        )
+    frame = pd.DataFrame(rows)
+    wrong = int((frame["verdict"] != "OK").sum())
+    ending = f"{len(frame) - wrong} of {len(frame)} accuracies within {TOLERANCE} points of their records\n"
+    return f"{to_markdown(frame)}\n{ending}", wrong == 0
+
+
+def _compare(
+    record: Record, rule: str, kept: dict[str, Any], context: Context, images: int | None
+) -> list[dict[str, str]]:
+    path = context.store.root / kept["file"]
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is recorded but missing: restore it from git or run the suite again")
+    readable_file(path)
+    damaged = sha256_file(path) != kept["sha256"]
+    entries = [
+        Entry(Attack(**metric["attack"]), min(images or metric["n"], metric["n"]))
+        for metric in kept["metrics"].values()
+    ]
+    progress = context.titled(record["label"])
+    measured = attack_all(load_file(path), record["config"]["dataset"], entries, context, progress)["metrics"]
+    rows = []
+    for name, metric in kept["metrics"].items():
+        n, ours = measured[name]["n"], 100 * measured[name]["accuracy"]
+        recorded = 100 * float(unpack_bits(metric["bits"], metric["n"])[:n].double().mean())
+        close = abs(recorded - ours) <= TOLERANCE
+        rows.append(
+            {
+                "method": record["label"],
+                "checkpoint": rule,
+                "attack": attack_title(metric["attack"]),
+                "images": str(n),
+                "recorded": f"{recorded:.2f}",
+                "measured": f"{ours:.2f}",
+                "verdict": "SHA-256 differs" if damaged else "OK" if close else "DIFFERS",
+            }
+        )
+    return rows
+
+
+def named(name: str, dataset: str | None, images: int | None, context: Context) -> str:
+    """`one` of a network by its name in `zoo.named_model`; ValueError where the images do not fit it."""
+    network, model, dataset = zoo.named_model(name, dataset)
+    if dataset not in data.DATASETS:
+        raise ValueError(
+            f"{name} is for {dataset}, whose images are not read here: in Python, give gkp.evaluate.accuracy "
+            "those of gkp.data.load_folder(...)"
+        )
+    check_fits(model, context.example(dataset).cpu(), name, dataset)
+    check_images(images, len(context.split(dataset, "test")))
+    return one(model, network, dataset, images, context)
+
+
+def check_images(images: int | None, there: int) -> None:
+    """ValueError for a number of images that is not there; 0 where nothing is known."""
+    if images is not None and (images < 1 or 0 < there < images):
+        raise ValueError(f"--images {images}: give a number from 1 to {there}, which are all there are")
+
+
+def most_images(record: Record) -> int:
+    """How many test images the record knows, at most."""
+    kept = record.get("checkpoints", {}).values()
+    return max((metric["n"] for each in kept for metric in each["metrics"].values()), default=0)
+
+
+def one(model: nn.Module, title: str, dataset: str, images: int | None, context: Context) -> str:
+    """Accuracy of one network under the evaluation of the CIFAR-10 suites, or of digits."""
+    entries = protocols.digits() if dataset == "digits" else protocols.cifar()
+    if images is not None:
+        entries = tuple(Entry(entry.attack, min(images, entry.n or images)) for entry in entries)
+    progress = context.titled(title)
+    result = attack_all(model, dataset, entries, context, progress)
+    rows = [
+        {
+            "attack": attack_title(metric["attack"]),
+            "images": str(metric["n"]),
+            "accuracy": f"{100 * metric['accuracy']:.2f}",
+            "95 % interval": f"{100 * metric['low']:.2f} to {100 * metric['high']:.2f}",
+        }
+        for metric in result["metrics"].values()
+    ]
+    checks = "; ".join(result["self_check"]) or "ok"
+    return f"{to_markdown(pd.DataFrame(rows))}\nself-check: {checks}"

@@ -1,0 +1,57 @@
+"""How notebooks speak: generated sentences and tables as Markdown, which also reads well on GitHub."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pandas as pd
+from torch import nn
+
+from gkp.nets.checkpoint import load_file
+from gkp.study.analysis import comparison as compare
+from gkp.study.analysis.claims import Verdict
+from gkp.study.analysis.labels import CONTROL
+from gkp.study.execute.suite import run_suite
+from gkp.study.report.tables import claims_table, claims_text, to_markdown
+from gkp.study.runs.store import Record
+
+
+def records(root: str | Path, suite: str, *, compute: bool = False) -> list[Record]:
+    """The records of a suite. With `compute`, whatever it lacks is run first.
+
+    ValueError for an unknown suite, FileNotFoundError when there is no record, RuntimeError naming
+    the runs that failed.
+    """
+    if compute:
+        summary = run_suite(suite, root=root)
+        if summary.failed:
+            raise RuntimeError("; ".join(f"{stem}: {why}" for stem, why in summary.failed.items()))
+    return compare.load(root, suite)
+
+
+def network(root: str | Path, records: Iterable[Record], label: str = CONTROL) -> nn.Module:
+    """The saved network of that label, of the lowest seed."""
+    found = [r for r in records if r["label"] == label and r["checkpoints"]["last"]["file"]]
+    if not found:
+        raise FileNotFoundError(f"no saved network of {label!r}: run the suite to its end")
+    first = min(found, key=lambda record: record["config"]["seed"])
+    return load_file(Path(root) / first["checkpoints"]["last"]["file"])
+
+
+def say(*lines: str) -> None:
+    """Display lines of Markdown."""
+    from IPython.display import Markdown, display
+
+    display(Markdown("\n".join(lines)))
+
+
+def table(frame: pd.DataFrame) -> None:
+    """Display a data frame of texts as a Markdown table; says so when it has no rows."""
+    say(to_markdown(frame) if len(frame) else "*No rows: nothing recorded yet.*")
+
+
+def claims(judged: Sequence[Verdict]) -> None:
+    """Display the verdicts on claims, and how many hold."""
+    table(claims_table(judged))
+    say(claims_text(judged))

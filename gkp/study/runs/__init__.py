@@ -1,0 +1,1 @@
+"""What is to be computed, and the records of what was."""

@@ -1,0 +1,76 @@
+"""What must hold before the first step of a training, so that nothing fails after an epoch."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from gkp.utils.logits import HALF, check_classes, class_labels, logits, run, weight_type
+
+if TYPE_CHECKING:
+    from gkp.data import Split
+
+
+def check(model: nn.Module, splits: Mapping[str, Split]) -> None:
+    """ValueError unless these data and this network can train: uint8 images, labels that are classes,
+    finite logits (N, classes), weights of at least float32. Leaves the model in eval mode."""
+    if (kind := weight_type(model)) in HALF:
+        raise ValueError(
+            f"the weights are {kind}, in which small updates are lost: train model.float(), for instance "
+            'with Recipe(precision="bfloat16"), and convert it afterwards'
+        )
+    for part, split in splits.items():
+        if len(split) == 0:
+            raise ValueError(f"the {part} data are empty: give at least one image")
+        if split.images.dtype != torch.uint8:
+            raise ValueError(f"the {part} images are {split.images.dtype}: give uint8 (gkp.data.Split)")
+        class_labels(split.labels, len(split.images))
+    # One image through the network costs little; on a GPU a label out of range ends in a device assertion.
+    model.eval()
+    with torch.no_grad():
+        classes = logits(model, first_image(model, splits["training"])).shape[1]
+    for split in splits.values():
+        check_classes(int(split.labels.min()), int(split.labels.max()), classes)
+
+
+def first_image(model: nn.Module, split: Split) -> Tensor:
+    """(1, C, H, W) pixels of the first image, on the model's device."""
+    return split.pixels(slice(1)).to(next(model.parameters()).device)
+
+
+def joins_last(model: nn.Module, train: Split, batch_size: int) -> bool:
+    """Whether a last batch of one image must go with the batch before it.
+
+    A batch norm behind a pooling to 1x1 has a single value per channel then, and no variance. Other
+    networks train on one image, and do so here, as always. ValueError where there is no batch before, or
+    where two images are too few as well.
+    """
+    if len(train) % batch_size not in (0, 1) or (batch_size > 1 and len(train) % batch_size == 0):
+        return False
+    image = first_image(model, train)
+    if (problem := _refusal(model, image)) is None:
+        return False
+    if batch_size == 1 or len(train) == 1 or _refusal(model, image.repeat(2, 1, 1, 1)):
+        raise ValueError(
+            f"the network cannot train on batches of one image ({problem}): give at least two images and "
+            "Recipe(batch_size=2) or more"
+        )
+    return True
+
+
+def _refusal(model: nn.Module, images: Tensor) -> str | None:
+    """What the network says against training on these images; None where it trains."""
+    trial = copy.deepcopy(model).train()
+    # What watches the network is to see its training only.
+    trial._forward_hooks.clear()
+    trial._forward_pre_hooks.clear()
+    with torch.no_grad(), torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
+        try:
+            run(trial, images)
+        except ValueError as error:  # the type that batch norms raise
+            return str(error)
+    return None

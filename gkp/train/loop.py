@@ -1,0 +1,291 @@
+"""Fine-tuning and adversarial fine-tuning with the data set resident on the device.
+
+One code path for CPU and GPU. Everything random is derived from the seed and the number of the epoch, so a
+run that was killed continues from its state file and ends in the same weights, bit for bit, as one that was
+not (same device, same number of threads).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gkp.evaluate import outcome
+from gkp.train.augment import crop_and_flip, draw_epoch, stream_seed
+from gkp.train.checks import check, joins_last
+from gkp.train.graphs import Replayed
+from gkp.train.history import Chosen, EpochRow, History
+from gkp.train.hooks import Hooks
+from gkp.train.recipe import PAPER, SHORT, Recipe, learning_rate
+from gkp.train.rounded import fast_bfloat16
+from gkp.train.state import StateError, identity_of, load_state, save_state
+from gkp.utils.logits import as_logits, logits, weight_type
+from gkp.utils.progress import Progress, Task
+
+if TYPE_CHECKING:
+    from gkp.attacks import Attack
+    from gkp.data import Split
+
+__all__ = ["PAPER", "SHORT", "Chosen", "EpochRow", "History", "Hooks", "Recipe", "StateError", "fine_tune"]
+
+EVALUATION_BATCH = 500  # images
+GRAPH_DEVICES = ("cuda",)
+
+
+def fine_tune(
+    model: nn.Module,
+    train: Split,
+    recipe: Recipe,
+    *,
+    validation: Split | None = None,
+    test: Split | None = None,
+    attacks: Mapping[str, Attack] | None = None,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    state_path: str | Path | None = None,
+    hooks: Hooks | None = None,
+    progress: Progress | None = None,
+    after_epoch: Callable[[EpochRow], bool] | None = None,
+    cuda_graphs: bool = False,
+) -> History:
+    """Train `model` in place; it ends on `device`, in eval mode, with the weights of the last epoch.
+
+    The model takes pixels in [0, 1]. `validation` is evaluated after every epoch and its best weights are
+    kept in the History; `test` likewise, which is the paper's way of choosing and looks at the test set.
+    attacks: name -> attack on all of `test` after every epoch, whose best weights are kept too.
+    With `state_path` every epoch is saved there and the same call continues where it stopped; the file
+    stays afterwards, its removal is up to the caller.
+
+    after_epoch: called when an epoch and its state are done; training ends early where it returns True, with
+    fewer rows in the History than the recipe has epochs.
+    cuda_graphs: on a GPU, replay forward and backward as a CUDA graph where neither an attack nor a
+    penalty nor another loss is part of the step; on a CPU it changes nothing.
+
+    Where a batch norm cannot take a last batch of one image, that image goes with the batch before it.
+    Raises ValueError for unusable data or networks, StateError for a state file that is damaged or of another
+    run, OSError when the state cannot be written, and RuntimeError when the loss stops being a finite number.
+    """
+    given = {"training": train, "validation": validation, "test": test}
+    splits = {part: split for part, split in given.items() if split is not None}
+    check(model, splits)
+    if attacks and test is None:
+        raise ValueError("attacks are made on the test images after every epoch: give test too")
+    joined = joins_last(model, train, recipe.batch_size)
+    identity = identity_of(model, splits, recipe, seed, attacks or {})
+    device = torch.device(device)
+    model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    held = {part: split.to(device) for part, split in splits.items() if part != "training"}
+    optimizer, graphs = _optimizer(model, recipe), cuda_graphs and device.type in GRAPH_DEVICES
+    hooks, attacks = hooks or Hooks(), attacks or {}
+    run = _Run(model, train.to(device), held, recipe, optimizer, hooks, seed, attacks, graphs, joined)
+    history = History()
+    if state_path is not None and Path(state_path).exists():
+        history = _restore(run, load_state(state_path, identity))
+    elif state_path is not None:
+        # Shows now, and not after an epoch, whether the place can be written.
+        save_state(state_path, identity, _snapshot(run, history))
+
+    done, total = len(history.epochs) * run.steps, recipe.epochs * run.steps
+    with (progress or Progress("off")).task("fine-tune", total, done=done) as task:
+        for epoch in range(len(history.epochs) + 1, recipe.epochs + 1):
+            history.add(_epoch(run, epoch, task), model)
+            if state_path is not None:
+                save_state(state_path, identity, _snapshot(run, history))
+            task.say(history.epochs[-1].text(recipe.epochs))
+            if after_epoch and after_epoch(history.epochs[-1]):
+                break
+    model.eval()
+    return history
+
+
+@dataclass
+class _Run:
+    """Everything that stays the same object from the first step to the last."""
+
+    model: nn.Module
+    train: Split
+    held: dict[str, Split]
+    recipe: Recipe
+    optimizer: torch.optim.Optimizer
+    hooks: Hooks
+    seed: int
+    attacks: Mapping[str, Attack]
+    graphs: bool = False
+    joined: bool = False  # the last image goes with the batch before, see `gkp.train.checks.joins_last`
+    replayed: list[Replayed] = field(default_factory=list)  # the recorded step, once there is one
+
+    @property
+    def device(self) -> torch.device:
+        return self.train.images.device
+
+    @property
+    def steps(self) -> int:
+        """Steps per epoch; the last may have fewer images, or one more."""
+        return math.ceil(len(self.train) / self.recipe.batch_size) - self.joined
+
+    def batch(self, step: int) -> slice:
+        """The places in an epoch's order that a step takes."""
+        size = self.recipe.batch_size
+        last = self.joined and step == self.steps - 1
+        return slice(step * size, (step + 1) * size + last)
+
+
+def _epoch(run: _Run, epoch: int, task: Task) -> EpochRow:
+    """Train and evaluate once."""
+    started = time.perf_counter()
+    with _reproducible(run, epoch):
+        loss = _train(run, epoch, task)
+        if run.hooks.after_epoch:
+            run.hooks.after_epoch(run.model, epoch)
+        scores = {part: _accuracy(run.model, split) for part, split in run.held.items()}
+        attacked = {name: _attacked(run, attack) for name, attack in run.attacks.items()}
+    lr, seconds = run.optimizer.param_groups[0]["lr"], time.perf_counter() - started
+    return EpochRow(epoch, lr, loss, scores.get("validation"), scores.get("test"), seconds, attacked)
+
+
+def _train(run: _Run, epoch: int, task: Task) -> float:
+    """One pass over the training images; returns the mean cross entropy per image."""
+    recipe, n = run.recipe, len(run.train)
+    generator = torch.Generator().manual_seed(stream_seed("augment", run.seed, epoch))
+    draws = draw_epoch(n, recipe.augment, recipe.padding, generator).to(run.device)
+    total = torch.zeros((), device=run.device)
+    finite = torch.ones((), dtype=torch.bool, device=run.device)
+    run.model.train()
+    for step in range(run.steps):
+        batch = run.batch(step)
+        order = draws.order[batch]
+        images, labels = run.train.images[order], run.train.labels[order].long()
+        images = crop_and_flip(images, draws.top[batch], draws.left[batch], draws.flip[batch], recipe.padding)
+        cross_entropy, loss = _step(run, _pixels(images), labels, epoch, step)
+        # Summed on the device and read once per epoch: a GPU would wait at every read.
+        total += cross_entropy * len(labels)
+        finite &= torch.isfinite(loss)
+        task.advance()
+    if not finite:
+        raise RuntimeError(
+            f"the training loss stopped being a finite number in epoch {epoch}: "
+            f"lower Recipe.lr (now {recipe.lr:g}), or use precision='float32' if it was another"
+        )
+    return total.item() / n
+
+
+def _step(run: _Run, x: Tensor, y: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor]:
+    """One update; returns the cross entropy and the loss (with the penalty), both detached scalars."""
+    model, hooks = run.model, run.hooks
+    if run.recipe.adversarial is not None:
+        generator = torch.Generator().manual_seed(stream_seed("attack", run.seed, epoch, step))
+        with _autocast(run):
+            x = run.recipe.adversarial.perturb(model, x, y, generator=generator)
+    for group in run.optimizer.param_groups:
+        group["lr"] = learning_rate(run.recipe, (epoch - 1) * run.steps + step, run.steps)
+    cross_entropy, loss = _gradients(run, x, y, epoch)
+    if hooks.before_step:
+        hooks.before_step(model, epoch, step)
+    run.optimizer.step()
+    if hooks.after_step:
+        hooks.after_step(model, epoch, step)
+    return cross_entropy, loss
+
+
+def _gradients(run: _Run, x: Tensor, y: Tensor, epoch: int) -> tuple[Tensor, ...]:
+    """What `_backward` does and returns, from a recording where that is possible."""
+    same = run.recipe.adversarial is None and run.hooks.penalty is None and run.hooks.loss is None
+    if run.graphs and same:
+        if not run.replayed:
+            run.replayed.append(Replayed(run.model, lambda x, y: _backward(run, x, y, epoch), x, y))
+        if run.replayed[0].fits(x):
+            return run.replayed[0](x, y)
+    return _backward(run, x, y, epoch)
+
+
+def _backward(run: _Run, x: Tensor, y: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
+    """Put new gradients into the parameters; the cross entropy and the loss, detached scalars."""
+    with _autocast(run):
+        found = as_logits(run.model(x.to(weight_type(run.model) or x.dtype)), len(x))
+    found = found.float()
+    loss = cross_entropy = F.cross_entropy(found, y)
+    if run.hooks.loss:
+        loss = run.hooks.loss(run.model, x, y, found, epoch)
+    penalty = run.hooks.penalty(run.model, epoch) if run.hooks.penalty else None
+    if penalty is not None:
+        loss = loss + penalty
+    run.optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    return cross_entropy.detach(), loss.detach()
+
+
+def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    if not trainable:
+        raise ValueError("no parameter of the model requires a gradient: call model.requires_grad_() first")
+    momentum, decay = recipe.momentum, recipe.weight_decay
+    return torch.optim.SGD(trainable, recipe.lr, momentum, weight_decay=decay, nesterov=recipe.nesterov)
+
+
+def _pixels(images: Tensor) -> Tensor:
+    """uint8 (B, C, H, W) -> float32 in [0, 1], channels last, the fast layout of convolutions."""
+    return images.to(torch.float32, memory_format=torch.channels_last).div_(255)
+
+
+def _autocast(run: _Run) -> torch.autocast:
+    # A CUDA graph must not find weights that were cast before it was recorded.
+    enabled, cache = run.recipe.precision == "bfloat16", not run.graphs
+    return torch.autocast(run.device.type, torch.bfloat16, enabled=enabled, cache_enabled=cache)
+
+
+@contextmanager
+def _reproducible(run: _Run, epoch: int) -> Iterator[None]:
+    """The epoch's own random stream (dropout), deterministic cuDNN, fast bfloat16; given back as found."""
+    cuda = [run.device] if run.device.type == "cuda" else []
+    tf32 = run.recipe.precision == "tf32"
+    with (
+        torch.random.fork_rng(devices=cuda),
+        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=tf32),
+        fast_bfloat16(run.device),
+    ):
+        torch.manual_seed(stream_seed("epoch", run.seed, epoch))
+        yield
+
+
+@torch.no_grad()
+def _accuracy(model: nn.Module, split: Split) -> float:
+    """The fraction of `split` classified correctly, in float32 and eval mode."""
+    model.eval()
+    correct = torch.zeros((), dtype=torch.int64, device=split.images.device)
+    for start in range(0, len(split), EVALUATION_BATCH):
+        batch = slice(start, start + EVALUATION_BATCH)
+        correct += (logits(model, _pixels(split.images[batch])).argmax(1) == split.labels[batch]).sum()
+    return correct.item() / len(split)
+
+
+def _attacked(run: _Run, attack: Attack) -> float:
+    """The fraction of the test images classified correctly under `attack`."""
+    test = run.held["test"]
+    return outcome(run.model, _pixels(test.images), test.labels, attack, batch_size=EVALUATION_BATCH).accuracy
+
+
+def _snapshot(run: _Run, history: History) -> dict:
+    return {
+        "model": run.model.state_dict(),
+        "optimizer": run.optimizer.state_dict(),
+        "hooks": run.hooks.state_dict() if run.hooks.state_dict else {},
+        **history.state_dict(),
+    }
+
+
+def _restore(run: _Run, state: dict) -> History:
+    """Put a snapshot back; returns the history so far."""
+    run.model.load_state_dict(state["model"])
+    run.optimizer.load_state_dict(state["optimizer"])
+    if run.hooks.load_state_dict:
+        run.hooks.load_state_dict(state["hooks"])
+    return History.from_state_dict(state)

@@ -1,0 +1,1 @@
+"""What every room needs: files that are never half written, progress, statistics, sentences about errors."""

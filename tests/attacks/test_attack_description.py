@@ -1,0 +1,62 @@
+"""An `Attack` describes a call: its name, its JSON, what it runs and what it refuses."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+import torch
+from attacked_nets import SmallNet
+
+from gkp.attacks import Attack, fgsm, pgd
+
+
+@pytest.mark.parametrize(
+    ("attack", "name"),
+    [
+        (Attack("none"), "benign"),
+        (Attack("fgsm", eps=0.01, space="normalized", labels="predicted"), "fgsm_norm_0.01_predicted"),
+        (Attack("fgsm", eps=0.1, space="normalized"), "fgsm_norm_0.1_true"),
+        (Attack("fgsm", eps=0.5 / 255), "fgsm_pixel_0.5/255_true"),
+        (Attack("fgsm", eps=8 / 255), "fgsm_pixel_8/255_true"),
+        (Attack("fgsm", eps=0.0), "fgsm_pixel_0_true"),
+        (Attack("fgsm", eps=1 / 3000), "fgsm_pixel_0.085/255_true"),
+        (Attack("fgsm", eps=1 / 7000), "fgsm_pixel_0.0001428571429_true"),
+        (
+            Attack("pgd", eps=8 / 255, step=2 / 255, iterations=3, space="normalized"),
+            "pgd3_norm_8/255_step2/255_true",
+        ),
+        (
+            Attack("pgd", eps=0.5 / 255, step=0.125 / 255, iterations=50, restarts=1),
+            "pgd50r1_pixel_0.5/255_step0.125/255_true",
+        ),
+        (
+            Attack("pgd", eps=1 / 255, step=1 / 255, iterations=2, restarts=1, seed=7),
+            "pgd2r1_pixel_1/255_step1/255_true_seed7",
+        ),
+    ],
+)
+def test_attack_names_and_json(attack, name):
+    assert attack.name == name
+    assert Attack(**json.loads(json.dumps(asdict(attack)))) == attack
+
+
+def test_attack_calls_what_it_describes(net, batch):
+    x, y = batch
+    assert Attack("none").perturb(net, x, y) is x
+    attack = Attack("fgsm", eps=0.2, space="normalized", labels="predicted")
+    assert torch.equal(
+        attack.perturb(net, x, y), fgsm(net, x, y, eps=0.2, space="normalized", labels="predicted")
+    )
+    options = {"eps": 0.2, "step": 0.1, "iterations": 2, "restarts": 1, "space": "normalized"}
+    attack = Attack("pgd", labels="predicted", seed=5, **options)
+    expected = pgd(net, x, y, labels="predicted", generator=torch.Generator().manual_seed(5), **options)
+    assert torch.equal(attack.perturb(net, x, y), expected)
+    assert torch.equal(attack.perturb(net, x, y), expected)
+
+
+def test_attack_refuses_nonsense():
+    for arguments in ({"kind": "cw"}, {"kind": "fgsm", "eps": -1}, {"kind": "pgd", "eps": 1, "step": 0}):
+        with pytest.raises(ValueError, match="choose|give"):
+            Attack(**arguments)
+    with pytest.raises(ValueError, match="gkp.attacks.autoattack"):
+        Attack("autoattack", eps=0.1).perturb(SmallNet(), torch.rand(1, 3, 8, 8), torch.tensor([0]))

@@ -1,0 +1,240 @@
+"""FGSM and PGD against closed forms and their own rules."""
+
+import pytest
+import torch
+from attacked_nets import LinearNet, SmallNet
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from gkp.attacks import Attack, fgsm, pgd
+from gkp.nets.models import IMAGENET_MEAN, IMAGENET_STD, Normalize
+
+few = settings(max_examples=20)
+SPACES = st.sampled_from(["pixel", "normalized"])
+
+
+# ---- closed form ---------------------------------------------------------------------------------
+
+
+@few
+@given(st.integers(0, 1000), st.floats(0.001, 0.2))
+def test_linear_model_optimum(seed, eps):
+    """On a linear model the worst margin inside the box is margin - eps * ||w||_1 (no pixel clipped)."""
+    generator = torch.Generator().manual_seed(seed)
+    model = LinearNet(torch.randn(27, generator=generator), 0.1)
+    x = torch.rand(4, 3, 3, 3, generator=generator) * 0.5 + 0.25
+    y = torch.zeros(4, dtype=torch.int64)
+    worst = model.margin(x) - eps * model.weight.abs().sum()
+    attacked = {
+        "fgsm": fgsm(model, x, y, eps=eps),
+        "pgd": pgd(model, x, y, eps=eps, step=eps / 4, iterations=4),
+        "pgd, restarts": pgd(model, x, y, eps=eps, step=eps / 2, iterations=4, restarts=2),
+    }
+    for name, found in attacked.items():
+        torch.testing.assert_close(model.margin(found), worst, rtol=0, atol=1e-4, msg=name)
+
+
+def test_normalized_linear_optimum():
+    """In normalised units the radius of a channel is eps * std in pixels."""
+    model = LinearNet(torch.randn(27, generator=torch.Generator().manual_seed(0)), 0.0)
+    model.normalize = Normalize(IMAGENET_MEAN, IMAGENET_STD)
+    x, y = torch.full((1, 3, 3, 3), 0.5), torch.zeros(1, dtype=torch.int64)
+    radius = torch.tensor(IMAGENET_STD).repeat_interleave(9) * 0.1
+    worst = model.margin(x) - (radius * model.weight.abs()).sum()
+    torch.testing.assert_close(model.margin(fgsm(model, x, y, eps=0.1, space="normalized")), worst)
+
+
+def test_the_loss_in_float64_finds_gradients_that_float32_rounds_to_zero():
+    """Where the right class leads by 30, float32's softmax is exactly 1 and its gradient exactly 0."""
+    weight = torch.zeros(2, 12)
+    weight[0] = 5.0
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2, bias=False))
+    model[1].weight.data = weight
+    x, y = torch.full((1, 3, 2, 2), 0.5), torch.zeros(1, dtype=torch.long)
+    eps = 0.1
+    assert torch.equal(fgsm(model, x, y, eps=eps), x)
+    torch.testing.assert_close(fgsm(model, x, y, eps=eps, loss="float64"), x - eps)
+    exact = Attack("fgsm", eps=eps, loss="float64")
+    torch.testing.assert_close(exact.perturb(model, x, y), x - eps)
+    assert exact.name == "fgsm_pixel_25.5/255_true_loss64"
+    with pytest.raises(ValueError, match="loss='float64'"):
+        Attack("pgd", eps=eps, step=eps, loss="float64")
+
+
+# ---- properties ----------------------------------------------------------------------------------
+
+
+@few
+@given(st.integers(0, 100), st.floats(0, 0.3), st.integers(1, 3), st.integers(0, 2))
+def test_inside_the_box(seed, eps, iterations, restarts):
+    net, generator = SmallNet(seed), torch.Generator().manual_seed(seed)
+    x = torch.rand(3, 3, 8, 8, generator=generator).mul(1.5).sub(0.25).clamp(0, 1)
+    y = torch.randint(10, (3,), generator=generator)
+    found = pgd(net, x, y, eps=eps, step=0.1, iterations=iterations, restarts=restarts, generator=generator)
+    assert (found - x).abs().max() <= eps + 1e-7
+    assert found.min() >= 0
+    assert found.max() <= 1
+
+
+@few
+@given(st.integers(0, 100), st.floats(0, 2))
+def test_inside_the_normalized_box(seed, eps):
+    net, generator = SmallNet(seed), torch.Generator().manual_seed(seed)
+    x, y = torch.rand(3, 3, 8, 8, generator=generator), torch.randint(10, (3,), generator=generator)
+    found = pgd(
+        net, x, y, eps=eps, step=0.5, iterations=2, restarts=1, space="normalized", generator=generator
+    )
+    mean, std = net.normalize.mean, net.normalize.std
+    before, after = net.normalize(x), net.normalize(found)
+    assert (after - before).abs().max() <= eps + 1e-5
+    assert after.min() >= ((0 - mean) / std).min() - 1e-5
+    assert after.max() <= ((1 - mean) / std).max() + 1e-5
+
+
+@few
+@given(st.integers(0, 100), SPACES)
+def test_eps_zero_is_the_identity(seed, space):
+    net, generator = SmallNet(seed), torch.Generator().manual_seed(seed)
+    x, y = torch.rand(2, 3, 8, 8, generator=generator).round(decimals=1), torch.tensor([0, 1])
+    assert torch.equal(fgsm(net, x, y, eps=0, space=space), x)
+    assert torch.equal(pgd(net, x, y, eps=0, step=0.1, iterations=2, restarts=1, space=space), x)
+
+
+@few
+@given(st.integers(0, 100), st.floats(0.001, 1), SPACES)
+def test_one_full_step_of_pgd_is_fgsm(seed, eps, space):
+    net, generator = SmallNet(seed), torch.Generator().manual_seed(seed)
+    x, y = torch.rand(2, 3, 8, 8, generator=generator), torch.tensor([0, 1])
+    assert torch.equal(
+        pgd(net, x, y, eps=eps, step=eps, iterations=1, space=space), fgsm(net, x, y, eps=eps, space=space)
+    )
+
+
+@few
+@given(st.integers(0, 50))
+def test_restarts_never_help_the_defender(seed):
+    """With the same generator, R + 1 restarts see all that R saw: every image is hurt at least as much."""
+    net = SmallNet(seed).eval()
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(12, 3, 8, 8, generator=generator)
+    y = net(x).argmax(1)
+    wrong_before, loss_before = torch.zeros(12, dtype=torch.bool), torch.zeros(12)
+    for restarts in range(4):
+        found = pgd(
+            net, x, y, eps=0.02, step=0.02, iterations=2, restarts=restarts,
+            generator=torch.Generator().manual_seed(seed),
+        )  # fmt: skip
+        with torch.no_grad():
+            logits = net(found)
+        wrong, loss = logits.argmax(1) != y, nn.functional.cross_entropy(logits, y, reduction="none")
+        assert not (wrong_before & ~wrong).any()
+        assert (loss >= loss_before - 1e-6)[wrong == wrong_before].all()
+        wrong_before, loss_before = wrong, loss
+
+
+def test_misclassification_outranks_loss():
+    """A start that is wrong is kept against random starts that are right with a higher loss."""
+
+    class Flat(nn.Module):
+        """Label 0 is right with loss 1.09 below x = 0.5, and wrong with loss 0.70 from there on."""
+
+        def forward(self, x):
+            right, wrong = torch.tensor([1.0, 0.99, 0.99]), torch.tensor([1.0, 1.01, -9.0])
+            return torch.where(x.flatten(1) < 0.5, right, wrong) + 0 * x.flatten(1)
+
+    found = pgd(
+        Flat(), torch.full((1, 1, 1, 1), 0.5), torch.tensor([0]), eps=0.1, step=0.01, iterations=1,
+        restarts=10, generator=torch.Generator().manual_seed(0),
+    )  # fmt: skip
+    assert found.item() >= 0.5
+
+
+def test_fixed_generator_fixes_the_result(net, batch):
+    options = {"eps": 0.1, "step": 1e-4, "iterations": 1, "restarts": 2}
+    a, b, c = (
+        pgd(net, *batch, **options, generator=torch.Generator().manual_seed(seed)) for seed in (3, 3, 4)
+    )
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+
+
+def test_channels_last_gives_the_same(net, batch):
+    x, y = batch
+    found = fgsm(net, x.contiguous(memory_format=torch.channels_last), y, eps=0.05)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(found, fgsm(net, x, y, eps=0.05), rtol=0, atol=1e-6)
+
+
+# ---- the model is left alone ---------------------------------------------------------------------
+
+
+def test_model_state_is_restored(batch):
+    model = SmallNet().train()
+    model.norm.eval()
+    model.conv.bias.requires_grad_(False)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with torch.no_grad():  # an attack needs gradients even where its caller has none
+        found = pgd(model, *batch, eps=0.1, step=0.1, iterations=2)
+    assert not found.requires_grad
+    assert [m.training for m in (model, model.conv, model.norm)] == [True, True, False]
+    assert [p.requires_grad for p in model.conv.parameters()] == [True, False]
+    assert all(parameter.grad is None for parameter in model.parameters())
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_model_state_is_restored_after_an_error(batch):
+    model = SmallNet().train()
+    with pytest.raises(ValueError, match=r"\(2, 3, 5, 5\): give images of the channels"):
+        fgsm(model, torch.rand(2, 3, 5, 5), torch.tensor([0, 1]), eps=0.1)
+    assert model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_attack_runs_in_eval_mode(batch):
+    """Batch normalisation in training mode would make images depend on each other."""
+    x, y = batch
+    model = SmallNet().train()
+    together = fgsm(model, x, y, eps=0.05)
+    alone = torch.cat([fgsm(model, x[i : i + 1], y[i : i + 1], eps=0.05) for i in range(len(x))])
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-6)
+
+
+# ---- errors --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"eps": -0.1}, "eps=-0.1"),
+        ({"eps": float("nan")}, "eps=nan"),
+        ({"step": 0}, "step=0"),
+        ({"iterations": 0}, "iterations=0"),
+        ({"restarts": -1}, "restarts=-1"),
+        ({"space": "pixels"}, "'pixel', 'normalized'"),
+        ({"labels": "guessed"}, "'true', 'predicted'"),
+        ({"x": torch.rand(2, 3, 8, 8) + 0.5}, r"leaves \[0, 1\]"),
+        ({"x": torch.full((2, 3, 8, 8), float("nan"))}, r"leaves \[0, 1\]"),
+        ({"x": torch.rand(2, 3, 8, 8).double()}, "float32"),
+        ({"x": torch.rand(3, 8, 8)}, r"\(N, C, H, W\)"),
+        ({"y": torch.tensor([0])}, "one integer label per image"),
+        ({"y": torch.tensor([0.0, 1.0])}, "one integer label per image"),
+    ],
+)
+def test_errors_name_the_fix(changes, message):
+    arguments = {
+        "x": torch.rand(2, 3, 8, 8), "y": torch.tensor([0, 1]), "eps": 0.1, "step": 0.1, "iterations": 1
+    } | changes  # fmt: skip
+    with pytest.raises(ValueError, match=message):
+        pgd(SmallNet(), **arguments)
+    if not {"step", "iterations", "restarts"} & set(changes):
+        del arguments["step"], arguments["iterations"]
+        with pytest.raises(ValueError, match=message):
+            fgsm(SmallNet(), **arguments)
+
+
+def test_normalized_space_needs_normalize():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 10))
+    with pytest.raises(ValueError, match="model.normalize"):
+        fgsm(model, torch.rand(2, 3, 8, 8), torch.tensor([0, 1]), eps=0.1, space="normalized")

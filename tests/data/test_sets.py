@@ -1,0 +1,195 @@
+"""gkp.data: digits, folders of images, held-out parts, and the real test split."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from gkp import data
+from gkp.nets import zoo
+
+
+def test_digits_are_the_same_everywhere():
+    train, test = data.load("digits", "train"), data.load("digits", "test")
+    assert (len(train), len(test)) == (1300, 497)
+    assert train.images.shape[1:] == (3, 32, 32)
+    assert test.fingerprint == "291df027b7aa83dafdf5799e78a5d6da3a4f2df521e879e6ff94bdca7886dcd3"
+    assert train.fingerprint == "b02ec920dc5f417636dd745e0655bee84aa0de9f01a5f3d4f472b0bb0b8e2917"
+    assert test.labels.bincount().min() >= 49
+    # blocks of 4x4 pixels average to the original levels away from the border
+    blocks = torch.nn.functional.avg_pool2d(test.pixels()[:, :1], 4)
+    assert blocks.shape == (497, 1, 8, 8)
+    assert blocks.max() > 0.9
+    assert torch.equal(test.images[:, 0], test.images[:, 2])
+
+
+def small_split(labels):
+    labels = torch.as_tensor(labels)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (len(labels), 3, 2, 2), generator=generator, dtype=torch.uint8)
+    names = tuple("abcde")
+    return data.Split(images, labels, "toy", "train", names, data.fingerprint(images, labels), 100)
+
+
+@given(st.lists(st.integers(0, 4), min_size=2, max_size=60), st.data(), st.integers(0, 9))
+def test_hold_out_divides_balances_and_repeats(labels, draw, seed):
+    split = small_split(labels)
+    n = draw.draw(st.integers(1, len(labels) - 1))
+    rest, held = data.hold_out(split, n, seed=seed)
+    assert (len(held), len(rest)) == (n, len(labels) - n)
+    assert (rest.part, held.part, held.official_size) == ("train", "validation", 100)
+
+    def rows(*splits):
+        return sorted(
+            (*s.images[i].flatten().tolist(), int(s.labels[i])) for s in splits for i in range(len(s))
+        )
+
+    assert rows(rest, held) == rows(split)
+    # a class gives fewer than another only when it has no more to give
+    given_, left = (s.labels.bincount(minlength=5) for s in (held, rest))
+    assert all(given_[c] >= given_.max() - 1 or left[c] == 0 for c in range(5) if c in labels)
+    assert data.hold_out(split, n, seed=seed)[1].fingerprint == held.fingerprint
+
+
+def test_hold_out_depends_on_the_seed_and_refuses_nonsense():
+    split = small_split([0, 1, 2, 3, 4] * 8)
+    held = {data.hold_out(split, 10, seed=seed)[1].fingerprint for seed in range(5)}
+    assert len(held) == 5
+    for n in (0, 40, -1):
+        with pytest.raises(ValueError, match="choose 1 to 39"):
+            data.hold_out(split, n)
+
+
+def test_pixels_take_and_names():
+    split = small_split([0, 1, 2, 3])
+    assert torch.equal(split.pixels(), split.images.float() / 255)
+    assert torch.equal(split.pixels(torch.tensor([2, 0])), split.pixels()[[2, 0]])
+    two = split.take(2)
+    assert torch.equal(two.images, split.images[:2])
+    assert two.fingerprint == split.take(torch.tensor([0, 1])).fingerprint != split.fingerprint
+    assert str(two) == "toy train, 2 of the publisher's 100 images"
+    for n in (0, 5):
+        with pytest.raises(ValueError, match="choose 1 to 4"):
+            split.take(n)
+
+
+def test_the_fingerprint_is_what_it_says():
+    split = small_split([3, 1])
+    bytes_ = split.images.permute(0, 2, 3, 1).contiguous().numpy().tobytes() + split.labels.numpy().tobytes()
+    assert split.fingerprint == hashlib.sha256(bytes_).hexdigest()
+
+
+def test_folder_of_images(tmp_path):
+    for name, level, shape in [("cats", 10, (40, 60)), ("dogs", 200, (90, 30))]:
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.full(shape, level, np.uint8)).save(tmp_path / name / "1.png")
+    split = data.load_folder(tmp_path, 24)
+    assert split.classes == ("cats", "dogs")
+    assert split.images.shape == (2, 3, 24, 24)
+    assert split.images.flatten(1).unique().tolist() == [10, 200]
+    (tmp_path / "dogs" / "2.jpg").write_text("no image")
+    with pytest.raises(ValueError, match=r"2\.jpg"):
+        data.load_folder(tmp_path, 24)
+    with pytest.raises(FileNotFoundError, match="holds no images"):
+        data.load_folder(tmp_path / "cats", 24)
+
+
+@pytest.fixture
+def two_classes(tmp_path):
+    for level, name in enumerate(("cat", "dog")):
+        (tmp_path / name).mkdir()
+        Image.new("L", (8, 8), level).save(tmp_path / name / "a.png")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "clutter",
+    [
+        ".ipynb_checkpoints",
+        "__pycache__",
+        ".git",
+        "@eaDir",
+        "__MACOSX",
+        ".Trash-1000",
+        "lost+found",
+        "#recycle",
+    ]
+    + ["$RECYCLE.BIN", "System Volume Information", ".DS_Store"],
+)
+def test_hidden_folders_are_no_class_and_hold_no_image(two_classes, clutter):
+    before = data.load_folder(two_classes, 8)
+    for parent in (two_classes, two_classes / "cat", two_classes / "dog"):
+        (parent / clutter / "deeper").mkdir(parents=True)
+        for place in (clutter, f"{clutter}/deeper"):
+            Image.new("L", (8, 8), 99).save(parent / place / "a.png")
+    (two_classes / "cat" / "._a.png").write_bytes(b"\0\5\x16\7")  # the resource fork that macOS leaves
+    after = data.load_folder(two_classes, 8)
+    assert after.classes == before.classes == ("cat", "dog")
+    assert after.fingerprint == before.fingerprint
+
+
+def test_images_in_folders_of_a_class_count_and_other_files_do_not(two_classes):
+    (two_classes / "dog" / "more").mkdir()
+    (two_classes / "dog" / "folder.png").mkdir()
+    Image.new("L", (8, 8), 9).save(two_classes / "dog" / "more" / "b.PNG")
+    (two_classes / "dog" / "notes.txt").write_text("no image")
+    Image.new("L", (8, 8), 9).save(two_classes / "beside.png")
+    assert data.load_folder(two_classes, 8).labels.tolist() == [0, 1, 1]
+
+
+def test_classes_without_images_are_named_or_kept(two_classes):
+    for name in ("bird", "zebra"):
+        (two_classes / name).mkdir()
+    (two_classes / "zebra" / "notes.txt").write_text("no image")
+    with pytest.raises(FileNotFoundError, match="without images: bird, zebra; .*allow_empty=True"):
+        data.load_folder(two_classes, 8)
+    kept = data.load_folder(two_classes, 8, allow_empty=True)
+    assert kept.classes == ("bird", "cat", "dog", "zebra")
+    assert kept.labels.tolist() == [1, 2]
+    assert kept.labels.dtype == torch.int64
+
+
+@pytest.mark.parametrize("size", [0, -1, 8.5, "8", None])
+def test_a_size_is_a_number_of_pixels(two_classes, size):
+    with pytest.raises(ValueError, match="whole number from 1"):
+        data.load_folder(two_classes, size)
+
+
+def test_a_folder_may_be_named_in_any_way(two_classes, monkeypatch):
+    whole = data.load_folder(two_classes, 8)
+    monkeypatch.setenv("HOME", str(two_classes.parent))
+    monkeypatch.chdir(two_classes)
+    for path in (str(two_classes), f"~/{two_classes.name}", ".", Path(".")):
+        found = data.load_folder(path, 8)
+        assert (found.fingerprint, found.dataset) == (whole.fingerprint, two_classes.name)
+    with pytest.raises(FileNotFoundError, match="holds no images"):
+        data.load_folder(two_classes / "nowhere", 8)
+    with pytest.raises(FileNotFoundError, match="holds no images"):
+        data.load_folder(two_classes / "cat" / "a.png", 8)
+
+
+def test_every_data_set_that_a_network_can_be_for_has_an_image_size():
+    assert set(data.IMAGE_SIZES) == set(zoo.CLASSES)
+    for name in ("digits",):
+        assert data.load(name, "test").images.shape[2:] == (data.IMAGE_SIZES[name],) * 2
+
+
+def test_the_real_test_split(cifar10_test):
+    known = {
+        # 9,979 images: the full set without 20 ships and a horse
+        "a1286c6fa615554dd4be13ea918c30cd6d7836554d6a3f52489a228e29290682": (
+            "a0d63ce3f8454786b615b8fd6a914f2f98a2096968b2eed1bfda5aca1cd93e51",
+            "23593faa3faa077e7caeab933bea621d640927d7e819a26eed50d72019760bf5",
+        )
+    }
+    if cifar10_test.fingerprint not in known:
+        pytest.skip(f"no reference for {cifar10_test}")
+    images = cifar10_test.images.permute(0, 2, 3, 1).contiguous().numpy()
+    found = tuple(hashlib.sha256(a).hexdigest() for a in (images, cifar10_test.labels.numpy()))
+    assert found == known[cifar10_test.fingerprint]
+    assert str(cifar10_test) == "cifar10 test, 9,979 of the publisher's 10,000 images"

@@ -1,0 +1,28 @@
+"""A suite that takes seconds: two epochs of a ResNet-8 on 80 digits, and three rules for its checkpoint."""
+
+import dataclasses
+
+from gkp.attacks import Attack
+from gkp.study.runs import suites
+from gkp.study.runs.protocols import Entry
+from gkp.study.runs.run import MACS_RATIO, Run
+from gkp.study.runs.suites import Suite
+
+IMAGES = 80
+RECIPE = dataclasses.replace(suites.DIGITS_RECIPE, epochs=2)
+EVALUATION = (Entry(Attack("none")), Entry(Attack("fgsm", eps=8 / 255), 20))
+COMMON = Run(
+    "digits",
+    "resnet8",
+    "unpruned",
+    baseline=RECIPE,
+    macs_ratio=MACS_RATIO,
+    recipe=RECIPE,
+    validation=10,
+    rules=("last", "best-validation", "best-test"),
+    evaluation=EVALUATION,
+)
+
+
+def tiny_suite(*methods: str) -> Suite:
+    return Suite("tiny", "", "", suites.grid(COMMON, seeds=(0,), names=methods))

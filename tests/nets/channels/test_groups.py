@@ -1,0 +1,72 @@
+"""What a filter feeds, on networks nobody wrote a rule for: right, or left alone for a reason."""
+
+import copy
+
+import pytest
+import torch
+from building_blocks import BLOCKS, block
+from torch import nn
+
+import gkp
+from gkp.nets.channels.surgery import left_out, prunable_layers, remove_filters
+
+X = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def kill(model, name, dead):
+    """Silence filters without knowing what follows: zero weights, zero shift, a norm that shifts nothing."""
+    layer = model.get_submodule(name)
+    axis = 1 if isinstance(layer, nn.modules.conv._ConvTransposeNd) else 0
+    with torch.no_grad():
+        layer.weight.index_fill_(axis, dead, 0)
+        if layer.bias is not None:
+            layer.bias[dead] = 0
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_what_is_offered(name):
+    model, expected = block(name), BLOCKS[name][1]
+    assert tuple(prunable_layers(model, X[:1])) == expected
+    reasons = left_out(model, X[:1])
+    assert all(reasons.values())
+    assert "first" in {*expected, *reasons}
+
+
+@pytest.mark.parametrize("name", [name for name, (_, offered) in BLOCKS.items() if offered])
+def test_filters_go_as_if_nothing_read_them(name):
+    """Against the whole network in which every reader's weights are zero, found by finite differences."""
+    model = block(name)
+    layers = prunable_layers(model, X[:1])
+    for layer in layers.values():
+        dead = torch.tensor([1, layer.filters - 1])
+        pruned = remove_filters(model, {layer.name: dead}, X[:1])
+        whole = copy.deepcopy(model)
+        for reader in layer.consumers:
+            silence(whole, layer.name, dead, reader)
+        assert (
+            len(gkp.nets.channels.surgery.filter_weight(pruned.get_submodule(layer.name)))
+            == layer.filters - 2
+        )
+        torch.testing.assert_close(pruned(X), whole(X), rtol=1e-4, atol=1e-5)
+
+
+def silence(model, name, dead, reader):
+    """Zero what `reader` reads of the dead filters: the input channels that change when their bias does."""
+    seen = []
+    target = model.get_submodule(reader)
+    handle = target.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach().clone()))
+    bias = model.get_submodule(name).bias
+    with torch.no_grad():
+        for shift in (0.0, 100.0):
+            bias[dead] += shift
+            model(X)
+            bias[dead] -= shift
+    handle.remove()
+    axis = -1 if isinstance(target, nn.Linear) else 1
+    calls = len(seen) // 2
+    for before, after in zip(seen[:calls], seen[calls:], strict=True):
+        changed = (before != after).movedim(axis, 0).flatten(1).any(1)
+        weight = target.weight
+        side = 0 if isinstance(target, nn.modules.conv._ConvTransposeNd) else 1
+        with torch.no_grad():
+            weight.index_fill_(side, changed.nonzero()[:, 0], 0)

@@ -1,0 +1,77 @@
+"""The README's plug-in, taken from the README, and what can go wrong with one."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from gkp import pruners
+from gkp.nets import models
+from gkp.pruners.common import plugins, registry
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No plug-in outlives its test."""
+    monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
+    monkeypatch.setenv(plugins.VARIABLE, "")
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if name.startswith("gkp_plugin_"):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def entropy(tmp_path: Path) -> Path:
+    """The README's example as a file."""
+    blocks = re.findall(r"```python\n(# entropy\.py.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(blocks) == 1
+    code = [line for line in blocks[0].splitlines() if line.strip()]
+    assert len(code) < 15
+    path = tmp_path / "entropy.py"
+    path.write_text(blocks[0])
+    return path
+
+
+def test_the_readme_example_prunes(entropy: Path, clean: None) -> None:
+    plugins.load([entropy, entropy])
+    model = models.create("resnet8")
+    pruned = pruners.prune(model, "entropy", rate=0.5)
+    share = model.layer1[0].conv1.weight.detach().abs().flatten(1)
+    share = share / share.sum(1, keepdim=True)
+    kept = torch.distributions.Categorical(share).entropy().topk(8).indices.sort().values
+    assert torch.equal(pruned.layer1[0].conv1.weight, model.layer1[0].conv1.weight[kept])
+    assert "entropy" in pruners.methods()
+
+
+def test_the_command_line_and_worker_processes_know_it(entropy: Path) -> None:
+    command = [sys.executable, "-m", "gkp", "--plugin", str(entropy), "list"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "entropy" in listed.stdout
+    code = "import gkp; assert 'entropy' in gkp.methods()"
+    environment = os.environ | {plugins.VARIABLE: str(entropy)}
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, check=True)
+
+
+def test_errors_name_the_file(tmp_path: Path, clean: None) -> None:
+    with pytest.raises(FileNotFoundError, match="missing.py"):
+        plugins.load([tmp_path / "missing.py"])
+    (tmp_path / "broken.py").write_text("def (")
+    with pytest.raises(ValueError, match="broken.py, line 1"):
+        plugins.load([tmp_path / "broken.py"])
+    (tmp_path / "text.txt").write_text("hello")
+    with pytest.raises(ValueError, match=r"ends in \.py"):
+        plugins.load([tmp_path / "text.txt"])
+    (tmp_path / "taken.py").write_text(
+        "from gkp.pruners.common.registry import register\n"
+        "@register('l1', structure='filter', citation='', summary='')\ndef mine(model, **_): ...\n"
+    )
+    with pytest.raises(ValueError, match="'l1' is already registered"):
+        plugins.load([tmp_path / "taken.py"])

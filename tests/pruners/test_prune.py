@@ -1,0 +1,117 @@
+"""The public call, `gkp.prune`, with SR-GKP and the shared machinery."""
+
+import copy
+import warnings
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+import gkp
+from gkp import pruners
+from gkp.nets import cost, models
+from gkp.nets.channels.surgery import SkippedLayers
+from gkp.nets.grouped import GroupedKernelConv2d
+from gkp.search import select
+
+X = torch.rand(1, 3, 32, 32)
+
+
+@pytest.fixture(scope="module")
+def resnet8() -> nn.Module:
+    torch.manual_seed(0)
+    return models.create("resnet8").eval()
+
+
+def test_sr_gkp_replaces_every_convolution_but_the_first(resnet8: nn.Module) -> None:
+    before = copy.deepcopy(resnet8.state_dict())
+    pruned = gkp.prune(resnet8, "sr-gkp", rate=0.625, groups=4)
+    grouped = {n: m for n, m in pruned.named_modules() if isinstance(m, GroupedKernelConv2d)}
+    assert len(grouped) == 6
+    assert type(pruned.conv1) is nn.Conv2d
+    for name, module in grouped.items():
+        expected = select(resnet8.get_submodule(name).weight, groups=4, rate=0.625)
+        assert torch.equal(module.kept, expected.kept)
+        assert torch.equal(module.filter_order, expected.filter_order)
+    assert all(torch.equal(before[name], tensor) for name, tensor in resnet8.state_dict().items())
+    assert not pruned.training
+
+
+def test_search_options_reach_the_search(resnet8: nn.Module) -> None:
+    pruned = gkp.prune(resnet8, strategy="greedy", beta="exact", grouping="contiguous")
+    expected = select(resnet8.layer1[0].conv1.weight, strategy="greedy", beta="exact", grouping="contiguous")
+    assert torch.equal(pruned.layer1[0].conv1.kept, expected.kept)
+
+
+def test_a_torchvision_network(recwarn: pytest.WarningsRecorder) -> None:
+    model = torchvision.models.resnet18(width_per_group=64).eval()
+    model.layer3, model.layer4 = nn.Identity(), nn.Identity()  # the small half: the search takes a moment
+    model.fc = nn.Linear(128, 5)
+    pruned = gkp.prune(model, "sr-gkp", rate=0.5)
+    assert sum(isinstance(m, GroupedKernelConv2d) for m in pruned.modules()) == 8
+    assert pruned(torch.rand(1, 3, 64, 64)).shape == (1, 5)
+    assert not [w for w in recwarn if issubclass(w.category, SkippedLayers)]
+
+
+def test_layers_that_cannot_be_grouped_are_reported_or_refused(resnet8: nn.Module) -> None:
+    with pytest.warns(
+        SkippedLayers, match="layer1.0.conv1 and 1 more: groups=32 does not divide its 16 filters"
+    ):
+        pruned = gkp.prune(resnet8, groups=32)
+    assert type(pruned.layer1[0].conv1) is nn.Conv2d
+    assert isinstance(pruned.layer2[0].conv1, GroupedKernelConv2d)
+    with pytest.raises(ValueError, match="indivisible='skip'"):
+        gkp.prune(resnet8, groups=32, indivisible="refuse")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"method": "magic"}, "unknown pruning method 'magic': choose one of .*sr-gkp"),
+        ({"rate": 0}, "strictly between 0 and 1"),
+        ({"rate": 1.2}, "strictly between 0 and 1"),
+        ({"groups": 7}, "groups=7 does not divide"),
+        ({"groups": 0}, "positive whole number"),
+        ({"beam": 3}, "sr-gkp has no option beam; its options: beam_width"),
+        ({"method": "l1", "beta": 1.0}, "l1 has no option beta; its options: none"),
+        ({"indivisible": "ignore"}, "skip"),
+    ],
+)
+def test_errors_name_the_fix(resnet8: nn.Module, arguments: dict, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        gkp.prune(resnet8, **arguments)
+
+
+def test_an_unknown_network_needs_an_example() -> None:
+    model = torchvision.models.resnet18()
+    with pytest.raises(ValueError, match="example_input"):
+        gkp.prune(model, "l1")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pruned = gkp.prune(model, "l1", rate=0.5, example_input=torch.rand(1, 3, 64, 64))
+    assert pruned.layer1[0].conv1.out_channels == 32
+
+
+@pytest.mark.parametrize("method", ["random", "l1"])
+def test_macs_are_met_by_bisection(method: str) -> None:
+    model = models.create("resnet20")
+    target = 0.5673 * cost.count(model, X).macs
+    pruned, rate = pruners.match_macs(model, pruners.prepare(model, method), target)
+    assert cost.count(pruned, X).macs == pytest.approx(target, rel=0.01)
+    assert 0 < rate < 1
+    with pytest.raises(ValueError, match="raise the tolerance"):
+        pruners.match_macs(model, pruners.prepare(model, method), target * 0.01)
+
+
+def test_random_depends_on_its_seed_only(resnet8: nn.Module) -> None:
+    weights = [gkp.prune(resnet8, "random", seed=seed).layer3[0].conv1.weight for seed in (0, 0, 1)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_l1_keeps_the_largest_filters(resnet8: nn.Module) -> None:
+    pruned = gkp.prune(resnet8, "l1", rate=0.25)
+    norms = resnet8.layer1[0].conv1.weight.abs().sum((1, 2, 3))
+    kept = pruned.layer1[0].conv1.weight.abs().sum((1, 2, 3))
+    assert torch.allclose(kept.sort().values, norms.sort().values[4:])

@@ -1,0 +1,165 @@
+"""The audit's comparisons, on synthetic records and on the paper's tables."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from many_records import many_records
+from scipy.stats import binom
+
+from gkp.attacks import Attack
+from gkp.attacks.outcome import pack_bits
+from gkp.study.analysis import audit
+from gkp.study.report import protocol_plots as audit_plots
+from gkp.study.runs import protocols, suites
+
+EXPECTED = Path(__file__).parents[3] / "expected"
+TABLES = EXPECTED / "paper_cifar10.csv"
+FGSM = "fgsm_norm_0.01_predicted"
+
+
+@pytest.fixture(scope="module")
+def few():
+    return many_records(("random", "l1", "sr-gkp"))
+
+
+def with_audit(records, factor=1.0):
+    """The same records after the audit: every added attack leaves `factor` of the clean images right."""
+    for record in records:
+        metrics = record["checkpoints"]["last"]["metrics"]
+        benign = metrics["benign"]
+        for entry in protocols.audit():
+            right = torch.arange(benign["n"]) < factor * benign["correct"]
+            share = {"accuracy": right.double().mean().item(), "correct": int(right.sum())}
+            own = {"attack": asdict(entry.attack), "bits": pack_bits(right), "asked_n": entry.n}
+            metrics.setdefault(entry.attack.name, benign | own | share)
+    return records
+
+
+def test_every_attack_of_the_changes_is_asked_for_by_the_suite():
+    asked = {entry.attack.name for entry in suites.get("cifar10-resnet20-audit").runs[0].evaluation}
+    assert {name for change in audit.CHANGES for name in (change.before, change.after)} <= asked
+    assert {name for rungs in audit_plots.LADDERS.values() for name in rungs.values()} <= asked
+    unit = {entry.attack.name for entry in suites.get("cifar10-resnet56-unit").runs[0].evaluation}
+    changes = audit.unit_changes()
+    assert {name for change in changes for name in (change.before, change.after)} == unit - {"benign"}
+    assert [change.what for change in changes][0] == "FGSM 0.01 norm., pred.: eps x 0.889"
+
+
+def test_networks_without_an_attack_are_left_out_and_named(few):
+    assert len(audit.having(few, [FGSM])) == 5
+    assert audit.having(few, ["highpass_0.3"]) == []
+    sentences = audit.missing(few, "cifar10-resnet20-audit")
+    assert any("sr-gkp" in sentence for sentence in sentences)
+    assert audit.effects(few, [audit.Change("none", FGSM, "highpass_0.3")]).empty
+
+
+def test_a_twin_does_not_lack_what_the_other_met(few):
+    """The records are of other runs than the suite's, so that all methods lack all attacks, but for twins."""
+
+    def lacking(records):
+        sentences = audit.missing(records, "cifar10-resnet20-autoattack")
+        return [sentence[sentence.index("(") + 1 : -1].split(", ") for sentence in sentences]
+
+    by_label = {record["label"]: record for record in few}
+    twin = by_label["l1"] | {"checkpoints": by_label["random"]["checkpoints"]}
+    assert all({"l1", "random"} <= set(names) for names in lacking(few))
+    found = lacking([*(by_label | {"l1": twin}).values()])
+    assert any("random" in names and "l1" not in names for names in found)  # the paper's attacks
+    assert any({"l1", "random"} <= set(names) for names in found)  # AutoAttack
+
+
+def test_an_effect_is_the_difference_on_common_images(few):
+    change = audit.Change("labels", FGSM, "fgsm_norm_0.01_true")
+    frame = audit.effect(few, change).set_index("label")
+    metrics = few[0]["checkpoints"]["last"]["metrics"]
+    by_hand = [100 * metrics[name]["accuracy"] for name in (change.before, change.after)]
+    row = frame.loc[few[0]["label"]]
+    assert [row.before, row.after] == pytest.approx(by_hand)
+    assert row.difference == pytest.approx(by_hand[1] - by_hand[0])
+    text = audit.effects(few, [change])
+    assert text["networks"].tolist() == ["5"]
+    assert text["images"].tolist() == ["400"]
+
+
+def test_the_significant_difference_is_where_mcnemars_test_turns():
+    n, discordant = 10000, 0.1
+    pairs, gap = round(n * discordant), audit.significant(n, discordant) / 100 * n
+    p = [2 * binom.cdf(round((pairs - difference) / 2), pairs, 0.5) for difference in (gap + 4, gap - 4)]
+    assert p[0] < audit.LEVEL < p[1]
+
+
+def test_without_a_difference_it_is_passed_in_five_of_a_hundred_draws():
+    n, discordant = 2000, 0.1
+    random = np.random.default_rng(0)
+    pairs = random.binomial(n, discordant, size=20000)
+    gaps = 100 * np.abs(2 * random.binomial(pairs, 0.5) - pairs) / n
+    assert (gaps >= audit.significant(n, discordant)).mean() == pytest.approx(0.05, abs=0.007)
+
+
+def test_more_images_show_smaller_differences():
+    found = [audit.significant(n, 0.2) for n in (100, 1000, 10000)]
+    assert found == sorted(found, reverse=True)
+    with pytest.raises(ValueError, match="discordant=0"):
+        audit.significant(100, 0)
+
+
+def test_discordance_of_known_outcomes():
+    first = torch.arange(100) < 50
+    records = many_records(("l1", "l2"))
+    for record, right in zip(records[2:], (first, first.roll(5)), strict=True):
+        record["checkpoints"]["last"]["metrics"][FGSM] |= {"bits": pack_bits(right), "n": 100}
+    assert audit.discordance(records, FGSM) == pytest.approx(0.1)
+    with pytest.raises(ValueError, match="no two pruned networks"):
+        audit.discordance(records[:3], FGSM)
+
+
+def test_ranks_agree_with_themselves_and_the_interval_says_how_sure():
+    records = many_records(("random", "l1", "l2", "fpgm", "sr-gkp"))
+    same = audit.rank_agreement(records, FGSM, FGSM, draws=50)
+    assert same["correlation"] == pytest.approx(1)
+    # the same images are drawn for both
+    assert [same["low"], same["high"]] == pytest.approx([1, 1])
+    assert (same["networks"], same["images"]) == (5, 400)
+
+
+def test_ranks_are_shown_from_the_first_suite_whose_networks_met_the_attack():
+    few, many = many_records(("l1", "l2")), many_records(("random", "l1", "l2", "fpgm", "sr-gkp"))
+    shown = audit.ranks_text((few, many), FGSM, [FGSM, "highpass_0.3"])
+    assert shown.to_dict("records") == [
+        {
+            "attack": "FGSM 0.01 norm., pred.",
+            "rank correlation": "+1.00",
+            "95 % interval": "+1.00 to +1.00",
+            "networks": "5",
+            "images": "400",
+        }
+    ]
+    assert audit.ranks_text((few,), FGSM, [FGSM]).empty
+
+
+def test_table_1_has_the_papers_rows_and_ours(few):
+    table = audit.table1(few, EXPECTED / "paper_table1.csv")
+    assert table["network"].str.endswith("(paper, ResNet-56)").all()
+    records = with_audit(many_records(("l1",)), 0.5)
+    table = audit.table1(records, EXPECTED / "paper_table1.csv").set_index("network")
+    assert list(table.columns) == ["theta 0", "theta 0.3", "theta 0.5", "theta 0.7"]
+    assert table.loc["Unpruned (paper, ResNet-56)"].tolist() == ["93.24", "77.05", "50.77", "22.79"]
+    benign, filtered = table.loc["l1", ["theta 0", "theta 0.5"]].astype(float)
+    assert filtered == pytest.approx(benign / 2, abs=0.3)
+
+
+def test_the_ladder_draws_the_networks_that_met_all_attacks(few):
+    with pytest.raises(ValueError, match="cifar10-resnet20-audit"):
+        audit_plots.ladder(few)
+    records = with_audit(many_records(("l1", "sr-gkp")), 0.4)
+    figure = audit_plots.ladder(records)
+    assert [axes.get_title(loc="left") for axes in figure.axes] == list(audit_plots.LADDERS)
+    assert all(len(axes.lines) == 4 for axes in figure.axes)
+    for axes, aside in zip(figure.axes, (False, True), strict=True):  # no line leads to another change
+        heights = axes.lines[0].get_ydata()
+        assert np.isnan(heights).tolist() == ([False] * 3 + [True, False] if aside else [False] * 4 + [True])
+    highpass = Attack("highpass", theta=0.3).name
+    assert highpass in records[0]["checkpoints"]["last"]["metrics"]

@@ -1,0 +1,99 @@
+"""What the choice of a checkpoint moves, on a course that is known."""
+
+import copy
+import dataclasses
+from dataclasses import asdict
+
+import pytest
+from record_factory import RUN, make_record
+
+from gkp.study.analysis import choice
+from gkp.study.analysis.comparison import PROTOCOL
+from gkp.study.analysis.labels import BENIGN
+from gkp.study.report import protocol_plots as audit_plots
+from gkp.study.runs import protocols, suites
+from gkp.train.recipe import Recipe
+
+TRAINED = dataclasses.replace(RUN, recipe=Recipe(epochs=4))
+# Accuracy without attack and under two attacks after each of four epochs; the rate drops before the third.
+COURSE = {
+    "test": (0.80, 0.84, 0.90, 0.91),
+    "fgsm-0.01": (0.60, 0.70, 0.66, 0.65),
+    "fgsm-0.1": (0.20, 0.1, 0.1, 0.12),
+}
+CHOSEN = {"last": 4, "best-validation": 3, "best-test": 4, "best-fgsm-0.01": 2, "best-fgsm-0.1": 1}
+
+
+@pytest.fixture
+def record() -> dict:
+    record = make_record(TRAINED)
+    record["history"] = {
+        "epochs": [
+            {
+                "epoch": epoch,
+                "lr": 0.01 if epoch < 3 else 0.001,
+                "test": COURSE["test"][epoch - 1],
+                "attacked": {name: COURSE[name][epoch - 1] for name in ("fgsm-0.01", "fgsm-0.1")},
+            }
+            for epoch in (1, 2, 3, 4)
+        ]
+    }
+    benign = record["checkpoints"]["last"]["metrics"][BENIGN]
+    record["checkpoints"] = {}
+    for rule, epoch in CHOSEN.items():
+        metrics = {
+            entry.attack.name: benign | {"attack": asdict(entry.attack)} for entry in protocols.paper()
+        }
+        for column, attack in choice.SCORES.items():
+            metrics[attack]["accuracy"] = COURSE[column][epoch - 1]
+        record["checkpoints"][rule] = {"epoch": epoch, "metrics": metrics, "file": None, "sha256": "ab"}
+    return record
+
+
+def test_rules_show_their_epoch_and_what_it_has(record: dict) -> None:
+    table = choice.rules_text([record]).set_index("checkpoint")
+    assert list(table.epoch) == ["4", "3", "4", "2", "1"]
+    assert list(table.iloc[3, 2:5]) == ["84.00", "70.00", "10.00"]
+
+
+def test_moved_is_highest_minus_lowest_among_the_epochs_named(record: dict) -> None:
+    table = choice.moved_text([record])
+    assert list(table.among) == [
+        "all 4 epochs",
+        "epochs at the last learning rate",
+        "what the paper's rules show",
+    ]
+    assert [list(row) for row in table.iloc[:, 2:].to_numpy()] == [
+        ["11.00", "10.00", "10.00"],
+        ["1.00", "1.00", "2.00"],
+        ["11.00", "10.00", "10.00"],
+    ]
+
+
+def test_a_network_without_attacked_epochs_has_no_course(record: dict) -> None:
+    plain = copy.deepcopy(record)
+    for row in plain["history"]["epochs"]:
+        del row["attacked"]
+    assert choice.courses([plain, make_record(TRAINED)]) == []
+    assert choice.courses([plain, record]) == [record]
+    del plain["history"], record["checkpoints"]["best-fgsm-0.1"]["metrics"][BENIGN]
+    assert choice.courses([plain, record]) == []
+    with pytest.raises(ValueError, match="cifar10-resnet20-selection"):
+        audit_plots.choices([plain])
+
+
+def test_the_figure_marks_the_three_rules_and_the_drop(record: dict) -> None:
+    figure = audit_plots.choices([record])
+    assert len(figure.axes) == 3
+    for axes, column in zip(figure.axes, choice.SCORES, strict=True):
+        course, drop = axes.lines[0], axes.lines[1]
+        assert list(course.get_ydata()) == pytest.approx([100 * value for value in COURSE[column]])
+        assert list(drop.get_xdata()) == [2.5, 2.5]
+        marked = {text.get_text(): text.xy[0] for text in axes.texts}
+        assert marked == {"B": 4, "a": 2, "b": 1}
+
+
+def test_the_suite_keeps_what_the_tables_ask_for() -> None:
+    for run in suites.get("cifar10-resnet20-selection").runs:
+        assert set(run.rules) == set(choice.RULES)
+        assert {entry.attack.name for entry in run.evaluation} == {BENIGN, *PROTOCOL}

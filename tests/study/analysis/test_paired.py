@@ -1,0 +1,102 @@
+"""Paired tests, Holm's correction, ranks and the effect of predicted labels."""
+
+import pandas as pd
+import pytest
+import torch
+from many_records import many_records
+from statsmodels.stats.multitest import multipletests
+
+from gkp.attacks.outcome import pack_bits
+from gkp.study.analysis import paired
+from gkp.study.analysis.labels import CONTROL
+
+ATTACK = "pgd10_pixel_0.5/255_step0.125/255_true"
+
+
+@pytest.fixture(scope="module")
+def few():
+    return many_records(("random", "l1", "sr-gkp"))
+
+
+def _with_bits(label, correct, seed=0):
+    metrics = {ATTACK: {"bits": pack_bits(correct), "n": len(correct)}}
+    config = {"seed": seed, "method": label, "recipe": {"epochs": 1}}
+    kept = {"last": {"metrics": metrics}}
+    return {"label": label, "pruned": label != CONTROL, "config": config, "checkpoints": kept}
+
+
+def test_holm_by_hand_and_by_statsmodels():
+    assert paired.holm(pd.Series([0.01, 0.04, 0.03, 0.005])) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    values = torch.rand(15, generator=torch.Generator().manual_seed(0)).square().tolist()
+    expected = multipletests(values, method="holm")[1]
+    assert paired.holm(pd.Series(values, index=range(20, 35))) == pytest.approx(list(expected))
+
+
+def test_a_clear_difference_is_found_and_a_small_one_is_not():
+    right = torch.ones(200, dtype=torch.bool)
+    worse, alike = right.clone(), right.clone()
+    worse[:40], alike[:2] = False, False
+    records = [_with_bits(CONTROL, right), _with_bits("l1", worse), _with_bits("l2", alike)]
+    frame = paired.against(records, ATTACK).set_index("method")
+    assert frame.verdict.to_dict() == {"l1": "worse", "l2": "not shown to differ"}
+    assert frame.difference.to_dict() == pytest.approx({"l1": -20, "l2": -1})
+    turned = paired.against(records, ATTACK, control="l1").set_index("method")
+    assert turned.verdict[CONTROL] == "better"
+
+
+def test_seeds_are_paired_with_their_own_control():
+    right, wrong = torch.ones(50, dtype=torch.bool), torch.zeros(50, dtype=torch.bool)
+    records = [_with_bits(CONTROL, right, 0), _with_bits(CONTROL, wrong, 1)]
+    records += [_with_bits("l1", right, 0), _with_bits("l1", wrong, 1), _with_bits("l1", right, 2)]
+    frame = paired.against(records, ATTACK)
+    assert frame.difference.tolist() == [0]
+    assert frame.p.tolist() == [1]
+
+
+def test_networks_on_more_images_are_compared_on_the_common_ones():
+    right = torch.ones(60, dtype=torch.bool)
+    frame = paired.against([_with_bits(CONTROL, right[:40]), _with_bits("l1", right)], ATTACK)
+    assert frame.difference.tolist() == [0]
+
+
+def test_a_missing_control_is_named(few):
+    with pytest.raises(ValueError, match="no record of 'nobody'"):
+        paired.against(few, ATTACK, control="nobody")
+
+
+def test_text_has_a_column_per_attack(few):
+    frame = paired.against(few, ATTACK)
+    text = paired.against_text({"one": frame, "two": frame})
+    assert list(text.columns) == ["method", "one", "two"]
+    assert len(text) == len(frame)
+    assert text["one"].str.contains("p [=<] ").all()
+    assert list(text["method"]) == ["unpruned", "random", "sr-gkp", "l1"]
+
+
+def test_who_beats_counts_methods_and_not_controls():
+    verdicts = {"unpruned": "better", "random": "better", "l1": "better", "l2": "worse"}
+    frame = pd.DataFrame({"method": list(verdicts), "verdict": list(verdicts.values()), "control": CONTROL})
+    text = paired.who_beats(frame)
+    assert text.startswith("of 2 methods, 1 shown to be better than unpruned + fine-tune (l1), 1 ")
+
+
+def test_agreement_of_an_attack_with_itself_is_perfect():
+    records = many_records(("random", "l1", "l2", "fpgm", "sr-gkp"))
+    assert paired.agreement(records, ATTACK, ATTACK) == (pytest.approx(1), 5)
+    assert paired.ranks(records, [ATTACK])[ATTACK].min() == 1
+
+
+def test_predicted_labels_add_what_the_records_say(few):
+    """The synthetic networks lose 2 points of threshold to true labels."""
+    frame = paired.label_effect(few)
+    assert set(frame.attack) == {"fgsm_norm_0.01_predicted", "fgsm_norm_0.1_predicted"}
+    assert (frame.effect >= 0).all()
+    own = few[0]["checkpoints"]["last"]["metrics"]
+    gain = own["fgsm_norm_0.01_predicted"]["accuracy"] - own["fgsm_norm_0.01_true"]["accuracy"]
+    assert frame.effect.iloc[0] == pytest.approx(100 * gain)
+    text = paired.label_effect_text(frame, dict.fromkeys(frame.attack, "title"))
+    assert text["networks"].tolist() == [5, 5]
+
+
+def test_p_text():
+    assert [paired.p_text(p) for p in (0.0002, 0.0491, 1.0)] == ["p < 0.001", "p = 0.049", "p = 1.000"]

@@ -1,0 +1,161 @@
+"""The result store: nothing half written, nothing wrong taken for right."""
+
+import copy
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from record_factory import RUN, make_record
+
+from gkp.study.runs.provenance import device_name, peak_memory_mb, provenance, weights_sha256
+from gkp.study.runs.run import VERSION, Run
+from gkp.study.runs.store import DamagedRecord, Store, table, wide
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path)
+
+
+def test_what_is_written_is_read_back_and_found_by_its_configuration(store: Store) -> None:
+    record = make_record()
+    path = store.write(record)
+    assert path == store.root / "results" / "small" / f"{RUN.stem}.json"
+    assert store.read(path) == store.find(RUN) == record
+    assert store.find(Run("digits", "resnet8", "l2", weights="resnet8", rate=0.4375)) is None
+
+
+def test_one_record_serves_every_suite(store: Store) -> None:
+    store.write(make_record(suite="another"))
+    assert store.find(RUN)["suite"] == "another"
+
+
+@settings(max_examples=40, deadline=None)
+@given(share=st.floats(0, 0.999))
+def test_a_record_cut_anywhere_is_named_and_refused(
+    share: float, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    store = Store(tmp_path_factory.mktemp("cut"))
+    path = store.write(make_record())
+    whole = path.read_text().rstrip()
+    path.write_text(whole[: int(share * len(whole))])
+    with pytest.raises(DamagedRecord, match=RUN.stem):
+        store.all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"version": VERSION + 1}, "version"),
+        ({"stem": "l1-s1-00000000"}, "holds l1-s1"),
+        ({"hash": None}, None),
+    ],
+    ids=["other version", "renamed", "foreign hash"],
+)
+def test_a_record_that_is_not_what_its_name_says(store: Store, change: dict, message: str | None) -> None:
+    record = make_record()
+    path = store.path("small", RUN.stem)
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(record | change))
+    if message is None:
+        assert store.find(RUN) is None  # the same 8 digits by accident
+        return
+    with pytest.raises(DamagedRecord, match=message):
+        store.find(RUN)
+
+
+def test_a_default_that_changed_under_an_old_hash_is_noticed(store: Store) -> None:
+    record = make_record()
+    record["config"]["groups"] = 4
+    store.write(record)
+    with pytest.raises(DamagedRecord, match="VERSION"):
+        store.find(RUN)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_nan_never_enters_the_store(store: Store, value: float) -> None:
+    record = make_record()
+    record["checkpoints"]["last"]["metrics"]["benign"]["accuracy"] = value
+    with pytest.raises(ValueError, match="JSON"):
+        store.write(record)
+    assert not list(store.root.rglob("*.json"))
+
+
+def test_a_nan_written_by_hand_is_refused(store: Store) -> None:
+    path = store.write(make_record())
+    path.write_text(path.read_text().replace("0.95", "NaN"))
+    with pytest.raises(DamagedRecord, match="NaN"):
+        store.read(path)
+
+
+def test_a_full_disk_names_the_path_and_keeps_the_old_record(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = store.write(make_record())
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=rf"{RUN.stem}.json.*No space left"):
+        store.write(make_record(correct=1))
+    assert store.read(path) == make_record()
+    assert [item.name for item in path.parent.iterdir()] == [path.name]
+
+
+def test_a_folder_that_cannot_be_written_names_the_path(store: Store) -> None:
+    (store.root / "results").write_text("a file where the folder should be")
+    with pytest.raises(OSError, match=RUN.stem):
+        store.write(make_record())
+
+
+def test_table_has_a_row_per_attack_and_checkpoint(store: Store) -> None:
+    record = make_record()
+    record["checkpoints"]["best-test"] = copy.deepcopy(record["checkpoints"]["last"])
+    frame = table([record])
+    assert list(frame["rule"]) == ["last", "best-test"]
+    assert list(table([record], rule="last")["accuracy"]) == [0.9]
+    assert wide([record])["benign"].tolist() == [0.9]
+
+
+def test_manifest_lists_saved_weights_of_committed_suites_only(store: Store) -> None:
+    for suite in ("small", "digits"):
+        record = make_record(suite=suite)
+        record["checkpoints"]["last"]["file"] = f"checkpoints/{suite}/x.safetensors"
+        store.write(record)
+    store.update_manifest()
+    assert list(store.manifest()) == ["small/x.safetensors"]
+    assert store.manifest()["small/x.safetensors"]["sha256"] == "ab"
+
+
+def test_provenance_says_what_computed_the_numbers_and_not_where(tmp_path: Path) -> None:
+    (tmp_path / "requirements.lock").write_text("")
+    facts = provenance("cpu", tmp_path)
+    assert facts["commit"] is None
+    assert facts["dirty"] is None
+    assert facts["torch"] == torch.__version__.split("+")[0] or facts["torch"] == torch.__version__
+    assert facts["lock_sha256"].startswith("e3b0c442")
+    assert facts["device"] == device_name("cpu")
+    assert os.uname().nodename not in json.dumps(facts)
+    assert peak_memory_mb("cpu")["process"] > 10
+
+
+def test_weights_hash_depends_on_names_and_values_alone() -> None:
+    layer = torch.nn.Linear(3, 2)
+    same = copy.deepcopy(layer)
+    assert weights_sha256(layer) == weights_sha256(same)
+    with torch.no_grad():
+        same.weight[0, 0] += 1
+    assert weights_sha256(layer) != weights_sha256(same)
+
+
+def test_a_field_that_came_later_does_not_disown_old_records(store: Store) -> None:
+    record = make_record()
+    del record["config"]["rules"]
+    store.write(record)
+    assert store.find(RUN) is not None

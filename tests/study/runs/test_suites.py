@@ -1,0 +1,110 @@
+"""What the suites hold, in which order."""
+
+import dataclasses
+import re
+
+import pytest
+
+from gkp.nets import models
+from gkp.study.runs import run as configuration
+from gkp.study.runs import suites
+
+
+def test_an_unknown_suite_lists_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"'cifar11'.*digits.*cifar10-resnet20"):
+        suites.get("cifar11")
+
+
+@pytest.mark.parametrize("name", suites.SUITES)
+def test_every_suite_has_runs_of_its_own_with_plain_file_names(name: str) -> None:
+    suite = suites.get(name)
+    stems = [run.stem for run in suite.ordered()]
+    assert suite.name == name
+    assert len(set(stems)) == len(stems)
+    assert stems or suite.facts
+    assert all(re.fullmatch(r"[a-z0-9.-]+-s\d+-[0-9a-f]{8}", stem) for stem in stems)
+
+
+@pytest.mark.parametrize("name", ["digits", "cifar10-vgg16"])
+def test_a_baseline_comes_first_and_is_trained_once(name: str) -> None:
+    ordered = suites.get(name).ordered()
+    assert [run.method for run in ordered].count(configuration.BASELINE) == 1
+    assert ordered[0].method == configuration.BASELINE
+    assert all(run.start() == ordered[0] for run in ordered[1:])
+    assert ordered[0].start() is None
+
+
+def test_seed_0_of_every_method_comes_before_seed_1() -> None:
+    suite = suites.get("cifar10-resnet20")
+    assert [run.seed for run in suite.ordered()] == sorted(run.seed for run in suite.runs)
+    assert {run.seed for run in suite.runs} == {0, 1, 2}
+
+
+@pytest.mark.parametrize("name", ["digits", "cifar10-resnet20-short", "cifar10-resnet20"])
+def test_methods_differ_in_nothing_but_the_method(name: str) -> None:
+    runs = [run for run in suites.get(name).runs if run.prunes and run.seed == 0]
+    assert {"random", "l1", "sr-gkp"} <= {run.method for run in runs}
+    assert len({dataclasses.replace(run, method="l1", options=()) for run in runs}) == 1
+    masked = {run.label for run in runs if run.options}
+    published = {"sfp (share-1.0)", "fpgm-training (share-1.0)"}
+    assert masked == (published if name == "cifar10-resnet20" else set())
+
+
+def test_seed_0_of_the_seeds_is_the_short_grid() -> None:
+    grid, seeds = (suites.get(f"cifar10-resnet20-{name}") for name in ("short", "seeds"))
+    assert {run.hash for run in seeds.runs if run.seed == 0} <= {run.hash for run in grid.runs}
+    assert {run.seed for run in seeds.runs} == {0, 1, 2}
+
+
+@pytest.mark.parametrize("name", ["audit", "autoattack"])
+def test_other_protocols_are_about_the_same_runs(name: str) -> None:
+    grid, other = (suites.get(f"cifar10-resnet20-{each}") for each in ("short", name))
+    assert {run.hash for run in other.runs} == {run.hash for run in grid.runs}
+    assert [run.label for run in other.ordered()][:2] == ["sr-gkp", "unpruned + fine-tune"]
+
+
+def test_the_short_grid_of_the_papers_network_starts_as_its_long_one() -> None:
+    """So that the untouched network has one record, which the paper's Table 10 is compared with."""
+    short, whole = (suites.get(f"cifar10-resnet56{end}") for end in ("-short", ""))
+    assert [run.label for run in short.ordered()][:3] == ["unpruned", "unpruned + fine-tune", "sr-gkp"]
+    assert short.ordered()[0].hash == whole.ordered()[0].hash
+    assert {run.recipe for run in short.runs[1:]} == {suites.SHORT_RECIPE}
+    assert {run.method for run in short.runs if run.prunes} == set(suites.TABLE_10)
+
+
+def test_the_unit_suite_attacks_equally_far_in_pixels_as_the_papers_networks() -> None:
+    (run,) = suites.get("cifar10-resnet56-unit").runs
+    assert run.hash in {other.hash for other in suites.get("cifar10-resnet56-short").runs}
+    benign, *papers, _, _, _ = [entry.attack for entry in run.evaluation]
+    assert benign.kind == "none"
+    assert [attack.iterations for attack in papers] == [1, 1, 3]
+    mean = [sum(std) / 3 for std in (models.CIFAR_STD, models.IMAGENET_STD)]
+    for paper, ours in zip(papers, [entry.attack for entry in run.evaluation[4:]], strict=True):
+        assert ours.eps * mean[1] == pytest.approx(paper.eps * mean[0], rel=1e-3)
+        assert ours.step * mean[1] == pytest.approx(paper.step * mean[0], rel=1e-3)
+        assert dataclasses.replace(ours, eps=paper.eps, step=paper.step) == paper
+
+
+def test_controls_are_the_unpruned_network_as_it_is_and_fine_tuned_alike() -> None:
+    suite = suites.get("cifar10-resnet20-short")
+    labels = {run.label: run for run in suite.runs}
+    assert labels["unpruned"].recipe is None
+    assert labels["unpruned + fine-tune"].recipe == labels["sr-gkp"].recipe
+
+
+def test_ablations_change_one_thing_and_share_the_rest_with_the_short_suite() -> None:
+    suite = suites.get("cifar10-resnet20-ablations")
+    short = {run.label: run.hash for run in suites.get("cifar10-resnet20-short").runs}
+    assert {"unpruned", "unpruned + fine-tune", "sr-gkp", "gkp-greedy"} <= set(short)
+    for run in suite.runs:
+        changed = len(run.options) + (run.groups != 8) + (run.method != "sr-gkp") + (run.seed != 0)
+        assert changed <= 1 or not run.prunes
+        if run.label in short and run.seed == 0:
+            assert run.hash == short[run.label]
+    plain = next(run for run in suite.runs if run.label == "sr-gkp (untuned)")
+    assert plain.hash in {run.hash for run in suites.get("method").runs}
+
+
+def test_labels_tell_the_runs_of_a_suite_apart() -> None:
+    labels = [(run.label, run.seed) for run in suites.get("cifar10-resnet20-ablations").runs]
+    assert len(set(labels)) == len(labels)
