@@ -17,7 +17,7 @@ from gkp.pruners import Method
 from gkp.study.execute.context import pick_device
 from gkp.train.recipe import SHORT
 from gkp.utils import assignments
-from gkp.utils.nearest import shown, unknown
+from gkp.utils.nearest import unknown
 
 GROUPS = 8  # of each grouped convolution, where nothing else is asked for
 
@@ -46,7 +46,7 @@ def prune_to_file(output: Path, model: str, dataset: str | None, wanted: Wanted)
     network, original, dataset = zoo.named_model(model, dataset)
     size = data.IMAGE_SIZES[dataset]
     example = torch.zeros(1, 3, size, size)
-    check_fits(original, example, model, dataset)
+    zoo.check_fits(original, example, model, dataset)
     check_snapshots(original, options.get("snapshots", ()))
     before = cost.count(original, example)
     images = training_images(method, dataset, wanted)
@@ -139,23 +139,3 @@ def training_images(method: Method, dataset: str, wanted: Wanted) -> Split | Non
             f"gkp.prune(model, {method.name!r}, data=gkp.data.load_folder(...))"
         )
     return data.load(dataset, "train", download=wanted.download)
-
-
-def check_fits(network: nn.Module, example: Tensor, name: str, dataset: str) -> None:
-    """ValueError unless the network takes images of the data set and has a logit for each of its classes."""
-    size, classes = f"{example.shape[-2]}x{example.shape[-1]}", zoo.CLASSES[dataset]
-    try:
-        with torch.no_grad():
-            logits = network.eval()(example)
-    except RuntimeError as error:  # what PyTorch raises for shapes that do not go together
-        reason = str(error).partition("\n")[0]
-        raise ValueError(
-            f"{shown(name)} does not take images of {dataset} (3 channels, {size}): {reason}; "
-            "give another --dataset or network"
-        ) from error
-    if not isinstance(logits, Tensor) or logits.shape != (1, classes):
-        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(
-            f"{shown(name)} gives {found} for one image, and {dataset} has {classes} classes: "
-            "give another --dataset or network"
-        )

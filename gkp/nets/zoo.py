@@ -285,3 +285,23 @@ def _fetch(url: str, folder: str, sha256: str) -> Path:
         return path
     hint = f"without a network, set GKP_CHECKPOINTS to a folder that holds {file}"
     return files.download(url, files.cache_folder() / "checkpoints" / folder, sha256, hint=hint)
+
+
+def check_fits(network: nn.Module, example: Tensor, name: str, dataset: str) -> None:
+    """ValueError unless the network takes images of the data set and has a logit for each of its classes."""
+    size, classes = f"{example.shape[-2]}x{example.shape[-1]}", CLASSES[dataset]
+    try:
+        with torch.no_grad():
+            logits = network.eval()(example)
+    except RuntimeError as error:  # what PyTorch raises for shapes that do not go together
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"{shown(name)} does not take images of {dataset} (3 channels, {size}): {reason}; "
+            "give another --dataset or network"
+        ) from error
+    if not isinstance(logits, Tensor) or logits.shape != (1, classes):
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(
+            f"{shown(name)} gives {found} for one image, and {dataset} has {classes} classes: "
+            "give another --dataset or network"
+        )

@@ -10,9 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
-from scipy.spatial.distance import cdist
-from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from gkp.pruners.common.registry import Cut, register
@@ -33,6 +30,9 @@ def magnitude_increase(final: Tensor, snapshot: Tensor) -> Points:
 
 def nearest_with_room(points: Points, centres: Points) -> Labels:
     """Assign equally many points to each centre, with the least sum of squared distances."""
+    from scipy.optimize import linear_sum_assignment
+    from scipy.spatial.distance import cdist
+
     size = len(points) // len(centres)
     seats = np.repeat(cdist(points, centres, "sqeuclidean"), size, axis=1)  # a centre has `size` seats
     return linear_sum_assignment(seats)[1] // size
@@ -55,6 +55,8 @@ def equal_k_means(points: Points, groups: int) -> Labels:
 
 def _spread(points: Points, groups: int, random: np.random.Generator) -> Points:
     """k-means++: each centre is a point drawn in proportion to its squared distance from those before."""
+    from scipy.spatial.distance import cdist
+
     chosen = [int(random.integers(len(points)))]
     while len(chosen) < groups:
         squared = cdist(points, points[chosen], "sqeuclidean").min(1) + 1e-12  # equal ones too
@@ -64,6 +66,8 @@ def _spread(points: Points, groups: int, random: np.random.Generator) -> Points:
 
 def kernel_pca(filters: Points, groups: int) -> Labels:
     """Equal k-means on kernel principal components, kernel (x.y)^2 / 2 + exp(-||x-y||^2 / features) / 2."""
+    from scipy.spatial.distance import cdist
+
     kernel = (filters @ filters.T) ** 2 / 2
     kernel += np.exp(-cdist(filters, filters, "sqeuclidean") / filters.shape[1]) / 2
     centred = kernel - kernel.mean(0) - kernel.mean(1, keepdims=True) + kernel.mean()
@@ -77,6 +81,8 @@ def spectral(filters: Points, groups: int) -> Labels:
     Filters are joined when each is among the 16 nearest of the other by cosine distance. Layers of up to
     17 filters are fully joined, as in the release: the eigenvectors then say nothing.
     """
+    from scipy.spatial.distance import cdist
+
     cosine = cdist(_unit(filters), _unit(filters), "sqeuclidean")
     near = np.zeros_like(cosine, dtype=bool)
     order = cosine.argsort(1, kind="stable")[:, : NEAREST + 1]
@@ -94,6 +100,8 @@ def density(filters: Points, groups: int) -> Labels:
     Radius and smallest cluster are chosen by rank: number of labels nearest to groups + 1 (one is
     noise), and half as much for even sizes. Missing clusters start at the filters farthest from the rest.
     """
+    from scipy.spatial.distance import cdist
+
     points = _unit(filters)
     labels = _best_dbscan(cdist(points, points), groups)
     found = [label for label, _ in Counter(labels[labels >= 0].tolist()).most_common(groups)]
@@ -104,6 +112,7 @@ def density(filters: Points, groups: int) -> Labels:
 
 
 def _best_dbscan(distance: Points, groups: int) -> Labels:
+    from scipy.stats import rankdata
     from sklearn.cluster import DBSCAN
 
     size = len(distance) / groups
@@ -135,6 +144,8 @@ def preferred(clusterings: Mapping[str, Labels], increase: Points) -> str:
     increase: (O,) of `magnitude_increase`. The clusters' totals are sorted; the clustering of smallest
     0.5 * rank(mean interval) + rank(variance of the intervals) wins, the first of equals.
     """
+    from scipy.stats import rankdata
+
     means, variances = [], []
     for labels in clusterings.values():
         intervals = np.diff(np.sort(np.bincount(labels, increase)))

@@ -12,7 +12,6 @@ from torch import nn
 from gkp import data
 from gkp.attacks import Attack
 from gkp.attacks.outcome import unpack_bits
-from gkp.cli.pruning import check_fits
 from gkp.nets import zoo
 from gkp.nets.checkpoint import load_file
 from gkp.study.analysis.labels import attack_title
@@ -100,7 +99,7 @@ def named(name: str, dataset: str | None, images: int | None, context: Context) 
             f"{name} is for {dataset}, whose images are not read here: in Python, give gkp.evaluate.accuracy "
             "those of gkp.data.load_folder(...)"
         )
-    check_fits(model, context.example(dataset).cpu(), name, dataset)
+    zoo.check_fits(model, context.example(dataset).cpu(), name, dataset)
     check_images(images, len(context.split(dataset, "test")))
     return one(model, network, dataset, images, context)
 
