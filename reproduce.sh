@@ -89,6 +89,7 @@ install() {
     # Every torchattacks wheel carries an old copy of robustbench and may have overwritten the real one.
     "$uv" pip install --python "$python" --require-hashes --no-deps --reinstall-package robustbench \
         -r requirements.lock || return
+    "$uv" pip install --python "$python" --no-deps --no-build-isolation --editable . || return
     cp requirements.lock "$stamp"
 }
 

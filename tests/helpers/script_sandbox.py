@@ -67,8 +67,8 @@ class Sandbox:
             " ".join(call.split()[:3]).partition(" index")[0] for call in self.calls if call.startswith("uv ")
         ]
 
-    # What puts the locked packages into an environment: all of them, then robustbench once more.
-    INSTALL = ("uv pip sync", "uv pip install")
+    # What fills an environment: the locked packages, robustbench once more, this package.
+    INSTALL = ("uv pip sync", "uv pip install", "uv pip install")
 
 
 def executable(path: Path, text: str) -> None:

@@ -60,7 +60,7 @@ def test_without_uv_it_is_installed_into_the_cache(sandbox):
     (sandbox.bin / "uv").unlink()
     assert sandbox.run("replay").returncode == 0
     assert sandbox.jobs()[:2] == ["venv .cache/uv", "pip install uv"]
-    assert sandbox.setups()[-3:] == ["uv venv --no-project", *sandbox.INSTALL]
+    assert sandbox.setups()[-4:] == ["uv venv --no-project", *sandbox.INSTALL]
     (sandbox.root / ".venv/.requirements.lock").unlink()
     sandbox.run("replay")
     assert sandbox.jobs() == ["notebooks", "report"], "the uv in .cache is used again"
