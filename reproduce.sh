@@ -165,8 +165,8 @@ case $job in
         keep gkp report --suite "$suite"
         ;;
     test)
-        keep "$python" -m pytest "$@"
-        keep "$python" -m pytest --nbval --nbval-current-env notebooks
+        keep "$python" -m pytest --numprocesses 2 --dist worksteal "$@"
+        keep "$python" -m pytest --numprocesses 2 --dist loadfile --nbval --nbval-current-env notebooks
         ;;
 esac
 exit "$status"

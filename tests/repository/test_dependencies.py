@@ -18,7 +18,7 @@ OTHERWISE = {
     "ipykernel": "the kernel that executes notebooks",
     "nbval": "a plug-in of pytest: reproduce.sh test",
     "pytest-benchmark": "a plug-in of pytest: the fixture `benchmark`",
-    "pytest-xdist": "a plug-in of pytest: -n in pyproject.toml",
+    "pytest-xdist": "a plug-in of pytest: reproduce.sh test",
     "ruff": "a command: tests/repository/test_style.py",
     "mypy": "a command: tests/repository/test_style.py",
     "pyarrow": "what pandas reads parquet with",

@@ -11,6 +11,9 @@ from script_sandbox import ROOT, executable
 
 SCRIPTS = ("reproduce.sh", ".ci/run")
 
+TESTS = "pytest --numprocesses 2 --dist worksteal"
+NOTEBOOKS = "pytest --numprocesses 2 --dist loadfile --nbval --nbval-current-env notebooks"
+
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_shellcheck_finds_nothing(script):
@@ -78,8 +81,8 @@ SMOKE = ["run --suite digits", "notebooks --suite digits --compute", "report --s
             ],
         ),
         (["train", "--suite", "method"], ["list", "run --suite method --download", "report --suite method"]),
-        (["test"], ["pytest", "pytest --nbval --nbval-current-env notebooks"]),
-        (["test", "-k", "a b"], ["pytest -k a b", "pytest --nbval --nbval-current-env notebooks"]),
+        (["test"], [TESTS, NOTEBOOKS]),
+        (["test", "-k", "a b"], [f"{TESTS} -k a b", NOTEBOOKS]),
     ],
 )
 def test_each_job_runs_its_commands(sandbox, arguments, jobs):
@@ -109,8 +112,8 @@ def test_training_says_first_how_long_it_takes(sandbox):
         (["train"], "gkp list", "list"),
         (["train"], "gkp run", "run --suite cifar10-resnet20-short --download"),
         (["train"], "gkp report", "report --suite cifar10-resnet20-short"),
-        (["test", "-x"], "pytest -x", "pytest --nbval --nbval-current-env notebooks"),
-        (["test"], "--nbval", "pytest --nbval --nbval-current-env notebooks"),
+        (["test", "-x"], "worksteal -x", NOTEBOOKS),
+        (["test"], "--nbval", NOTEBOOKS),
     ],
 )
 def test_the_exit_code_is_that_of_the_first_failure(sandbox, arguments, fail, last):
