@@ -59,7 +59,10 @@ def check_golden(name, keys):
     call = f"golden_accuracies({name!r}, {keys!r})"
     code = f"import json, test_golden; print(json.dumps(test_golden.{call}))"
     folder = Path(__file__).parent
-    environment = os.environ | {"ATEN_CPU_CAPABILITY": "avx2", "PYTHONPATH": str(folder.parents[1])}
+    environment = os.environ | {
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "PYTHONPATH": f"{folder.parents[1]}:{folder.parent / 'helpers'}",
+    }
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )

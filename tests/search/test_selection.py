@@ -12,8 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gkp import search
-from gkp.search import beam, select
+from gkp.search import beam, select, selection
 from gkp.search.objective import (
     ARITHMETICS,
     Problem,
@@ -84,7 +83,7 @@ def test_working_in_parts_changes_nothing(
     weight = random_weight(3, 16, 16)
     whole = select(weight, groups=4, arithmetic=arithmetic)
     monkeypatch.setattr(beam, "CHUNK", elements)
-    monkeypatch.setattr(search, "BLOCK", elements)
+    monkeypatch.setattr(selection, "BLOCK", elements)
     parts = select(weight, groups=4, arithmetic=arithmetic)
     assert torch.equal(parts.kept, whole.kept)
     assert torch.equal(parts.cost, whole.cost)

@@ -10,10 +10,9 @@ import torch
 import torch.nn.functional as F
 from small_training import QUICK, TRAIN, VALIDATION, random_split, same_weights, small_net, without_seconds
 
-from gkp import train
 from gkp.attacks import Attack
 from gkp.nets import models
-from gkp.train import Hooks, fine_tune
+from gkp.train import Hooks, fine_tune, loop
 from gkp.train.graphs import Replayed
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
@@ -47,8 +46,8 @@ class StandIn(Replayed):
 
 @pytest.fixture
 def stand_in(monkeypatch):
-    monkeypatch.setattr(train, "Replayed", StandIn)
-    monkeypatch.setattr(train, "GRAPH_DEVICES", ("cpu",))
+    monkeypatch.setattr(loop, "Replayed", StandIn)
+    monkeypatch.setattr(loop, "GRAPH_DEVICES", ("cpu",))
     monkeypatch.setattr(StandIn, "replays", 0)
 
 
