@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 from typing import TYPE_CHECKING, Any
+
+from gkp.utils.moved import Finder
 
 if TYPE_CHECKING:
     from gkp import attacks, data, evaluate, search
@@ -42,6 +45,8 @@ _HOMES = {
     "prune": "gkp.pruners",
     "save_model": "gkp.nets.checkpoint",
 }
+
+sys.meta_path.append(Finder())
 
 
 def __getattr__(name: str) -> Any:
