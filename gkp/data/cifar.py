@@ -17,12 +17,11 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 
 from gkp.data import pictures
-from gkp.utils import files
+from gkp.utils import files, unpickle
 
 PARTS = ("train", "test")
 
@@ -35,6 +34,8 @@ class Source:
     url: str
     sha256: str
     folder: str  # of the official layout
+    batches: dict[str, tuple[str, ...]]  # part -> file names in `folder`
+    label_key: str
     parquet_folders: tuple[str, ...]  # where the parquet layout may lie below a root
     label_column: str
     classes: tuple[str, ...]
@@ -57,6 +58,7 @@ SOURCES = {
         "cifar10", _HOST + "cifar-10-python.tar.gz",
         "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
         "cifar-10-batches-py",
+        {"train": tuple(f"data_batch_{i}" for i in range(1, 6)), "test": ("test_batch",)}, "labels",
         ("cifar10/plain_text", "cifar10", "plain_text", ""), "label",
         ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"), _SIZES,
     ),
@@ -64,6 +66,7 @@ SOURCES = {
         "cifar100", _HOST + "cifar-100-python.tar.gz",
         "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
         "cifar-100-python",
+        {"train": ("train",), "test": ("test",)}, "fine_labels",
         ("cifar100/cifar100", "cifar100", ""), "fine_label",
         tuple(_CIFAR100.split()), _SIZES,
     ),
@@ -81,7 +84,7 @@ def read(
     places = [Path(root) for root in roots]
     for root in places:
         for folder in (root / source.folder, root):
-            if (folder / next(iter(batches(source, part)))).is_file():
+            if (folder / source.batches[part][0]).is_file():
                 return _read_official(source, part, folder)
         for below in source.parquet_folders:
             shards = sorted((root / below).glob(f"{part}-*.parquet"))
@@ -109,7 +112,7 @@ def fetch(source: Source, root: str | Path) -> None:
         unpacked = Path(temporary) / source.folder
         unpacked.mkdir()
         _unpack(archive, unpacked)
-        for name in (name for part in PARTS for name in batches(source, part)):
+        for name in (name for names in source.batches.values() for name in names):
             if not (unpacked / name).is_file():
                 raise ValueError(f"{archive} lacks {source.folder}/{name}: delete it and download it again")
         # What is left of an earlier, interrupted unpacking would be in the way of the rename.
@@ -146,30 +149,18 @@ def _plain(name: str) -> bool:
 
 
 def _read_official(source: Source, part: str, folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """By torchvision's reader, once the MD5 of every file is the publisher's: the files are pickles."""
-    from torchvision.datasets.utils import check_integrity
-
-    for name, md5 in batches(source, part).items():
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder / name} is missing: unpack the whole archive from {source.url}")
-        if not check_integrity(folder / name, md5):
-            raise ValueError(f"{folder / name} is not the publisher's: another MD5; download it again")
-    # Of its own checks one asks for the files of both parts, the other for a file of names.
-    own = {"base_folder": folder.name, "_check_integrity": lambda _: True, "_load_meta": lambda _: None}
-    found = type("Reader", (reader(source),), own)(folder.parent, train=part == "train")
-    return found.data, np.asarray(found.targets, np.int64)
-
-
-def batches(source: Source, part: str) -> dict[str, str]:
-    """File name in the official folder -> MD5, as torchvision lists them."""
-    return dict(reader(source).train_list if part == "train" else reader(source).test_list)
-
-
-def reader(source: Source) -> Any:
-    """torchvision's class for the data set; imported when it is needed, which takes a second."""
-    from torchvision import datasets
-
-    return {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[source.name]
+    images, labels = [], []
+    for name in source.batches[part]:
+        path = folder / name
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing: unpack the whole archive from {source.url}")
+        batch = unpickle.read_arrays(path)
+        data, batch_labels = batch.get("data"), batch.get(source.label_key)
+        if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (3072,):
+            raise ValueError(f"{path} holds no uint8 array `data` of shape (N, 3072)")
+        images.append(data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+        labels.append(_checked_labels(source, path, batch_labels, len(data)))
+    return np.concatenate(images), np.concatenate(labels)
 
 
 def _checked_labels(source: Source, path: Path, values: object, count: int) -> np.ndarray:

@@ -1,19 +1,24 @@
-"""The tensors of a module saved whole with `torch.save`, without running what the file says.
+"""Arrays out of pickle files, without running what the pickles say.
 
-A pickle is a program that may call any function. The reader here never does: every class becomes an inert
-stand-in that only keeps the state it is given.
+A pickle is a program that may call any function. Two readers here never do: `read_arrays` gives
+the NumPy arrays of the official CIFAR batches and refuses everything else; `read_module` gives the
+tensors of a module saved whole with `torch.save`, where every class becomes an inert stand-in that
+only keeps the state it is given.
 """
 
 from __future__ import annotations
 
+import codecs
 import io
 import pickle
+import re
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,6 +34,76 @@ _STORAGES = {
     "ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }  # fmt: skip
+
+
+def _encode(text: str, encoding: str = "latin1") -> bytes:
+    """What `_codecs.encode` does for a pickled byte string, and no other encoding."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"encoding {encoding!r}")
+    return codecs.encode(text, "latin1")
+
+
+class _DType:
+    """Stands in for `numpy.dtype`: plain numbers only, since object arrays made from bytes run code."""
+
+    def __init__(self, code: str, *_: Any) -> None:
+        if not re.fullmatch("b1|[iu][1248]|f[248]", code):
+            raise pickle.UnpicklingError(f"arrays of type {code!r}")
+        self.code, self.order = code, "|"
+
+    def __setstate__(self, state: tuple) -> None:
+        self.order = {"<": "<", ">": ">", "|": "|"}[state[1]]
+
+
+class _Array:
+    """Stands in for `numpy.ndarray`; the real array is made from its checked shape, type and bytes."""
+
+    array: np.ndarray | None = None
+
+    def __setstate__(self, state: tuple) -> None:
+        _, shape, dtype, fortran, data = state
+        data = data.encode("latin1") if isinstance(data, str) else data
+        flat = np.frombuffer(data, np.dtype(dtype.order + dtype.code))
+        self.array = flat.reshape(shape, order="F" if fortran else "C")
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Knows what NumPy arrays, lists, dictionaries, strings and numbers need; refuses the rest."""
+
+    allowed: ClassVar = {
+        ("numpy", "ndarray"): _Array,
+        ("numpy", "dtype"): _DType,
+        ("numpy.core.multiarray", "_reconstruct"): lambda *_: _Array(),
+        ("numpy._core.multiarray", "_reconstruct"): lambda *_: _Array(),
+        ("_codecs", "encode"): _encode,
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self.allowed:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which NumPy arrays do not need")
+        return self.allowed[module, name]
+
+
+def read_arrays(path: str | Path) -> dict[str, Any]:
+    """The dictionary pickled in `path` (NumPy arrays and plain values), with text keys.
+
+    ValueError names the file when it is damaged, no dictionary, or asks for anything but arrays;
+    nothing it asks for is executed.
+    """
+    try:
+        content = _ArrayUnpickler(io.BytesIO(Path(path).read_bytes()), encoding="latin1").load()
+    except _MALFORMED as error:
+        raise ValueError(f"{path} is not a readable pickle of arrays: {error}; download it again") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__} instead of a dictionary of arrays")
+    return {
+        key.decode("latin1") if isinstance(key, bytes) else str(key): _real(value)
+        for key, value in content.items()
+    }
+
+
+def _real(value: Any) -> Any:
+    return value.array if isinstance(value, _Array) else value
 
 
 class _Inert:

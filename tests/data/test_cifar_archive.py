@@ -24,7 +24,7 @@ def own_cache(monkeypatch, tmp_path):
 @pytest.fixture
 def published(tmp_path, monkeypatch, serve):
     """A small archive in the place of CIFAR-10's, on a local server; its path and what it holds."""
-    expected = write_official(monkeypatch, tmp_path / "upstream", "cifar10")
+    expected = write_official(tmp_path / "upstream", "cifar10")
     archive = tmp_path / "upstream" / "cifar-10-python.tar.gz"
     with tarfile.open(archive, "w:gz") as tar:
         tar.add(tmp_path / "upstream" / "cifar-10-batches-py", "cifar-10-batches-py")

@@ -1,14 +1,17 @@
-"""gkp.utils.unpickle: tensors come out of pickles, and nothing in them runs."""
+"""gkp.utils.unpickle: arrays and tensors come out of pickles, and nothing in them runs."""
 
 import functools
 import io
 import os
+import pickle
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from torch import nn
 
 from gkp.utils import unpickle
@@ -33,6 +36,60 @@ class Net(nn.Module):
         self.head = nn.Linear(4, 2)
         self.head.bias = nn.Parameter(torch.arange(6.0).view(3, 2).T[1, 1:])  # a strided view
         self.hook = os.path.join
+
+
+@given(
+    hnp.arrays(st.sampled_from([np.uint8, np.int64, np.float32, ">i2"]), hnp.array_shapes(max_dims=3)),
+    st.integers(0, 4),
+)
+def test_arrays_survive_every_pickle_protocol(tmp_path_factory, array, protocol):
+    path = tmp_path_factory.mktemp("arrays") / "batch"
+    path.write_bytes(pickle.dumps({b"data": array, "labels": [1, 2]}, protocol))
+    content = unpickle.read_arrays(path)
+    np.testing.assert_array_equal(content["data"], array)
+    assert content["data"].dtype == array.dtype
+    assert content["labels"] == [1, 2]
+
+
+def test_reads_a_python_2_pickle(tmp_path):
+    # Written byte by byte as Python 2 did for the official files: str for keys and for array data.
+    python2 = (
+        b"\x80\x02}q\x01(U\x04dataq\x02cnumpy.core.multiarray\n_reconstruct\nq\x03cnumpy\nndarray\nq\x04K\x00\x85"
+        b"U\x01b\x87Rq\x05(K\x01K\x02K\x03\x86cnumpy\ndtype\nq\x06U\x02u1K\x00K\x01\x87Rq\x07(K\x03U\x01|NNNJ\xff"
+        b"\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89U\x06\x00\x01\xff\xfe\x80\x7ftbU\x06labelsq\x08]q\x09(K\x06K\x09eu."
+    )
+    (tmp_path / "data_batch_1").write_bytes(python2)
+    content = unpickle.read_arrays(tmp_path / "data_batch_1")
+    np.testing.assert_array_equal(content["data"], np.array([[0, 1, 255], [254, 128, 127]], np.uint8))
+    assert content["labels"] == [6, 9]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"data": np.array([object()], dtype=object)},
+        {"data": np.dtype("O")},
+        {"data": np.float64},
+        {"data": print},
+        [1, 2],
+    ],
+    ids=["object array", "object dtype", "another class", "a function", "no dictionary"],
+)
+def test_array_reader_refuses_all_but_plain_arrays(tmp_path, content):
+    (tmp_path / "batch").write_bytes(pickle.dumps(content, 2))
+    with pytest.raises(ValueError, match="batch"):
+        unpickle.read_arrays(tmp_path / "batch")
+
+
+def test_array_reader_never_runs_a_hostile_file(tmp_path):
+    mark = tmp_path / "mark"
+    hostile = pickle.dumps({"data": Hostile(mark)}, 2)
+    (tmp_path / "batch").write_bytes(hostile)
+    with pytest.raises(ValueError, match="which NumPy arrays do not need"):
+        unpickle.read_arrays(tmp_path / "batch")
+    assert not mark.exists()
+    pickle.loads(hostile)  # the file is truly hostile
+    assert mark.exists()
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
