@@ -257,6 +257,21 @@ def test_onnx_export_runs(execution: str, tmp_path) -> None:
     np.testing.assert_allclose(logits, pruned(x).detach().numpy(), atol=1e-4)
 
 
+@pytest.mark.parametrize("execution", ["dense", "grouped"])
+def test_onnx_export_of_linear_layers_runs(execution: str, tmp_path) -> None:
+    selection = Selection(
+        torch.randperm(8), torch.stack([torch.arange(0, 6, 2), torch.arange(3)]), torch.zeros(2)
+    )
+    layer = GroupedKernelLinear.from_linear(nn.Linear(6, 8), selection)
+    model = set_execution(nn.Sequential(nn.LayerNorm(6), layer, nn.GELU()), execution).eval()
+    x = torch.rand(2, 5, 6)
+    path = tmp_path / "linear.onnx"
+    torch.onnx.export(model, (x,), path, dynamo=True, verbose=False)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (output,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    np.testing.assert_allclose(output, model(x).detach().numpy(), atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("order", "kept", "sentence"),
     [
