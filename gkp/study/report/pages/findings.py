@@ -70,9 +70,9 @@ def limits(evidence: Evidence) -> str:
     return (
         f"**Limits.** Every finding is about a short fine-tuning of {SHORT_RECIPE.epochs} epochs; the "
         f"paper's {PAPER_RECIPE.epochs} are [one command and a GPU]({evidence.up}docs/gpu.md) away. The "
-        "paper's own networks were never released: ours start from public ones. An interval over images speaks of these "
-        f"networks on other images, one over seeds of other trainings, and few of them. Each interval stands for "
-        "itself; the tables of notebook 02 are corrected for the number of methods. AutoAttack saw "
+        "paper's own networks were never released: ours start from public ones. An interval over images "
+        "speaks of these networks on other images, one over seeds of other trainings. None is corrected "
+        "for the number of claims; the tables of notebook 02 are, for the number of methods. AutoAttack saw "
         f"{images} images, which leaves its differences uncertain by {(high - low) / 2:.0f} points. At the "
         f"usual 8/255 in pixels PGD-50 leaves {strong.ours:g} % of the images right, whatever the network: "
         f"robustness here is about small eps. All tables: [docs/results.md]({evidence.up}docs/results.md).\n"
