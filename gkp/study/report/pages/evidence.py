@@ -44,8 +44,11 @@ class Evidence:
         raise ValueError(f"{claims.CLAIMS} has no claim {name!r}: correct the id, or add the claim")
 
     def difference(self, suite: str, attack: str, against: str, label: str = "sr-gkp") -> Verdict:
-        """Whether `label` keeps what `against` has under an attack, as a claim that nobody wrote down."""
+        """Whether `label` keeps what `against` has under an attack: the claim about it, or one without id."""
         ours = {"suite": suite, "label": label, "against": against, "attack": attack}
+        for verdict in self.judged:
+            if verdict.claim.ours == ours:
+                return verdict
         claim = Claim("", f"{label} keeps what {against} has", "points", "", ours, at_least=0.0)
         return claims.judge([claim], self.records)[0]
 

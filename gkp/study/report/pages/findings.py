@@ -124,7 +124,7 @@ def other_methods(evidence: Evidence) -> Row:
 def smoothness(evidence: Evidence) -> Row:
     """Claims K1 and K2: how many groups keep their kernels whatever smoothness weighs."""
     found = {title: evidence.verdict(name) for name, title in SMOOTHNESS.items()}
-    size = lines((title, f"{v.ours:.1f} % of groups keep theirs") for title, v in found.items())
+    size = lines((title, f"{v.ours:.1f} % of groups keep theirs {v.claim.id}") for title, v in found.items())
     question = "Does the search keep the same kernels whatever smoothness weighs in it?"
     return (question, answer(list(found.values())), size, "4 networks", evidence.notebook("03_ablations"))
 
@@ -132,7 +132,7 @@ def smoothness(evidence: Evidence) -> Row:
 def protocol(evidence: Evidence) -> Row:
     """Claims A1, A4 and A8: what is left where one thing of the paper's protocol is made stricter."""
     found = {title: evidence.verdict(name) for name, title in STRICTER.items()}
-    size = lines((title, span(verdict.values)) for title, verdict in found.items())
+    size = lines((title, f"{span(v.values)} {v.claim.id}") for title, v in found.items())
     n = f"{len(next(iter(found.values())).values)} networks"
     question = "Does the paper's protocol find as much as stricter attacks?"
     return (question, answer(list(found.values())), size, n, evidence.notebook("05_audit"))
@@ -176,11 +176,11 @@ def span(values: Sequence[float]) -> str:
 
 
 def points_text(verdict: Verdict) -> str:
-    """ "−1.86 (−3.17 to −0.55)"."""
+    """ "−1.86 (−3.17 to −0.55) Y2", with the id of the claim where it has one."""
     if verdict.interval is None:
         return "no record"
     low, high = verdict.interval
-    return signed(f"{verdict.ours:+.2f} ({low:+.2f} to {high:+.2f})")
+    return signed(f"{verdict.ours:+.2f} ({low:+.2f} to {high:+.2f})") + f" {verdict.claim.id}".rstrip()
 
 
 def signed(text: str) -> str:

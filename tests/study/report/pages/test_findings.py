@@ -39,7 +39,7 @@ def test_an_answer_counts_what_differs(statuses: list[str], said: str) -> None:
 
 
 def test_points_have_true_minus_signs_and_an_interval() -> None:
-    assert findings.points_text(verdict("A", "MISS", (-1.0, -3.0), (-3.5, 0.5))) == "−2.00 (−3.50 to +0.50)"
+    assert findings.points_text(verdict("A", "MISS", (-1.0, -3.0), (-3.5, 0.5))) == "−2.00 (−3.50 to +0.50) A"
     assert findings.points_text(verdict("A", "MISSING", ())) == "no record"
     assert findings.span((-1.24, -20.3)) == "−20.3 to −1.2"
 
@@ -75,14 +75,18 @@ def test_six_questions_with_sizes_and_notebooks_that_exist(committed: Evidence) 
         assert Path(notebook.partition("(")[2].rstrip(")")).is_file()
 
 
-def test_findings_agree_with_the_claims_over_three_seeds(committed: Evidence) -> None:
-    """The same differences, once asked for by the README and once written down in claims.toml."""
-    kept = findings.differences(committed, findings.SEEDS_20)
-    assert kept[findings.HEADLINE].values == committed.verdict("Y2").values
-    assert kept[findings.HEADLINE].interval == committed.verdict("Y2").interval
-    other = committed.difference(findings.SEEDS_20, findings.HEADLINE, "l1-b")
-    assert other.interval == committed.verdict("Y4").interval
-    assert findings.points_text(other) in findings.findings(committed)
+def test_a_difference_that_is_a_claim_is_that_claim(committed: Evidence) -> None:
+    claimed = committed.difference(findings.SEEDS_20, findings.HEADLINE, "unpruned + fine-tune")
+    assert claimed is committed.verdict("Y2")
+    assert findings.points_text(claimed).endswith(") Y2")
+    asked = Evidence(committed.store).difference(findings.SEEDS_20, findings.HEADLINE, "unpruned + fine-tune")
+    assert (asked.claim.id, asked.values, asked.interval) == ("", claimed.values, claimed.interval)
+
+
+def test_the_table_shows_what_the_claims_over_three_seeds_say(committed: Evidence) -> None:
+    table = findings.findings(committed)
+    for name in ("Y2", "Y3", "Y4", "Y6", "Y7", "Y8", "X2", "X3"):
+        assert findings.points_text(committed.verdict(name)) in table, name
 
 
 def test_three_lines_follow_the_verdicts(committed: Evidence, monkeypatch: pytest.MonkeyPatch) -> None:
