@@ -26,6 +26,7 @@ usage: bash reproduce.sh [smoke|replay|evaluate|train|test] [--suite NAME]
   GKP_DATA         an offline copy of CIFAR-10; without it, evaluate and train download it
   GKP_CHECKPOINTS  an offline copy of the public checkpoints
 
+The first job downloads 3 GB of packages, once; all of it takes 8 GB of disk.
 The exit code is the job's, 0 when every claim holds. 2: wrong arguments; 3: no environment; 130: Ctrl-C.
 TEXT
 }

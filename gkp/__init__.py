@@ -34,7 +34,7 @@ __all__ = [
     "save_model",
     "search",
 ]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "SkippedLayers": "gkp.nets.channels.surgery",

@@ -179,9 +179,10 @@ def report(
     ] = False,
     root: arguments.Root = Path("."),
 ) -> None:
-    """Make tables and figures from the records, fill in the README, and print the verdict on every claim."""
+    """Make tables, figures and pages from the records, and print the verdict on every claim."""
     arguments.suites([] if suite is None else [suite])
     from gkp.study.report import build as reports
+    from gkp.study.report.tables import closing
 
     if check:
         difference = reports.check(root)
@@ -193,14 +194,9 @@ def report(
         for path in reports.write(root, suite):
             print(f"wrote {path}")
     judged = reports.verdicts(root, suite)
-    for verdict in judged:
-        print(verdict.line)
-    wrong = [verdict.claim.id for verdict in judged if not verdict.as_expected]
-    print(f"{len(judged) - len(wrong)} of {len(judged)} claims came out as expected")
-    if left := reports.waiting(root, suite):
-        suites = ", ".join(f"{count} of {name}" for name, count in left.items())
-        print(f"{sum(left.values())} numbers of the paper's tables wait for records: {suites}")
-    if wrong:
+    for line in closing(judged, reports.waiting(root, suite)):
+        print(line)
+    if wrong := [verdict.claim.id for verdict in judged if not verdict.as_expected]:
         print(f"not as expected: {', '.join(wrong)}", file=sys.stderr)
         raise typer.Exit(1)
 

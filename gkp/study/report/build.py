@@ -1,7 +1,7 @@
 """Tables and the verdict, generated from records; nothing here holds a number of its own.
 
 `generate` gives the text of every generated file. `write` puts it on disk, `check` compares it with what
-is there, so that a number in the README or a table can only come from a record.
+is there, so that a number in README.md, docs/ or a table can only come from a record.
 """
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ import difflib
 import io
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from gkp.study.analysis import claims
 from gkp.study.analysis import comparison as compare
 from gkp.study.analysis import paper as published
 from gkp.study.analysis.labels import attack_titles
-from gkp.study.report.readme import fill_blocks
+from gkp.study.report.pages.evidence import Evidence
+from gkp.study.report.readme import BLOCK, fill_blocks
 from gkp.study.report.tables import footnote, self_checks, summary, to_markdown
 from gkp.study.runs import suites
 from gkp.study.runs.store import Record, Store, table
@@ -27,7 +29,7 @@ NETWORKS = Path("results/networks.json")
 
 
 def generate(root: str | Path, suite: str | None = None) -> dict[Path, str]:
-    """Relative path -> text of every generated file: tables of one suite or of all committed ones, README."""
+    """Relative path -> text of every generated file: tables of one suite, or of all and pages."""
     store = Store(root)
     names = [suite] if suite else sorted({record["suite"] for record in store.all()} - {LIVE})
     texts: dict[Path, str] = {}
@@ -39,11 +41,20 @@ def generate(root: str | Path, suite: str | None = None) -> dict[Path, str]:
         )
 
         texts[Path("docs/NETWORKS.md")] = anybody.page(store.root / NETWORKS)
-    readme = store.root / "README.md"
-    if suite is None and readme.exists():
-        left = sum(waiting(root).values())
-        texts[Path("README.md")] = fill_blocks(readme.read_text("utf-8"), store, verdicts(root), left)
-    return texts
+    return texts | (pages(store) if suite is None else {})
+
+
+def pages(store: Store) -> dict[Path, str]:
+    """Relative path -> text of README.md and every page of docs/ with generated blocks, filled in."""
+    paths = [path for path in (store.root / "README.md",) if path.exists()]
+    paths += sorted((store.root / "docs").glob("*.md"))
+    texts = {path.relative_to(store.root): path.read_text("utf-8") for path in paths}
+    texts = {path: text for path, text in texts.items() if BLOCK.search(text)}
+    if not texts:
+        return {}
+    evidence = Evidence(store, verdicts(store.root), waiting(store.root))
+    seen_from = {path: replace(evidence, up="../" * (len(path.parts) - 1)) for path in texts}
+    return {path: fill_blocks(text, seen_from[path], path.as_posix()) for path, text in texts.items()}
 
 
 def write(root: str | Path, suite: str | None = None, *, figures: bool = True) -> list[Path]:

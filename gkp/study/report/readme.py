@@ -1,22 +1,24 @@
-"""The generated blocks of the README; the lists of suites and methods are also what `gkp list` prints."""
+"""The generated blocks of README.md and docs/; `gkp list` prints the same lists of suites and methods."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import pandas as pd
 
 from gkp import pruners
 from gkp.study.analysis import verdict
-from gkp.study.analysis.claims import Verdict
-from gkp.study.report.tables import claims_table, claims_text, footnote, summary, to_markdown
+from gkp.study.report.pages import findings, status
+from gkp.study.report.pages.evidence import Evidence
+from gkp.study.report.tables import closing, footnote, summary, to_markdown
 from gkp.study.runs import pace as estimates
 from gkp.study.runs import suites
+from gkp.study.runs.pace import GPU_SPEEDUP as GPU
 from gkp.study.runs.store import Store, is_complete
 from gkp.study.runs.suites import LIVE
 
-# The columns of a table in the README; all of them stand in figures/<suite>/results.md.
+# The columns of a table in docs/; all of them stand in figures/<suite>/results.md.
 SHORT = (
     "benign",
     "fgsm_norm_0.01_predicted",
@@ -24,55 +26,70 @@ SHORT = (
     "pgd3_norm_8/255_step2/255_true",
     "pgd10_pixel_0.5/255_step0.125/255_true",
 )
-PRINTED = "CSBRNP"  # first letters of the claims that are the paper's or its release's own numbers
 BLOCK = re.compile(r"(<!-- generated:([\w:-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+LAST_LINES, WIDTH = 3, 110  # of what the report prints, as the README shows it
 
 
-def fill_blocks(text: str, store: Store, judged: Sequence[Verdict], waiting: int = 0) -> str:
-    """Fill in between `<!-- generated:NAME -->` and `<!-- end -->`; ValueError for an unknown NAME.
-
-    waiting: how many numbers of the paper have no record to be judged by.
-    """
-    return BLOCK.sub(lambda match: f"{match[1]}{block(match[2], store, judged, waiting)}{match[3]}", text)
+def fill_blocks(text: str, evidence: Evidence, page: str = "README.md") -> str:
+    """Fill in between `<!-- generated:NAME -->` and `<!-- end -->`; ValueError names page and NAME."""
+    return BLOCK.sub(lambda match: f"{match[1]}{block(match[2], evidence, page)}{match[3]}", text)
 
 
-def block(name: str, store: Store, judged: Sequence[Verdict], waiting: int = 0) -> str:
-    """The text of one generated block: "claims", "suites", "methods", "table:SUITE" or "verdict:SUITE"."""
-    kind, _, suite = name.partition(":")
-    if kind == "claims":
-        committed = [verdict for verdict in judged if verdict.claim.ours["suite"] != LIVE]
-        printed = [verdict for verdict in committed if verdict.claim.id[0] in PRINTED]
-        others = [verdict for verdict in committed if verdict.claim.id[0] not in PRINTED]
-        counts = (
-            f"- What the paper and its release print or compute: {claims_text(printed)}\n"
-            f"- Statements about our networks and our code: {claims_text(others)}\n"
-            f"- Not counted: {waiting} numbers of the paper's Tables 9 to 12, without 300-epoch records.\n"
-        )
-        return f"{counts}\n{folded('All of them, expected and ours', to_markdown(claims_table(committed)))}"
-    if kind == "suites":
-        return to_markdown(suites_table(store))
-    if kind == "methods":
-        return to_markdown(methods_table().drop(columns="options"))  # they stand in `gkp list`
-    if kind == "table":
-        records = store.of_suite(suite)
-        return f"{to_markdown(summary(records, SHORT))}\n{footnote(records, SHORT)}\n"
-    if kind == "verdict":
-        return statements(verdict.abstract(store.root, store.of_suite(suite)))
-    known = "claims, suites, methods, table:SUITE or verdict:SUITE"
-    raise ValueError(f"README.md: no generated block {name!r}; use {known}")
+def block(name: str, evidence: Evidence, page: str = "README.md") -> str:
+    """The text of one generated block, "KIND" or "KIND:ARGUMENT"; `makers` has the kinds."""
+    kind, _, argument = name.partition(":")
+    known = makers(evidence, argument)
+    if kind not in known:
+        raise ValueError(f"{page}: no generated block {name!r}; use {', '.join(known)}")
+    return known[kind]()
 
 
-def folded(title: str, markdown: str) -> str:
-    """A block that a reader opens by a click on its title."""
-    return f"<details>\n<summary>{title}</summary>\n\n{markdown}\n</details>\n"
+def makers(evidence: Evidence, argument: str) -> dict[str, Callable[[], str]]:
+    """Kind of block -> what writes it; `argument` is a suite, or a group of claims."""
+    store = evidence.store
+    return {
+        "answer": lambda: findings.three_lines(evidence),
+        "findings": lambda: findings.findings(evidence),
+        "limits": lambda: findings.limits(evidence),
+        "price": lambda: findings.price(evidence),
+        "status": lambda: status.status(evidence),
+        "claims": lambda: status.all_of(evidence, argument),
+        "last-lines": lambda: last_lines(evidence),
+        "suites": lambda: to_markdown(suites_table(store)),
+        "estimates": lambda: to_markdown(estimates_table(store)),
+        "methods": lambda: to_markdown(methods_table()),
+        "methods-short": methods_list,
+        "table": lambda: results(evidence, argument),
+        "verdict": lambda: statements(verdict.abstract(store.root, evidence.records(argument)), evidence),
+    }
 
 
-def statements(abstract: pd.DataFrame) -> str:
+def last_lines(evidence: Evidence) -> str:
+    """The end of what `python -m gkp report` prints about the committed records, long lines cut."""
+    committed = [v for v in evidence.judged if v.claim.ours["suite"] != LIVE]
+    shown = closing(committed, evidence.waiting)[-LAST_LINES:]
+    cut = [line if len(line) <= WIDTH else f"{line[:WIDTH].rstrip()} ..." for line in shown]
+    return "```text\n" + "\n".join(cut) + "\n```\n"
+
+
+def results(evidence: Evidence, suite: str) -> str:
+    """The table of a suite with the columns of SHORT, and what its numbers are counted on."""
+    records = evidence.records(suite)
+    return f"{to_markdown(summary(records, SHORT))}\n{footnote(records, SHORT)}\n"
+
+
+def methods_list() -> str:
+    """Every method in a line of its own: name and how it chooses."""
+    entries = (pruners.get(name) for name in pruners.methods())
+    return "".join(f"- `{entry.name}`: {entry.summary}\n" for entry in sorted(entries, key=lambda m: m.name))
+
+
+def statements(abstract: pd.DataFrame, evidence: Evidence) -> str:
     """`verdict.abstract` as a list: what the paper says, then for, against, how sure, where."""
     lines = []
     for says, found, against, sure, notebook in abstract.itertuples(index=False):
-        link = f"[{notebook}](notebooks/{notebook}.ipynb)"
-        lines += [f"- ***{says}***", f"  - for: {found}", f"  - against: {against}", f"  - {sure}; {link}"]
+        source = f"{sure}; {evidence.notebook(notebook)}"
+        lines += [f"- ***{says}***", f"  - for: {found}", f"  - against: {against}", f"  - {source}"]
     return "\n".join(lines) + "\n"
 
 
@@ -91,6 +108,18 @@ def suites_table(store: Store | None = None) -> pd.DataFrame:
             row["records"] = recorded(suite, store)
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def estimates_table(store: Store) -> pd.DataFrame:
+    """Suites whose runs lack records: how many, and about how many hours on 2 CPU cores and on a GPU."""
+    rows = []
+    for suite in map(suites.get, suites.SUITES):
+        left = [run for run in suite.ordered() if suite.name != LIVE and not is_complete(run, store)]
+        if not left:
+            continue
+        cpu, gpu = (sum(estimates.minutes(run, device) for run in left) / 60 for device in ("cpu", "cuda"))
+        rows.append((suite.name, f"{len(left)}", f"{cpu:,.0f} h", f"{gpu:,.0f} h"))
+    return pd.DataFrame(rows, columns=["suite", "runs left", "2 CPU cores", f"a GPU, {GPU} times as fast"])
 
 
 def recorded(suite: suites.Suite, store: Store) -> str:

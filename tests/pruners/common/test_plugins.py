@@ -1,4 +1,4 @@
-"""The README's plug-in, taken from the README, and what can go wrong with one."""
+"""The plug-in of docs/extend.md, taken from there, and what can go wrong with one."""
 
 import os
 import re
@@ -30,8 +30,8 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def entropy(tmp_path: Path) -> Path:
-    """The README's example as a file."""
-    blocks = re.findall(r"```python\n(# entropy\.py.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    """The example of docs/extend.md as a file."""
+    blocks = re.findall(r"```python\n(# entropy\.py.*?)```", (ROOT / "docs/extend.md").read_text(), re.DOTALL)
     assert len(blocks) == 1
     code = [line for line in blocks[0].splitlines() if line.strip()]
     assert len(code) < 15
@@ -40,7 +40,7 @@ def entropy(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_readme_example_prunes(entropy: Path, clean: None) -> None:
+def test_the_documented_example_prunes(entropy: Path, clean: None) -> None:
     plugins.load([entropy, entropy])
     model = models.create("resnet8")
     pruned = pruners.prune(model, "entropy", rate=0.5)

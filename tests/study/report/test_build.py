@@ -8,6 +8,7 @@ from record_factory import RUN, make_record
 
 from gkp.study.report import build as report
 from gkp.study.report import readme
+from gkp.study.report.pages.evidence import Evidence
 from gkp.study.runs.store import Store
 
 README = "# Title\n\n<!-- generated:table:method -->\nold\n<!-- end -->\n\nText.\n"
@@ -64,28 +65,44 @@ def test_text_outside_the_blocks_is_left_alone(root: Path) -> None:
     assert text.endswith("<!-- end -->\n\nText.\n")
 
 
-def test_an_unknown_block_is_named(root: Path) -> None:
-    (root / "README.md").write_text(README.replace("table:method", "tables"))
-    with pytest.raises(ValueError, match="'tables'"):
+@pytest.mark.parametrize("page", ["README.md", "docs/more.md"])
+def test_an_unknown_block_is_named_with_its_page(root: Path, page: str) -> None:
+    (root / "docs").mkdir()
+    (root / page).write_text(README.replace("table:method", "tables"))
+    with pytest.raises(ValueError, match=f"{page}: no generated block 'tables'; use .*table"):
         report.check(root)
+
+
+def test_pages_of_docs_are_filled_and_checked_where_they_have_blocks(root: Path) -> None:
+    (root / "docs").mkdir()
+    (root / "docs" / "results.md").write_text(README)
+    (root / "docs" / "prose.md").write_text("Nothing generated.\n")
+    assert {"README.md", "docs/results.md"} <= {path.as_posix() for path in report.generate(root)}
+    assert Path("docs/prose.md") not in report.generate(root)
+    write(root)
+    assert "90.00" in (root / "docs" / "results.md").read_text()
+    assert report.check(root) == ""
+    page = root / "docs" / "results.md"
+    page.write_text(page.read_text().replace("90.00", "91.00"))
+    assert "docs/results.md (shown)" in report.check(root)
+    assert Path("docs/results.md") not in report.generate(root, "method")
 
 
 def test_the_verdict_block_has_every_statement_with_both_sides() -> None:
     frame = pd.DataFrame([["it is free", "0.9 s", "4.1 times", "one machine", "04_cost"]])
-    assert readme.statements(frame) == (
+    assert readme.statements(frame, Evidence(Store("."), up="../")) == (
         "- ***it is free***\n  - for: 0.9 s\n  - against: 4.1 times\n"
-        "  - one machine; [04_cost](notebooks/04_cost.ipynb)\n"
+        "  - one machine; [04_cost](../notebooks/04_cost.ipynb)\n"
     )
 
 
-def test_the_claims_block_shows_status_and_numbers(root: Path) -> None:
-    block = readme.block("claims", Store(root), report.verdicts(root))
-    assert "| OK | T1 | s" in " ".join(block.split())
-    assert "90.00 (n=1)" in block
-    assert "- Statements about our networks and our code: **1 of 1 claims hold, 0 miss, 0 are open**" in block
-    assert "**0 of 0 claims hold" in block  # none is of the paper's own numbers
-    assert "<details>\n<summary>All of them, expected and ours</summary>\n\n|" in block
-    assert block.endswith("|\n\n</details>\n")
+def test_the_last_lines_are_those_of_the_report(root: Path) -> None:
+    evidence = Evidence(Store(root), report.verdicts(root), {"method": 7})
+    first, second, third = readme.last_lines(evidence).splitlines()[1:-1]
+    assert first.startswith("[OK]      T1  expected 90.00 % | ours 90.00 (n=1)")
+    assert second == "1 of 1 claims came out as expected"
+    assert third == "7 numbers of the paper's tables wait for records: 7 of method"
+    assert len(readme.last_lines(evidence).splitlines()) == readme.LAST_LINES + 2
 
 
 def test_live_digits_are_judged_when_asked_for_or_present(root: Path) -> None:
@@ -101,11 +118,11 @@ def test_live_digits_are_judged_when_asked_for_or_present(root: Path) -> None:
     assert not any("digits" in str(path) for path in report.generate(root))
 
 
-def test_the_readme_of_the_repository_shows_what_the_records_give() -> None:
+def test_the_pages_of_the_repository_show_what_the_records_give() -> None:
     assert report.check(".") == ""
 
 
-def test_the_suites_of_the_readme_say_what_is_recorded(tmp_path: Path) -> None:
+def test_the_suites_say_what_is_recorded(tmp_path: Path) -> None:
     table = readme.suites_table(Store(tmp_path)).set_index("suite")
     assert table.loc["cifar10-resnet20-selection", "records"] == "0 of 2"
     assert table.loc["cost", "records"] == "0 of 4"
@@ -113,3 +130,13 @@ def test_the_suites_of_the_readme_say_what_is_recorded(tmp_path: Path) -> None:
     committed = readme.suites_table(Store(".")).set_index("suite")
     assert committed.loc["cifar10-resnet20-selection", "records"] == "2 of 2"
     assert "records" not in readme.suites_table()
+
+
+def test_estimates_are_of_runs_that_have_no_record(tmp_path: Path) -> None:
+    nothing = readme.estimates_table(Store(tmp_path)).set_index("suite")
+    committed = readme.estimates_table(Store(".")).set_index("suite")
+    assert "cifar10-resnet20-short" in nothing.index
+    assert "cifar10-resnet20-short" not in committed.index
+    assert "digits" not in nothing.index
+    cpu, gpu = (float(text.split()[0].replace(",", "")) for text in committed.loc["cifar10-vgg16"].iloc[1:])
+    assert cpu / gpu == pytest.approx(readme.GPU, rel=0.05)

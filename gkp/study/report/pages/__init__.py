@@ -1,0 +1,1 @@
+"""The generated blocks of README.md and docs/: findings, status of the replication, lists."""

@@ -1,0 +1,71 @@
+"""What generated blocks are made from, and claims that are asked on the spot."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from gkp.study.analysis import claims
+from gkp.study.analysis.claims import Claim, Verdict
+from gkp.study.report.tables import to_markdown
+from gkp.study.runs.store import Record, Store
+
+WORDS = {"OK": "yes", "MISS": "no", "OPEN": "open", "MISSING": "no record"}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The records, the verdict of every claim, and how many printed numbers wait, by suite.
+
+    up: the path from the page to the repository, "" for README.md and "../" for a page in docs/.
+    read: suite -> its records, once they were asked for.
+    """
+
+    store: Store
+    judged: Sequence[Verdict] = ()
+    waiting: Mapping[str, int] = field(default_factory=dict)
+    up: str = ""
+    read: dict[str, list[Record]] = field(default_factory=dict, repr=False, compare=False)
+
+    def records(self, suite: str) -> list[Record]:
+        """The records of a suite; many blocks ask for the same ones, and files are read once."""
+        if suite not in self.read:
+            self.read[suite] = self.store.of_suite(suite)
+        return self.read[suite]
+
+    def verdict(self, name: str) -> Verdict:
+        """The verdict of the claim with that id; ValueError when there is none."""
+        for verdict in self.judged:
+            if verdict.claim.id == name:
+                return verdict
+        raise ValueError(f"{claims.CLAIMS} has no claim {name!r}: correct the id, or add the claim")
+
+    def difference(self, suite: str, attack: str, against: str, label: str = "sr-gkp") -> Verdict:
+        """Whether `label` keeps what `against` has under an attack: the claim about it, or one without id."""
+        ours = {"suite": suite, "label": label, "against": against, "attack": attack}
+        for verdict in self.judged:
+            if verdict.claim.ours == ours:
+                return verdict
+        claim = Claim("", f"{label} keeps what {against} has", "points", "", ours, at_least=0.0)
+        return claims.judge([claim], self.records)[0]
+
+    def notebook(self, name: str) -> str:
+        """A link to a notebook, as seen from the page."""
+        return f"[{name}]({self.up}notebooks/{name}.ipynb)"
+
+
+def answer(verdicts: Sequence[Verdict]) -> str:
+    """ "yes" or "no" where all verdicts are alike, else how many of each: "1 no, 5 open"."""
+    words = [WORDS[verdict.status] for verdict in verdicts]
+    kinds = [word for word in WORDS.values() if word in words]
+    if len(kinds) == 1:
+        return kinds[0]
+    return ", ".join(f"{words.count(word)} {word}" for word in kinds)
+
+
+def compact(frame: pd.DataFrame) -> str:
+    """A pipe table without the blanks that align its source."""
+    return re.sub(r" +\|", " |", re.sub(r":-+", ":--", to_markdown(frame)))

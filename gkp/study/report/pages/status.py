@@ -1,0 +1,119 @@
+"""The status of the replication: claims by what they are about, counted so that a reader can add them up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from gkp.study.analysis.claims import Verdict
+from gkp.study.analysis.labels import CONTROL
+from gkp.study.report.pages.evidence import Evidence, compact
+from gkp.study.report.tables import claims_table, to_markdown
+from gkp.study.runs.suites import LIVE
+
+METHOD = "sr-gkp"
+# First letter of a claim's id -> what is printed there, by the paper or by its release.
+PAPER = {
+    "C": "multiply-adds and parameters of networks",
+    "P": "accuracies of Tables 9 to 12",
+    "W": "accuracies of the ResNet-56, with eps as large in pixels as the paper's",
+}
+RELEASE = {
+    "S": "kernels that its search keeps",
+    "B": "accuracy of its ResNet-20",
+    "R": "accuracy that its code computes",
+    "N": "accuracy that its notebook prints",
+}
+OPPONENTS = ("the equally fine-tuned network", "the untouched network", "other methods", "its own variants")
+GROUPS = {
+    "paper": "what the paper prints",
+    "release": "what the release prints or computes",
+    "differences": "SR-GKP against another network on the same images",
+    "statements": "what else we state about networks, attacks and code",
+    "assumptions": "assumptions that the records refute",
+}
+
+
+def group(verdict: Verdict) -> str:
+    """What the claim is about, a key of GROUPS.
+
+    "assumptions" are claims that were written down to be put to the test and that the records refute: their
+    opposite is what we say, and they are no part of any count of what holds.
+    """
+    claim = verdict.claim
+    if claim.id[0] in PAPER:
+        return "paper"
+    if claim.id[0] in RELEASE:
+        return "release"
+    if "against" in claim.ours and claim.ours["label"] == METHOD:
+        return "differences"
+    return "assumptions" if claim.verdict == "miss" else "statements"
+
+
+def grouped(judged: Sequence[Verdict]) -> dict[str, list[Verdict]]:
+    """Group -> its verdicts, without those of the live suite, whose records are not committed."""
+    committed = [verdict for verdict in judged if verdict.claim.ours["suite"] != LIVE]
+    return {name: [v for v in committed if group(v) == name] for name in GROUPS}
+
+
+def status(evidence: Evidence) -> str:
+    """What is printed, and how much of it we meet; differences by direction; the rest in two sentences."""
+    groups = grouped(evidence.judged)
+    numbers = groups["paper"] + groups["release"]
+    differences, statements, refuted = (groups[name] for name in ("differences", "statements", "assumptions"))
+    held = sum(verdict.status == "OK" for verdict in statements)
+    parts = [len(part) for part in (numbers, differences, statements, refuted)]
+    return (
+        f"What is printed:\n\n{compact(printed(numbers, evidence.waiting))}\n"
+        f"What we state about our networks, as differences on the same images:\n\n"
+        f"{compact(directions(differences))}\n"
+        f"What we state besides, about networks, attacks and code: {held} of {len(statements)} hold. "
+        f"Outside these counts stand {len(refuted)} assumptions that were written down to be tested and "
+        f"that the records refute. In sum {' + '.join(map(str, parts))} = {sum(parts)} claims with a record, "
+        f"all in [docs/claims.md]({evidence.up}docs/claims.md) with number, tolerance and reason.\n"
+    )
+
+
+def printed(judged: Sequence[Verdict], waiting: Mapping[str, int]) -> pd.DataFrame:
+    """Numbers that the paper and its release print: within tolerance, outside, and without a record."""
+    rows = []
+    for letter, title in (PAPER | RELEASE).items():
+        source = "paper" if letter in PAPER else "release"
+        found = [verdict.status for verdict in judged if verdict.claim.id[0] == letter]
+        none = found.count("MISSING") + (sum(waiting.values()) if letter == "P" else 0)
+        rows.append((f"{source}: {title}", found.count("OK"), found.count("MISS"), none))
+    frame = pd.DataFrame(rows, columns=["printed", "met", "missed", "no record yet"])
+    return with_sums(frame, "sum")
+
+
+def directions(judged: Sequence[Verdict]) -> pd.DataFrame:
+    """Differences of SR-GKP to others by what they are compared with: ahead, behind, not told apart."""
+    rows = []
+    for title in OPPONENTS:
+        found = [verdict.status for verdict in judged if opponent(verdict) == title]
+        rows.append((title, found.count("OK"), found.count("MISS"), found.count("OPEN")))
+    frame = pd.DataFrame(rows, columns=["SR-GKP, beside", "shown ahead", "shown behind", "open"])
+    return with_sums(frame, "sum")
+
+
+def opponent(verdict: Verdict) -> str:
+    """What a difference of SR-GKP is taken to, in words."""
+    against = verdict.claim.ours["against"]
+    tuned, untouched, others, variants = OPPONENTS
+    known = {CONTROL: tuned, "unpruned": untouched}
+    return known.get(against, variants if against.startswith(METHOD) else others)
+
+
+def with_sums(frame: pd.DataFrame, title: str) -> pd.DataFrame:
+    """The counts with their sum to the right, titled, and below."""
+    frame = frame.assign(**{title: frame.iloc[:, 1:].sum(axis=1)})
+    frame.loc[len(frame)] = ["sum", *frame.iloc[:, 1:].sum()]
+    return frame
+
+
+def all_of(evidence: Evidence, name: str) -> str:
+    """The table of one group's claims, expected and ours; ValueError for an unknown group."""
+    if name not in GROUPS:
+        raise ValueError(f"no group of claims {name!r}: use one of {', '.join(GROUPS)}")
+    return to_markdown(claims_table(grouped(evidence.judged)[name]))

@@ -1,0 +1,103 @@
+"""The README's table of findings: answers follow from claims, sizes from records."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from record_factory import make_record
+
+from gkp.study.analysis.claims import Claim, Verdict
+from gkp.study.report import build
+from gkp.study.report.pages import findings
+from gkp.study.report.pages.evidence import Evidence, answer, compact
+from gkp.study.runs.run import Run
+from gkp.study.runs.store import Store
+
+
+def verdict(name: str, status: str, values: tuple[float, ...] = (1.0,), interval=None) -> Verdict:
+    claim = Claim(name, "s", "points", "w", {"suite": "s", "attack": "a", "label": "l"}, expect=1.0)
+    return Verdict(claim, values, status, interval)
+
+
+@pytest.fixture(scope="module")
+def committed() -> Evidence:
+    return Evidence(Store("."), build.verdicts("."), build.waiting("."))
+
+
+@pytest.mark.parametrize(
+    ("statuses", "said"),
+    [
+        (["OK", "OK"], "yes"),
+        (["MISS"], "no"),
+        (["OPEN", "OPEN"], "open"),
+        (["OPEN", "MISS", "OPEN", "OK"], "1 yes, 1 no, 2 open"),
+        (["MISSING"], "no record"),
+    ],
+)
+def test_an_answer_counts_what_differs(statuses: list[str], said: str) -> None:
+    assert answer([verdict("A1", status) for status in statuses]) == said
+
+
+def test_points_have_true_minus_signs_and_an_interval() -> None:
+    assert findings.points_text(verdict("A", "MISS", (-1.0, -3.0), (-3.5, 0.5))) == "−2.00 (−3.50 to +0.50) A"
+    assert findings.points_text(verdict("A", "MISSING", ())) == "no record"
+    assert findings.span((-1.24, -20.3)) == "−20.3 to −1.2"
+
+
+def test_a_claim_that_is_not_there_is_named(committed: Evidence) -> None:
+    with pytest.raises(ValueError, match="has no claim 'Q1'"):
+        committed.verdict("Q1")
+
+
+def test_a_difference_is_judged_on_the_same_images(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for method, correct in (("sr-gkp", 60), ("l1", 90)):
+        run = Run("digits", "resnet8", method, weights="resnet8", rate=0.4375)
+        store.write(make_record(run, correct=correct))
+    evidence, labels = Evidence(store), ("sr-gkp (untuned)", "l1 (untuned)")
+    behind = evidence.difference("small", "benign", labels[1], labels[0])
+    ahead = evidence.difference("small", "benign", labels[0], labels[1])
+    assert (behind.status, ahead.status) == ("MISS", "OK")
+    assert behind.ours == pytest.approx(-30)
+    assert ahead.interval == pytest.approx([-bound for bound in reversed(behind.interval)])
+    assert evidence.difference("small", "fgsm", labels[1], labels[0]).status == "MISSING"
+
+
+def test_six_questions_with_sizes_and_notebooks_that_exist(committed: Evidence) -> None:
+    lines = findings.findings(committed).splitlines()
+    assert len(lines) == 2 + 6
+    for line in lines[2:]:
+        question, said, size, n, notebook = (cell.strip() for cell in line.strip("|").split(" | "))
+        assert question.endswith("?")
+        assert said
+        assert any(character.isdigit() for character in size)
+        assert n[0].isdigit()
+        assert Path(notebook.partition("(")[2].rstrip(")")).is_file()
+
+
+def test_a_difference_that_is_a_claim_is_that_claim(committed: Evidence) -> None:
+    claimed = committed.difference(findings.SEEDS_20, findings.HEADLINE, "unpruned + fine-tune")
+    assert claimed is committed.verdict("Y2")
+    assert findings.points_text(claimed).endswith(") Y2")
+    asked = Evidence(committed.store).difference(findings.SEEDS_20, findings.HEADLINE, "unpruned + fine-tune")
+    assert (asked.claim.id, asked.values, asked.interval) == ("", claimed.values, claimed.interval)
+
+
+def test_the_table_shows_what_the_claims_over_three_seeds_say(committed: Evidence) -> None:
+    table = findings.findings(committed)
+    for name in ("Y2", "Y3", "Y4", "Y6", "Y7", "Y8", "X2", "X3"):
+        assert findings.points_text(committed.verdict(name)) in table, name
+
+
+def test_three_lines_follow_the_verdicts(committed: Evidence, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert findings.three_lines(committed).count("\n- ") == 2
+    ahead = {name: verdict("", "OK", (2.0,), (1.0, 3.0)) for name in ("benign", "a", "b")}
+    monkeypatch.setattr(findings, "differences", lambda *_: ahead)
+    text = findings.three_lines(committed)
+    assert "**Free robustness is shown**" in text
+    assert "lose under 0 of 2 attacks and to gain under 2" in text
+
+
+def test_a_compact_table_is_the_same_table() -> None:
+    frame = pd.DataFrame({"a long title": ["x", "yy"], "b": ["1", "2"]})
+    assert compact(frame) == "| a long title | b |\n|:--|:--|\n| x | 1 |\n| yy | 2 |\n"

@@ -1,0 +1,102 @@
+"""The status of the replication: every claim is counted once, and the counts add up."""
+
+import re
+
+import pytest
+
+from gkp.study.analysis.claims import Claim, Verdict
+from gkp.study.report import build
+from gkp.study.report.pages import status
+from gkp.study.report.pages.evidence import Evidence
+from gkp.study.runs.store import Store
+
+
+def verdict(name: str, found: str, **ours: str) -> Verdict:
+    expected = "ok" if found == "MISSING" else found.lower()
+    bound = {"at_least": 0.0} if "against" in ours else {"expect": 1.0}
+    place = {"suite": "s", "attack": "a", **ours}
+    why = "" if expected == "ok" else "because"
+    claim = Claim(name, "statement", "%", "w", place, verdict=expected, explanation=why, **bound)
+    return Verdict(claim, (1.0,), found)
+
+
+JUDGED = [
+    verdict("C1", "OK"),
+    verdict("P-resnet56-unpruned-benign", "MISS"),
+    verdict("W1", "OK"),
+    verdict("N2", "MISS"),
+    verdict("F1", "OPEN", label="sr-gkp", against="unpruned"),
+    verdict("F2", "MISS", label="sr-gkp", against="unpruned + fine-tune"),
+    verdict("F3", "OK", label="sr-gkp", against="l1"),
+    verdict("K3", "OK", label="sr-gkp", against="sr-gkp (alpha-0.0)"),
+    verdict("K8", "OK", label="l1", against="sr-gkp"),
+    verdict("K9", "OPEN", label="l1", against="sr-gkp"),
+    verdict("A1", "MISS"),
+    verdict("D1", "OK", suite="digits"),
+]
+
+
+@pytest.fixture(scope="module")
+def committed() -> Evidence:
+    return Evidence(Store("."), build.verdicts("."), build.waiting("."))
+
+
+def test_every_claim_has_one_group_and_live_ones_have_none() -> None:
+    groups = status.grouped(JUDGED)
+    assert {name: [v.claim.id for v in found] for name, found in groups.items()} == {
+        "paper": ["C1", "P-resnet56-unpruned-benign", "W1"],
+        "release": ["N2"],
+        "differences": ["F1", "F2", "F3", "K3"],
+        "statements": ["K8", "K9"],
+        "assumptions": ["A1"],
+    }
+
+
+def test_printed_numbers_count_those_without_a_record() -> None:
+    frame = status.printed(JUDGED[:4], {"cifar10-resnet32": 5, "cifar10-vgg16": 2}).set_index("printed")
+    assert list(frame.loc["paper: accuracies of Tables 9 to 12"]) == [0, 1, 7, 8]
+    assert list(frame.loc["sum"]) == [2, 2, 7, 11]
+
+
+def test_differences_are_counted_by_direction() -> None:
+    frame = status.directions(status.grouped(JUDGED)["differences"]).set_index("SR-GKP, beside")
+    assert list(frame.loc["the untouched network"]) == [0, 0, 1, 1]
+    assert list(frame.loc["the equally fine-tuned network"]) == [0, 1, 0, 1]
+    assert list(frame.loc["other methods"]) == [1, 0, 0, 1]
+    assert list(frame.loc["its own variants"]) == [1, 0, 0, 1]
+    assert list(frame.loc["sum"]) == [2, 1, 1, 4]
+
+
+def test_refuted_assumptions_are_not_counted_beside_statements() -> None:
+    text = status.status(Evidence(Store("."), JUDGED, {}))
+    assert "1 of 2 hold" in text
+    assert "Outside these counts stand 1 assumptions" in text
+    assert "4 + 4 + 2 + 1 = 11 claims" in text
+
+
+def test_the_committed_counts_add_up(committed: Evidence) -> None:
+    text = status.status(committed)
+    parts, total = re.search(r"In sum ([\d+ ]+) = (\d+) claims", text).groups()
+    assert sum(map(int, parts.split("+"))) == int(total)
+    assert int(total) == len([v for v in committed.judged if v.claim.ours["suite"] != "digits"])
+    rows = re.findall(r"^\| (.*?) \| (\d+) \| (\d+) \| (\d+) \| (\d+) \|$", text, flags=re.MULTILINE)
+    assert len(rows) == 13
+    assert all(sum(map(int, row[1:4])) == int(row[4]) for row in rows)
+    printed, differences = rows[:7], rows[8:12]
+    for part, sums in ((printed, rows[7]), (differences, rows[12])):
+        assert [sum(int(row[place]) for row in part) for place in range(1, 5)] == [int(n) for n in sums[1:]]
+
+
+def test_all_claims_stand_on_the_page_once(committed: Evidence) -> None:
+    text = "".join(status.all_of(committed, name) for name in status.GROUPS)
+    ids = re.findall(r"^\| (?:OK|MISS|OPEN)\s+\| (\S+)", text, flags=re.MULTILINE)
+    assert sorted(ids) == sorted(v.claim.id for v in committed.judged if v.claim.ours["suite"] != "digits")
+    with pytest.raises(ValueError, match="no group of claims 'ours': use one of paper"):
+        status.all_of(committed, "ours")
+
+
+def test_a_difference_claims_no_less_than_zero(committed: Evidence) -> None:
+    """ "Ahead" and "behind" are what OK and MISS mean only where the bound is zero."""
+    for found in status.grouped(committed.judged)["differences"]:
+        assert found.claim.at_least == 0, found.claim.id
+        assert found.claim.tolerance == 0, found.claim.id
