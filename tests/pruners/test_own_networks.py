@@ -320,7 +320,7 @@ def test_thresholds_beyond_the_example_are_tried():
         return model.head(features * (limit / norm.clamp_min(limit)).view(-1, 1, 1, 1))
 
     limit = 2 * (8 * 144) ** 0.5  # beyond the numbers of the probe, 1 to 2, and beyond the example
-    example = 8 * X
+    example = 5 * X
     assert "10 times as large" in reason(Net(way), "c", example)
     assert pruned(Net(way), x=example).a.out_channels == 4
 
