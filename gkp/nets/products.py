@@ -65,7 +65,7 @@ def run_once(model: nn.Module, example_input: Tensor) -> None:
         )
     if any(is_lazy(parameter) for parameter in model.parameters()):
         raise ValueError("the network has layers without shapes yet: run it once on an image first")
-    image = _like_parameters(model, example_input[:1])
+    image = _like_parameters(model, example_input[:1].clone())  # it may work in place
     try:
         with _only_products(model), torch.no_grad():
             model(image)

@@ -6,6 +6,7 @@ import copy
 import math
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from gkp.nets import cost
@@ -26,7 +27,7 @@ from gkp.pruners import (  # noqa: F401, importing a family registers its method
 )
 from gkp.pruners.common import plugins  # noqa: F401
 from gkp.pruners.common.registry import Cut, Method, Session, get, methods, register
-from gkp.pruners.common.weights_check import refuse_non_finite
+from gkp.pruners.common.weights_check import refuse_non_finite, refuse_other_than_networks
 from gkp.search import check_rate
 from gkp.train import fine_tune
 from gkp.train.recipe import SHORT, Recipe
@@ -70,17 +71,26 @@ def prune(
     a `gkp.SkippedLayers` warning. The result has been run on the example: see docs/ROBUST_USE.md.
 
     ValueError for an unknown method or option, missing data, values out of range, weights that are not
-    finite, and networks of which nothing can be pruned or the result would not be what it should.
+    finite, a rate that removes nothing, and networks of which nothing can be pruned or the result would not
+    be what it should. TypeError for what is no network of layers, such as TorchScript.
     """
     common = {"groups": groups, "example_input": example_input, "data": data, **options}
     check_rate(rate)
+    refuse_other_than_networks(model)
     inner = unwrapped(model)
-    if get(method).start is None:
-        pruned = prepare(inner, method, **common)(rate)
-    else:
-        pruned = _trained(copied(inner), method, rate, recipe, common)
-    must_run(pruned, inner, guessed_input(inner, example_input))
+    with torch.inference_mode(False):  # weights made inside of it could not be trained
+        if get(method).start is None:
+            pruned = prepare(inner, method, **common)(rate)
+        else:
+            pruned = _trained(copied(inner), method, rate, recipe, common)
+        if _shapes(pruned) == _shapes(inner):
+            raise ValueError(f"{method} removes nothing at rate={rate}: raise the rate")
+        must_run(pruned, inner, guessed_input(inner, example_input))
     return _wrapped(pruned, model)
+
+
+def _shapes(model: nn.Module) -> dict[str, torch.Size]:
+    return {name: parameter.shape for name, parameter in model.named_parameters()}
 
 
 def _trained(model: nn.Module, method: str, rate: float, recipe: Recipe, common: dict[str, Any]) -> nn.Module:
@@ -122,6 +132,7 @@ def prepare(
     """
     entry = get(method)
     _check_options(entry, options)
+    refuse_other_than_networks(model)
     refuse_non_finite(model)
     if entry.needs.startswith("images") and data is None:
         raise ValueError(f"{method} scores with {entry.needs}: give data=gkp.data.load(...)")
@@ -142,6 +153,7 @@ def start(
     """The session of a method that prunes in training. `model` is the one that will be trained in place."""
     entry = get(method)
     _check_options(entry, options)
+    refuse_other_than_networks(model)
     refuse_non_finite(model)
     if data is None:
         raise ValueError(f"{method} prunes in training: give data=gkp.data.load(...), and a recipe")

@@ -18,6 +18,7 @@ from gkp.nets.channels.surgery import (
     left_out,
     remove_filters,
     summary,
+    training_only,
     warn_of,
 )
 from gkp.pruners.common.ranking import MINIMUM, filter_macs, lowest
@@ -54,7 +55,9 @@ def coupled_groups(model: nn.Module, example_input: Tensor) -> list[Coupled]:
 
 
 def _coupled(modules: Mapping[str, nn.Module], channels: Channels, bundle: Bundle) -> Coupled:
-    size = 1 + max(int(owner.max()) for owner in channels.filters.values())
+    size = 1 + max(
+        int(owner.max()) for side in (channels.filters, channels.inputs) for owner in side.values()
+    )
     place = torch.full((size,), -1)
     place[torch.tensor(bundle.units)] = torch.arange(len(bundle.units))
     squares = torch.zeros(len(bundle.units), dtype=torch.float64)
@@ -112,7 +115,7 @@ def group_norm(
     if not coupled:
         why = f" ({summary(reasons)})" if reasons else ""
         raise ValueError(f"no dependency group of this network can lose channels{why}: try sr-gkp or lrf")
-    warn_of(reasons)
+    warn_of(reasons | training_only(model, example_input))
     scores = {name: group.squares / group.squares.mean() for name, group in coupled.items()}
     worth = _worth(unwrapped(model), coupled, example_input)
 

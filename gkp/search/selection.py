@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import numbers
 from dataclasses import dataclass, replace
 
 import torch
@@ -238,8 +239,8 @@ def _check_means(arithmetic: str, starts: int | None) -> None:
 
 
 def check_rate(rate: float) -> None:
-    """ValueError unless 0 < rate < 1."""
-    if not 0 < rate < 1:
+    """ValueError unless rate is a number and 0 < rate < 1."""
+    if isinstance(rate, bool) or not isinstance(rate, numbers.Real) or not 0 < rate < 1:
         raise ValueError(
-            f"rate={rate}: the fraction to remove lies strictly between 0 and 1, for example 0.4375"
+            f"rate={rate!r}: the fraction to remove lies strictly between 0 and 1, for example 0.4375"
         )

@@ -9,13 +9,15 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 Network = TypeVar("Network", bound=nn.Module)
+Value = TypeVar("Value", bound=Tensor)
 
 
 def copied(model: Network) -> Network:
     """A deep copy of `model`, also where it keeps tensors that were computed.
 
     copy.deepcopy refuses those: masked weights of torch.nn.utils, features kept from the last forward. They
-    are copied as values; whatever computes them does so again. ValueError names what else cannot be copied.
+    are copied as values; whatever computes them does so again. Attributes of parameters stay. ValueError
+    names what else cannot be copied.
     """
     memo: dict[int, Any] = {}
     for module in model.modules():
@@ -23,9 +25,20 @@ def copied(model: Network) -> Network:
             if not tensor.is_leaf:
                 memo[id(tensor)] = tensor.detach().clone()
     try:
-        return copy.deepcopy(model, dict(memo))
+        new = copy.deepcopy(model, dict(memo))
     except (TypeError, RuntimeError, AttributeError, ValueError, NotImplementedError) as error:
         raise ValueError(f"the network cannot be copied: {_culprit(model, memo) or error}") from error
+    for old, parameter in zip(model.parameters(), new.parameters(), strict=False):
+        with_attributes(parameter, old)
+    return new
+
+
+def with_attributes(new: Value, old: Tensor) -> Value:
+    """`new` itself with the attributes that a user set on the parameter `old`: copy.deepcopy forgets them."""
+    for name, value in vars(old).items():
+        if name not in vars(new):
+            setattr(new, name, value)
+    return new
 
 
 def _tensors(value: Any, depth: int = 6) -> Iterator[Tensor]:

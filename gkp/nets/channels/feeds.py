@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from gkp.nets.channels.probe import IMAGE, Leaf, Probe, Reading
+from gkp.nets.channels.layers import copied, unwrapped
+from gkp.nets.channels.probe import Leaf, Probe, Reading, cut_run, probe, watch
+from gkp.nets.channels.running import OnePrecision, as_float
 
 BASE = 4096  # codes of a channel: two digits in this base
 
@@ -35,17 +37,75 @@ def feeds(found: Probe, targets: set[str] | None = None) -> Iterator[Feed]:
             yield from _decode(reading, found.leaves, found.exact)
 
 
-def readers_of_image(found: Probe) -> set[str]:
-    """Layers that read the image and nothing else."""
-    sources: dict[str, set[str]] = {}
-    for reading in found.readings:
-        if reading.axis is not None and reading.tensor.requires_grad:
-            slopes = _pull(reading, found.leaves, torch.ones_like(reading.tensor))
-            reached = [
-                leaf.name for leaf, slope in zip(found.leaves, slopes, strict=True) if slope is not None
-            ]
-            sources.setdefault(reading.name, set()).update(reached)
-    return {name for name, known in sources.items() if known == {IMAGE}}
+def readers_of_image(model: nn.Module, x: Tensor) -> tuple[set[str], Probe]:
+    """(layers that read the image and nothing else, the probe without gradients that tells).
+
+    Found by values: what reaches them changes with the image and not with the results of other layers. So
+    it does not matter where a network switches gradients off.
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        model, x = copied(unwrapped(model)).float().requires_grad_(False), as_float(x).clone()
+        watched = Probe()
+        shapes = watch(model, x, watched, False)
+        runs: list[list[Reading]] = []
+        for seeds in ((0, 1), (2, 1), (0, 3)):
+            found = Probe()
+            try:
+                with OnePrecision(torch.float32):
+                    cut_run(model, shapes, x, found, frozenset(), seeds)
+            except Exception as error:
+                raise ValueError(
+                    "the layers of this network cannot be looked at one by one: with other numbers in them "
+                    f"it takes another way ({type(error).__name__}: {error})"
+                ) from error
+            runs.append([reading for reading in found.readings if reading.axis is not None])
+    only: dict[str, bool] = {}
+    for first, other_image, other_layers in zip(*runs, strict=False):
+        by_image = not torch.equal(first.tensor, other_image.tensor)
+        by_layers = not torch.equal(first.tensor, other_layers.tensor)
+        only[first.name] = only.get(first.name, True) and by_image and not by_layers
+    return {name for name, alone in only.items() if alone}, watched
+
+
+def gates(
+    model: nn.Module,
+    x: Tensor,
+    groups: Iterable[tuple[str, ...]],
+    direct: Mapping[str, list[str]],
+    between: set[str],
+) -> dict[str, frozenset[str]]:
+    """{producer: the others of its group, where they only scale what it gives}.
+
+    They do when, with zeros instead of what the producer gives, no reader depends on them any more
+    (squeeze-and-excitation, gated linear units); the filters of a residual sum do not. groups: layers
+    whose filters go together, in the order of the calls. direct: {layer: layers between that it reaches
+    first}. between: layers that keep channels apart.
+    """
+    mains = {group[0]: group[1:] for group in groups if len(group) > 1}
+    if not mains:
+        return {}
+
+    def chain(name: str) -> set[str]:
+        reached, todo = {name}, [name]
+        while todo:
+            for target in direct.get(todo.pop(), ()):
+                if target not in reached:
+                    reached.add(target)
+                    todo.append(target)
+        return reached
+
+    chains = {name: chain(name) for group in mains.items() for name in (group[0], *group[1])}
+    silent = frozenset(name for main in mains for name in chains[main])
+    heard: set[str] = set()
+    with probe(model, x, silent) as found:
+        for edge in feeds(found):
+            if edge.target not in between:
+                heard.add(edge.source)
+    return {
+        main: frozenset(others)
+        for main, others in mains.items()
+        if not any(chains[other] & (heard | chains[main]) for other in others)
+    }
 
 
 def _pull(reading: Reading, leaves: list[Leaf], weight: Tensor) -> tuple[Tensor | None, ...]:

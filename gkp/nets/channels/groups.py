@@ -9,22 +9,26 @@ of the network's output, one that is mixed with others, a weight that is not the
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
-from torch.nn.utils import parametrize
 
-from gkp.nets.channels.feeds import Feed, feeds
-from gkp.nets.channels.layers import in_groups, mixes, unwrapped
-from gkp.nets.channels.probe import IMAGE, Probe, probe
+from gkp.nets.channels.feeds import Feed, feeds, gates
+from gkp.nets.channels.layers import in_groups, mixes, sizes, unwrapped, weights_reason
+from gkp.nets.channels.probe import probe
 from gkp.nets.channels.replacement import shared_weights
+from gkp.nets.channels.running import Modes, modes
 
 TIED = "its filters are summed with those of"
 TO_OUTPUT = "its filters are the network's output"
+UNREACHED = (
+    "{reader}, which the example does not reach, may read its filters (it has {width} channels): give an "
+    "example that reaches it, or take it out of the network"
+)
 ORDINARY = (TIED, TO_OUTPUT)  # reasons that are how networks are built, nothing to wonder about
 
 
@@ -47,17 +51,18 @@ class Channels:
     """The channels of one network on one example.
 
     filters, inputs: {layer: unit of each output channel, of each input channel}. bundles: all that can be
-    removed. pinned: {unit: why it stays}. direct: {layer: layers between that its filters reach first}.
-    readers_of_image: layers that read nothing but the image. calls: {layer: how often it runs}.
+    removed. pinned: {unit: (layer or "", why it stays)}, the layer where the reason is about that one's
+    weights. direct: {layer: layers between that its filters reach first}. calls: {layer: how often it runs}.
+    modes: how the network has to be looked at.
     """
 
     filters: dict[str, Tensor]
     inputs: dict[str, Tensor]
     bundles: list[Bundle]
-    pinned: dict[int, str]
+    pinned: dict[int, tuple[str, str]]
     direct: dict[str, list[str]]
-    readers_of_image: frozenset[str]
     calls: dict[str, int]
+    modes: Modes
     gates: dict[str, frozenset[str]] = field(default_factory=dict)
     refuted: dict[tuple[str, ...], str] = field(default_factory=dict)  # by the proof: producers -> why
 
@@ -73,34 +78,6 @@ class Channels:
         return both
 
 
-def weights_reason(module: nn.Module) -> str:
-    """Why filters of `module` cannot be cut out of its tensors, empty when they can."""
-    if parametrize.is_parametrized(module):
-        return (
-            "its weight is computed from others (a parametrisation): remove_parametrizations makes it plain"
-        )
-    own = dict(module.named_parameters(recurse=False))
-    if isinstance(getattr(module, "weight", None), Tensor) and "weight" not in own | module._buffers:
-        return (
-            "its weight is computed from others (weight norm or a mask of torch.nn.utils): remove that first"
-        )
-    if "forward" in vars(module):
-        return "its forward function was replaced"
-    if any(isinstance(p, nn.UninitializedParameter) for p in own.values()):
-        return "its weight has no shape yet"
-    return ""
-
-
-def sizes(module: nn.Module) -> tuple[int, int]:
-    """(input channels, output channels) of a layer that mixes channels or keeps them apart."""
-    if isinstance(module, _ConvNd):
-        return module.in_channels, module.out_channels
-    if isinstance(module, nn.Linear):
-        return module.in_features, module.out_features
-    count = module.num_channels if isinstance(module, nn.GroupNorm) else in_groups(module)
-    return count, count
-
-
 class _Nodes:
     """Numbers for the channels of all layers; joins and pins them."""
 
@@ -109,7 +86,7 @@ class _Nodes:
         self.filters: dict[str, Tensor] = {}
         self.count = 0
         self.joins: list[Tensor] = []
-        self.reasons: dict[int, str] = {}
+        self.reasons: dict[int, tuple[str, str]] = {}
         for name, module in modules.items():
             read, written = sizes(module)
             groups = in_groups(module)
@@ -123,9 +100,10 @@ class _Nodes:
                 self.filters[name] = self.count + read + torch.arange(written)
                 self.count += read + written
 
-    def pin(self, nodes: Tensor, reason: str) -> None:
+    def pin(self, nodes: Tensor, reason: str, of: str = "") -> None:
+        """They stay. of: the layer whose weights are the reason."""
         for node in nodes.tolist():
-            self.reasons.setdefault(node, reason)
+            self.reasons.setdefault(node, (of, reason))
 
     def units(self) -> Tensor:
         """The unit of every node: connected nodes take the smallest number among them."""
@@ -141,35 +119,42 @@ class _Nodes:
 
 
 def analyse(model: nn.Module, x: Tensor) -> Channels:
-    """The channels of `model` on x (1, C, H, W). ValueError where the network does not run on x."""
+    """The channels of `model` on x (1, C, H, W), in both modes. ValueError where it does not run on x."""
     model = unwrapped(model)
-    with probe(model, x) as found:
-        edges = list(feeds(found))
+    ways = modes(model, x)
+    edges: list[Feed] = []
+    calls: dict[str, int] = {}
+    opaque: dict[str, str] = {}
+    for training, example in ways.runs:
+        with probe(model, example, training=training) as found:
+            edges += feeds(found)
+        calls |= {name: count for name, count in found.calls.items() if name not in calls}
+        opaque |= found.opaque
     modules = {
         name: module
         for name, module in model.named_modules()
-        if name in found.calls and name not in found.opaque and (mixes(module) or in_groups(module))
+        if name in calls and name not in opaque and (mixes(module) or in_groups(module))
     }
     nodes = _Nodes(modules)
     _pin_layers(nodes, model, modules)
+    _pin_for_unread(nodes, modules, ways.unread)
     for edge in edges:
-        _enter(nodes, edge, found)
+        _enter(nodes, edge, opaque)
     unit = nodes.units()
-    pinned: dict[int, str] = {}
+    pinned: dict[int, tuple[str, str]] = {}
     for node, reason in sorted(nodes.reasons.items()):
         pinned.setdefault(int(unit[node]), reason)
     filters = {name: unit[node] for name, node in nodes.filters.items()}
     inputs = {name: unit[node] for name, node in nodes.inputs.items()}
     direct: dict[str, list[str]] = {}
-    sources: dict[str, set[str]] = {}
     for edge in edges:
-        sources.setdefault(edge.target, set()).add(edge.source)
         if edge.target in modules and in_groups(modules[edge.target]):
             direct.setdefault(edge.source, []).append(edge.target)
-    only_image = frozenset(name for name, known in sources.items() if known == {IMAGE})
     bundles = _bundles(modules, filters, inputs, pinned)
-    channels = Channels(filters, inputs, bundles, pinned, direct, only_image, found.calls)
-    channels.gates = _gates(model, x, channels, edges, modules)
+    channels = Channels(filters, inputs, bundles, pinned, direct, calls, ways)
+    order = list(calls)
+    groups = [tuple(sorted(bundle.producers, key=order.index)) for bundle in bundles]
+    channels.gates = gates(model, x, groups, direct, {n for n, m in modules.items() if in_groups(m)})
     return channels
 
 
@@ -178,20 +163,54 @@ def _pin_layers(nodes: _Nodes, model: nn.Module, modules: Mapping[str, nn.Module
     for name, module in modules.items():
         reason = weights_reason(module) or tied.get(name)
         if reason:
-            nodes.pin(torch.cat([nodes.inputs[name], nodes.filters[name]]), reason)
+            nodes.pin(torch.cat([nodes.inputs[name], nodes.filters[name]]), reason, of=name)
 
 
-def _enter(nodes: _Nodes, edge: Feed, found: Probe) -> None:
+def _pin_for_unread(nodes: _Nodes, modules: Mapping[str, nn.Module], unread: Mapping[str, nn.Module]) -> None:
+    """Pin whatever weights that the example does not reach may read: all channels whose number is theirs.
+
+    Nobody can know who feeds an exit that is not taken, a layer of another method or the tensor of a loss.
+    """
+    widths: dict[int, tuple[str, bool]] = {}  # number of channels: (who has it, may they be flattened maps?)
+    for name, owner in unread.items():
+        known = mixes(owner) or in_groups(owner)
+        if known and name.rpartition(".")[2] != "weight":
+            continue
+        for width in sizes(owner)[:1] if known else _owner_shape(owner, name):
+            widths.setdefault(
+                width, (name.rpartition(".")[0] or name if known else name, isinstance(owner, nn.Linear))
+            )
+    for name, module in modules.items():
+        if in_groups(module):
+            continue
+        for channels, side in zip(sizes(module), (nodes.inputs, nodes.filters), strict=True):
+            for width, (reader, flattened) in widths.items():
+                if width == channels or (flattened and _flattened(width, channels)):
+                    nodes.pin(side[name], UNREACHED.format(reader=reader, width=width))
+
+
+def _owner_shape(owner: nn.Module, name: str) -> tuple[int, ...]:
+    """The sizes of the tensor `name` of `owner` that may be numbers of channels."""
+    return tuple(size for size in getattr(owner, name.rpartition(".")[2]).shape if size > 1)
+
+
+def _flattened(width: int, channels: int) -> bool:
+    """Whether `width` may be square maps of so many channels in a row."""
+    pixels = width // channels
+    return width == pixels * channels and math.isqrt(pixels) ** 2 == pixels
+
+
+def _enter(nodes: _Nodes, edge: Feed, opaque: Mapping[str, str]) -> None:
     """Join what the edge joins, pin what it shows to be fixed."""
     target = nodes.inputs.get(edge.target)
     source = nodes.filters.get(edge.source)
     if target is None or source is None:
         if source is not None:
-            kind = found.opaque.get(edge.target)
+            kind = opaque.get(edge.target)
             reason = f"{edge.target}, a {kind}, mixes its filters" if kind else TO_OUTPUT
             nodes.pin(source[torch.cat([edge.filters, edge.mixed])], reason)
         elif target is not None:
-            kind = found.opaque.get(edge.source)
+            kind = opaque.get(edge.source)
             reason = f"its channels come from {edge.source}, a {kind}" if kind else "it reads the image"
             nodes.pin(target if len(edge.mixed) else target[edge.channels], reason)
         return
@@ -206,7 +225,7 @@ def _bundles(
     modules: Mapping[str, nn.Module],
     filters: Mapping[str, Tensor],
     inputs: Mapping[str, Tensor],
-    pinned: Mapping[int, str],
+    pinned: Mapping[int, tuple[str, str]],
 ) -> list[Bundle]:
     """Units that can go, bundled by the layers they reach; only bundles that cover all their producers."""
     writers: dict[int, dict[str, None]] = {}
@@ -235,45 +254,6 @@ def _bundles(
     return bundles
 
 
-def _gates(
-    model: nn.Module, x: Tensor, channels: Channels, edges: list[Feed], modules: Mapping[str, nn.Module]
-) -> dict[str, frozenset[str]]:
-    """{producer: the other producers of its bundle, where they only scale what it gives}.
-
-    They do when, with zeros instead of what the producer gives, no reader depends on them any more
-    (squeeze-and-excitation, gated linear units); the filters of a residual sum do not.
-    """
-    mains: dict[str, tuple[str, ...]] = {}
-    for bundle in channels.bundles:
-        by_call = sorted(bundle.producers, key=list(channels.calls).index)
-        if len(by_call) > 1:
-            mains[by_call[0]] = tuple(by_call[1:])
-    if not mains:
-        return {}
-
-    def chain(name: str) -> set[str]:
-        reached, todo = {name}, [name]
-        while todo:
-            for target in channels.direct.get(todo.pop(), ()):
-                if target not in reached:
-                    reached.add(target)
-                    todo.append(target)
-        return reached
-
-    chains = {name: chain(name) for group in mains.items() for name in (group[0], *group[1])}
-    silent = frozenset(name for main in mains for name in chains[main])
-    heard: set[str] = set()
-    with probe(model, x, silent) as found:
-        for edge in feeds(found):
-            if edge.target not in modules or mixes(modules[edge.target]):
-                heard.add(edge.source)
-    return {
-        main: frozenset(others)
-        for main, others in mains.items()
-        if not any(chains[other] & (heard | chains[main]) for other in others)
-    }
-
-
 _KNOWN: weakref.WeakKeyDictionary[nn.Module, tuple[tuple, Channels]] = weakref.WeakKeyDictionary()
 
 
@@ -281,7 +261,7 @@ def _signature(model: nn.Module, x: Tensor) -> tuple:
     """What the channels depend on and a user may change: the layers, their shapes, the example's shape."""
     layers = tuple((name, id(m), type(m)) for name, m in model.named_modules())
     tensors = tuple((name, id(p), tuple(p.shape)) for name, p in model.named_parameters())
-    return (layers, tensors, tuple(x.shape))
+    return (layers, tensors, tuple(x.shape), x.dtype)
 
 
 def channels_of(model: nn.Module, x: Tensor) -> Channels:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils import parametrize
 
 from gkp.nets.channels.copying import copied as copied  # here for those who take layers apart
 
@@ -42,6 +45,34 @@ def in_groups(module: nn.Module) -> int:
     return 0
 
 
+def weights_reason(module: nn.Module) -> str:
+    """Why filters of `module` cannot be cut out of its tensors, empty when they can."""
+    if parametrize.is_parametrized(module):
+        return (
+            "its weight is computed from others (a parametrisation): remove_parametrizations makes it plain"
+        )
+    own = dict(module.named_parameters(recurse=False))
+    if isinstance(getattr(module, "weight", None), Tensor) and "weight" not in own | module._buffers:
+        return (
+            "its weight is computed from others (weight norm or a mask of torch.nn.utils): remove that first"
+        )
+    if "forward" in vars(module):
+        return "its forward function was replaced"
+    if any(isinstance(p, nn.UninitializedParameter) for p in own.values()):
+        return "its weight has no shape yet"
+    return ""
+
+
+def sizes(module: nn.Module) -> tuple[int, int]:
+    """(input channels, output channels) of a layer that mixes channels or keeps them apart."""
+    if isinstance(module, _ConvNd):
+        return module.in_channels, module.out_channels
+    if isinstance(module, nn.Linear):
+        return module.in_features, module.out_features
+    count = module.num_channels if isinstance(module, nn.GroupNorm) else in_groups(module)
+    return count, count
+
+
 def channel_axis(module: nn.Module) -> int:
     """Where the channels stand in the input and output of a layer that `mixes` or has `in_groups`."""
     if isinstance(module, nn.Linear):
@@ -53,25 +84,39 @@ def channel_axis(module: nn.Module) -> int:
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
     """All floating-point tensors inside tuples, lists, dictionaries and objects that hold them."""
+    return (each for each in answers_in(value) if each.is_floating_point())
+
+
+def answers_in(value: Any) -> Iterator[Tensor]:
+    """As `tensors_in`, tensors of any type; NumPy's arrays and plain numbers become tensors."""
+    yield from _answers(value, set())
+
+
+def _answers(value: Any, seen: set[int]) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
-        if value.is_floating_point():
-            yield value
-    elif isinstance(value, dict):
-        for each in value.values():
-            yield from tensors_in(each)
-    elif isinstance(value, (tuple, list)):
-        for each in value:
-            yield from tensors_in(each)
-    elif hasattr(value, "__dict__") and not isinstance(value, (nn.Module, type)):
-        yield from tensors_in(vars(value))
+        yield value
+    elif isinstance(value, (bool, int, float, complex)):
+        yield torch.tensor(value)
+    elif isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "biufc":
+        yield torch.as_tensor(value)
+    elif id(value) not in seen:  # an object may hold itself
+        seen.add(id(value))
+        for part in _parts(value):
+            yield from _answers(part, seen)
 
 
-def run(model: nn.Module, x: Tensor) -> Any:
-    """model(x). ValueError, naming the shape, for a network that does not take it."""
-    try:
-        return model(x)
-    except Exception as error:
-        raise ValueError(
-            f"the network does not run on an example of shape {tuple(x.shape)} and type {x.dtype}: "
-            f"give example_input, a tensor (1, C, H, W) that it accepts ({type(error).__name__}: {error})"
-        ) from error
+def _parts(value: Any) -> Iterable[Any]:
+    """What a container or an object holds."""
+    if isinstance(value, Mapping):
+        return value.values()
+    if isinstance(value, (tuple, list, set, frozenset)):
+        return value
+    if isinstance(value, (nn.Module, type, str, bytes)) or callable(value):
+        return ()
+    slots = [name for kind in type(value).__mro__ for name in _names(vars(kind).get("__slots__", ()))]
+    held = [getattr(value, name) for name in slots if hasattr(value, name)]
+    return [*held, *getattr(value, "__dict__", {}).values()]
+
+
+def _names(slots: str | Iterable[str]) -> Iterable[str]:
+    return (slots,) if isinstance(slots, str) else slots

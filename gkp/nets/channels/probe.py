@@ -21,7 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gkp.nets.channels.layers import channel_axis, copied, in_groups, mixes, run, tensors_in, unwrapped
+from gkp.nets.channels.layers import channel_axis, copied, in_groups, mixes, tensors_in, unwrapped
+from gkp.nets.channels.running import OnePrecision, as_float, plainly, run, seeded, set_mode
 
 EXACT = {torch.float64: 1e-7, torch.float32: 1e-3}  # how near a quotient comes to a single channel's code
 IMAGE, OUTPUT = "the image", "the network's output"
@@ -49,44 +50,36 @@ class Reading:
 class Probe:
     """One pass with all layers cut: `leaves` and `readings` in the order of the calls.
 
-    opaque: layers whose inside is not looked into, {name: what it is}. uncalled: layers with weights that
-    never ran. calls: {name: number of calls}, in the order of the first.
+    opaque: layers whose inside is not looked into, {name: what it is}. calls: {name: number of calls}, in
+    the order of the first.
     """
 
     leaves: list[Leaf] = field(default_factory=list)
     readings: list[Reading] = field(default_factory=list)
     opaque: dict[str, str] = field(default_factory=dict)
-    uncalled: set[str] = field(default_factory=set)
     calls: dict[str, int] = field(default_factory=dict)
     exact: float = EXACT[torch.float64]
 
 
 @contextmanager
-def probe(model: nn.Module, x: Tensor, silent: frozenset[str] = frozenset()) -> Iterator[Probe]:
+def probe(
+    model: nn.Module, x: Tensor, silent: frozenset[str] = frozenset(), *, training: bool = False
+) -> Iterator[Probe]:
     """Run `model` on x (N, C, H, W) once as it is, and once with its layers cut; `silent` ones give zeros.
 
-    The model is copied; the copy runs in eval mode, in float32 and then in float64. What it gives can be
-    asked within the block only. ValueError where the network does not run, or takes another way with other
-    numbers in its layers.
+    The model is copied; the copy runs in eval mode or, see `gkp.nets.channels.running.set_mode`, train mode,
+    in float32 and then in float64. What it gives can be asked within the block only. ValueError where the
+    network does not run, or takes another way with other numbers in its layers.
     """
-    model = copied(unwrapped(model)).eval().float().requires_grad_(False)
-    x = x.detach().float()
-    found = Probe()
-    shapes = _watch(model, x, found)  # before any stand-in
-    # a network may work in place on what gradients need: only what is asked here has to bear that
-    with torch.autograd.graph.allow_mutation_on_saved_tensors(), torch.enable_grad():
-        try:
-            out = _cut_pass(model, shapes, x.double(), found, silent)
-        except Exception:  # it makes float32 tensors of its own, say, which another precision does not meet
-            try:
-                out = _cut_pass(model, shapes, x, found, silent)
-            except Exception as error:
-                raise ValueError(
-                    "the layers of this network cannot be looked at one by one: with other numbers in them "
-                    f"it takes another way ({type(error).__name__}: {error})"
-                ) from error
-        found.readings += [Reading(OUTPUT, tensor, None) for tensor in tensors_in(out)]
-        yield found
+    with torch.inference_mode(False):
+        model, x = copied(unwrapped(model)).float().requires_grad_(False), as_float(x).clone()
+        found = Probe()
+        shapes = watch(model, x, found, training)  # before any stand-in
+        # a network may work in place on what gradients need: only what is asked here has to bear that
+        with torch.autograd.graph.allow_mutation_on_saved_tensors(), torch.enable_grad():
+            out = _cut_pass(model, shapes, x, found, silent, training)
+            found.readings += [Reading(OUTPUT, tensor, None) for tensor in tensors_in(out)]
+            yield found
 
 
 def _cut_pass(
@@ -95,14 +88,43 @@ def _cut_pass(
     x: Tensor,
     found: Probe,
     silent: frozenset[str],
+    training: bool,
 ) -> Any:
-    """The pass with the layers cut, in the precision of x; fills leaves and readings."""
-    found.leaves, found.readings, found.exact = [], [], EXACT[x.dtype]
-    _cast(model, set(shapes), x.dtype)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        _cut(model, shapes, x, found, silent)
-        found.leaves.append(Leaf(IMAGE, _fresh(x, x, False), 1))
+    """The pass with the layers cut, in float64 if that goes; fills leaves and readings."""
+    # Another precision may not meet float32 tensors that it makes of its own. Where it switches gradients off
+    # it may do what they do not allow.
+    trials = ((torch.float64, True), (torch.float32, True), (torch.float32, False))
+    for dtype, gradients in trials:
+        try:
+            found.leaves, found.readings, found.exact = [], [], EXACT[dtype]
+            with OnePrecision(dtype, gradients=gradients, dropout=not training):
+                return cut_run(model, shapes, as_float(x, dtype), found, silent)
+        except Exception as error:
+            last = error
+    mode = "in train mode " if training else ""
+    raise ValueError(
+        "the layers of this network cannot be looked at one by one: with other numbers in them "
+        f"{mode}it takes another way ({type(last).__name__}: {last})"
+    ) from last
+
+
+def cut_run(
+    model: nn.Module,
+    shapes: dict[nn.Module, list[Any]],
+    x: Tensor,
+    found: Probe,
+    silent: frozenset[str],
+    seeds: tuple[int, int] = (0, 1),
+) -> Any:
+    """One run with the layers cut. seeds: of the numbers instead of the image and of the layers' results."""
+    dtype = x.dtype if x.is_floating_point() else torch.float32
+    _cast(model, set(shapes), dtype)
+    image, layers = (torch.Generator(x.device).manual_seed(seed) for seed in seeds)
+    _cut(model, shapes, _Numbers(dtype, x.device, layers), found, silent)
+    with seeded(), plainly():
+        if not x.is_floating_point():  # words: there is nothing between two of them
+            return model(x.flip(-1) if seeds[0] else x.clone())
+        found.leaves.append(Leaf(IMAGE, _Numbers(dtype, x.device, image).fresh(x, False), 1))
         return model(found.leaves[0].values * 1)
 
 
@@ -116,8 +138,9 @@ def _cast(model: nn.Module, but: set[nn.Module], dtype: torch.dtype) -> None:
             module._buffers[name] = buffer.to(dtype) if buffer.is_floating_point() else buffer
 
 
-def _watch(model: nn.Module, x: Tensor, found: Probe) -> dict[nn.Module, list[Any]]:
+def watch(model: nn.Module, x: Tensor, found: Probe, training: bool) -> dict[nn.Module, list[Any]]:
     """The plain pass: {layer to cut: the shapes of its results, call by call}; fills calls and opaque."""
+    set_mode(model, training)
     names = {module: name for name, module in model.named_modules()}
     results: dict[nn.Module, list[Any]] = {}
     inside: dict[nn.Module, bool] = {}  # does a layer that mixes run inside it?
@@ -136,13 +159,10 @@ def _watch(model: nn.Module, x: Tensor, found: Probe) -> dict[nn.Module, list[An
 
     handles = [m.register_forward_pre_hook(enter) for m in names]
     handles += [m.register_forward_hook(leave) for m in names]
-    with torch.no_grad():
+    with torch.no_grad(), seeded(), OnePrecision(torch.float32, dropout=not training):
         run(model, x)
     for handle in handles:
         handle.remove()
-    found.uncalled = {
-        name for module, name in names.items() if module not in results and list(module.parameters())
-    }
     for module in results:
         if not inside[module] and not mixes(module) and not in_groups(module) and _holds_weights(module):
             found.opaque[names[module]] = type(module).__name__
@@ -171,16 +191,24 @@ def _mapped(result: Any, change: Callable[[Tensor], Tensor]) -> Any:
     return result
 
 
-def _fresh(ghost: Tensor, like: Tensor, silent: bool) -> Tensor:
-    """Random positive numbers in (1, 2), so that no activation is at rest; zeros where `silent`."""
-    values = torch.rand(ghost.shape, device=like.device, dtype=like.dtype)
-    return values.add_(1).mul_(not silent).requires_grad_()
+@dataclass(frozen=True)
+class _Numbers:
+    """Where fresh numbers come from."""
+
+    dtype: torch.dtype
+    device: torch.device
+    generator: torch.Generator
+
+    def fresh(self, like: Tensor, silent: bool) -> Tensor:
+        """Random positive numbers in (1, 2), so that no activation is at rest; zeros where `silent`."""
+        values = torch.rand(like.shape, device=self.device, dtype=self.dtype, generator=self.generator)
+        return values.add_(1).mul_(not silent).requires_grad_(torch.is_grad_enabled())
 
 
 def _cut(
     model: nn.Module,
     results: dict[nn.Module, list[Any]],
-    x: Tensor,
+    numbers: _Numbers,
     found: Probe,
     silent: frozenset[str],
 ) -> None:
@@ -188,23 +216,29 @@ def _cut(
     for name, module in model.named_modules():
         if module in results:
             axis = None if name in found.opaque else channel_axis(module)
-            stand_in = _stand_in(name, axis, results[module], x, found, name in silent)
-            module.forward = stand_in
+            module.forward = _stand_in(name, axis, results[module], numbers, found, name in silent)
 
 
 def _stand_in(
-    name: str, axis: int | None, ghosts: list[Any], x: Tensor, found: Probe, silent: bool
+    name: str, axis: int | None, ghosts: list[Any], numbers: _Numbers, found: Probe, silent: bool
 ) -> Callable[..., Any]:
     turns = iter(ghosts)
 
     def leaf(ghost: Tensor) -> Tensor:
-        found.leaves.append(Leaf(name, _fresh(ghost, x, silent), -1 if axis is None else axis))
-        return found.leaves[-1].values * 1
+        values = numbers.fresh(ghost, silent)
+        found.leaves.append(Leaf(name, values, -1 if axis is None else axis))
+        return values * 1
 
     def forward(*inputs: Any, **named: Any) -> Any:
         for tensor in tensors_in([inputs, named]):
             # multiplied, so that a later operation in place leaves what was read alone
             found.readings.append(Reading(name, tensor * 1, axis))
-        return _mapped(next(turns), leaf)
+        ghost = next(turns, found)
+        if ghost is found:
+            raise ValueError(
+                f"{name} runs once more than before, as layers do under gradient checkpointing: switch "
+                "checkpointing off, or prune a network that does not decide by its numbers"
+            )
+        return _mapped(ghost, leaf)
 
     return forward

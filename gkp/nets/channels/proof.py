@@ -1,86 +1,172 @@
 """Proof that channels can go: the smaller network against the whole one with silent channels.
 
-One unit of every bundle is removed in a copy, then two. In another one the weights of the layers that read
-them are set to zero instead. If what can be removed was understood, both compute the same at every layer.
+One unit of every bundle is removed in a copy, then of each bundle another number. In another one the weights
+of the layers that read them are set to zero instead. If what can be removed was understood, both compute the
+same at every layer: in eval mode, in train mode where that differs, and on an example ten times as large.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.conv import _ConvNd
 
 from gkp.nets.channels.groups import Bundle, Channels
-from gkp.nets.channels.layers import channel_axis, copied, in_groups, mixes, run, tensors_in, unwrapped
-from gkp.nets.channels.shrink import keep, shrink
+from gkp.nets.channels.layers import answers_in, channel_axis, copied, in_groups, mixes, tensors_in, unwrapped
+from gkp.nets.channels.running import OnePrecision, as_float, plainly, run, seeded, set_mode
+from gkp.nets.channels.shrink import keep, shrink, silenced
 
 TOLERANCE = 1e-4  # of the standard deviation of a layer's output, in float32, with random weights
 ROUNDING = {torch.float64: 1e-3, torch.float32: 1e-3}  # of the logits', with the network's own; else 0.1
+LOUD = 10  # times the example, for clipping and other thresholds that the example itself does not reach
 SECONDS = 600.0  # for one network
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One input of the proof; `where` says in words when it is, `tolerance` is that of `alike`."""
+
+    x: Tensor
+    training: bool
+    where: str
+    tolerance: float = TOLERANCE
 
 
 def proved(model: nn.Module, channels: Channels, x: Tensor) -> Channels:
     """`channels` without the bundles for which the proof fails; `refuted` says why."""
-    model = copied(unwrapped(model)).eval().float().requires_grad_(False)
-    x = x.detach().float()
-    _scatter_weights(model, channels)
-    left, refuted = list(channels.bundles), dict(channels.refuted)
-    end = time.monotonic() + SECONDS
-    while left:
-        reason = failure(model, channels, left, x)
-        if reason is None:
-            break
-        refuted |= _blamed(model, channels, left, x, reason, end)
-        left = [bundle for bundle in left if bundle.producers not in refuted]
+    with torch.inference_mode(False):
+        own = copied(unwrapped(model)).eval().float().requires_grad_(False)
+        model = copied(own)
+        _scatter_weights(model, channels)
+        trials = _trials(model, channels)
+        if any(_nothing_finite(results) for results in _outputs(model, channels, trials[0]).values()):
+            model = own  # random weights lead out of what the network can compute
+            trials = _trials(model, channels)
+        left, refuted = list(channels.bundles), dict(channels.refuted)
+        end = time.monotonic() + SECONDS
+        while left:
+            reason = failure(model, channels, left, trials)
+            if reason is None:
+                break
+            refuted |= _blamed(model, channels, left, trials, reason, end)
+            left = [bundle for bundle in left if bundle.producers not in refuted]
     return replace(channels, bundles=left, refuted=refuted)
 
 
-def failure(model: nn.Module, channels: Channels, bundles: list[Bundle], x: Tensor) -> str | None:
-    """Why units of `bundles` cannot go; None when one of each can, and two of each.
+def _trials(model: nn.Module, channels: Channels) -> list[Trial]:
+    """The example in all modes, and ten times as large where the network takes that and gives numbers."""
+    trials = [
+        Trial(x.clone(), training, "in train mode, " if training else "")
+        for training, x in channels.modes.runs
+    ]
+    x = trials[0].x
+    if x.is_floating_point():
+        # Larger numbers are rounded more coarsely where they meet a softmax.
+        loud = Trial(x * LOUD, False, f"on an example {LOUD} times as large, ", LOUD * TOLERANCE)
+        try:
+            results = _outputs(model, channels, loud)
+        except Exception:  # it takes images of a certain range only
+            return trials
+        if all(bool(t.isfinite().all()) for each in results.values() for t in each):
+            trials.append(loud)
+    return trials
+
+
+def failure(model: nn.Module, channels: Channels, bundles: list[Bundle], trials: list[Trial]) -> str | None:
+    """Why units of `bundles` cannot go; None when one of each can, and of each another number.
 
     One, because two may lie so that what is wrong with either hides the other: one in each half of the
-    channels that a network takes apart, say.
+    channels that a network takes apart, say. Different numbers, because sizes may have to agree.
     """
     one = {bundle.units[1] for bundle in bundles}
-    two = {
-        unit for bundle in bundles for unit in (bundle.units[0], bundle.units[-2]) if len(bundle.units) > 2
-    }
-    return difference(model, channels, one, x) or (difference(model, channels, two, x) if two else None)
+    several: set[int] = set()
+    for place, bundle in enumerate(bundle for bundle in bundles if len(bundle.units) > 2):
+        several |= _several(bundle.units, place)
+    why = difference(model, channels, one, trials)
+    return why or (difference(model, channels, several, trials[:1]) if several else None)
 
 
-def difference(model: nn.Module, channels: Channels, units: set[int], x: Tensor) -> str | None:
+def _several(units: tuple[int, ...], place: int) -> set[int]:
+    """Two units or more, and not all but one if there is a choice; their number goes up with `place`."""
+    count = 2 + place % max(1, len(units) - 3)
+    others = [unit for unit in units if unit not in (units[0], units[-2])]
+    step = 0.618 * len(others)
+    order = sorted(range(len(others)), key=lambda i: (i * step) % max(1, len(others)))
+    return {units[0], units[-2], *(others[i] for i in order[: count - 2])}
+
+
+def difference(model: nn.Module, channels: Channels, units: set[int], trials: list[Trial]) -> str | None:
     """Why `model` without `units` is not what it should be; None when it is."""
     smaller = shrink(copied(model), channels, units)
-    try:
-        without = _outputs(smaller, channels, x)
-    except Exception as error:
-        return f"without some of its filters the network does not run ({type(error).__name__}: {error})"
-    with silenced(model, channels, units):
-        expected = _outputs(model, channels, x)
-    filters, _ = channels.removed(units)
+    gone = channels.removed(units)[0]
+    for trial in trials:
+        try:
+            without = _outputs(smaller, channels, trial)
+        except Exception as error:
+            return (
+                f"{trial.where}without some of its filters the network does not run "
+                f"({type(error).__name__}: {error})"
+            )
+        with silenced(model, channels, units):
+            expected = _outputs(model, channels, trial)
+        reason = _unlike(model, without, expected, gone, trial.tolerance)
+        if reason:
+            return trial.where + reason
+    return None
+
+
+def _unlike(
+    model: nn.Module,
+    without: dict[str, list[Tensor]],
+    expected: dict[str, list[Tensor]],
+    gone: dict[str, Tensor],
+    tolerance: float,
+) -> str | None:
+    """Where `without` is not `expected` less the filters that are `gone`, in words."""
     if list(without) != list(expected):
         return "without some of its filters the network takes another way"
     for name, results in expected.items():
+        where = f"at {name}" if name else "in its output"
+        if _nothing_finite(results):
+            return f"the network gives NaN or infinity only {where}, so that nothing can be proved"
+        if len(results) != len(without[name]):
+            return f"without some of its filters the network gives other results {where}"
         for whole, rest in zip(results, without[name], strict=True):
-            if name in filters:
+            if name in gone:
                 axis = channel_axis(model.get_submodule(name))
-                whole = whole.index_select(axis, keep(whole.shape[axis], filters[name]).to(whole.device))
-            if not alike(rest, whole):
-                where = f"at {name}" if name else "in its output"
+                whole = whole.index_select(axis, keep(whole.shape[axis], gone[name]).to(whole.device))
+            if not alike(rest, whole, tolerance):
                 return f"without some of its filters the network computes something else {where}"
     return None
 
 
+def _nothing_finite(results: list[Tensor]) -> bool:
+    """Whether there are numbers, and all of them NaN or infinite."""
+    return any(t.numel() for t in results) and not any(bool(t.isfinite().any()) for t in results)
+
+
 def alike(a: Tensor, b: Tensor, tolerance: float = TOLERANCE) -> bool:
-    """Whether the largest difference is at most `tolerance` times the standard deviation of b."""
-    if a.shape != b.shape:
+    """Whether the largest difference is at most `tolerance` times the standard deviation of b.
+
+    Of integers and truth values at most that share may differ, or a thousandth: those at a threshold. NaN
+    is like NaN, but tensors of nothing else say nothing and are not alike.
+    """
+    if a.shape != b.shape or a.dtype.is_complex != b.dtype.is_complex:
         return False
+    if not a.numel():
+        return True
+    if not (a.is_floating_point() or a.is_complex()):
+        return bool((a != b).double().mean() <= max(tolerance, 1e-3))
+    if a.is_complex():
+        a, b = torch.view_as_real(a.resolve_conj()), torch.view_as_real(b.resolve_conj())
     a, b = a.double(), b.double()
     same = (a == b) | (a.isnan() & b.isnan())
+    if bool(b.isnan().all()):
+        return False
     if bool(same.all()):
         return True
     spread = b.std(correction=0) if b.numel() > 1 else b.abs().max()
@@ -92,12 +178,21 @@ def must_agree(pruned: nn.Module, reference: nn.Module, x: Tensor, how: str) -> 
 
     Both run in eval mode; their modes are put back.
     """
-    precision = next((p.dtype for p in reference.parameters() if p.is_floating_point()), torch.float32)
-    results = [_answers(which, x.to(precision)) for which in (reference, pruned)]
-    agree = len(results[0]) == len(results[1]) and all(
-        alike(b, a, ROUNDING.get(precision, 0.1)) for a, b in zip(*results, strict=True)
-    )
-    if not agree:
+    whole = _answers(reference, x)
+    if _nothing_finite(whole):
+        raise ValueError(
+            "the network gives NaN or infinity only on the example, so that nothing can be compared: give an "
+            "example_input on which it works"
+        )
+    try:
+        rest = _answers(pruned, x)
+    except ValueError as error:
+        raise ValueError(
+            f"{how} the network does not run any more ({error.__cause__!r}): it is not pruned; try another "
+            "method, and please report the network"
+        ) from error
+    tolerance = max((ROUNDING.get(each, 0.1) for each in _precisions(reference)), default=0.1)
+    if len(whole) != len(rest) or not all(alike(b, a, tolerance) for a, b in zip(whole, rest, strict=True)):
         raise ValueError(
             f"{how} the network would compute something else than the same network with zeros: it is not "
             "pruned; try another method, and please report the network"
@@ -106,49 +201,31 @@ def must_agree(pruned: nn.Module, reference: nn.Module, x: Tensor, how: str) -> 
 
 def must_run(pruned: nn.Module, model: nn.Module, x: Tensor) -> None:
     """ValueError unless `pruned` takes what `model` takes and gives results of the same shapes."""
-    precision = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-    shapes = [[tuple(t.shape) for t in _answers(which, x.to(precision))] for which in (model, pruned)]
+    shapes = [[tuple(t.shape) for t in _answers(which, x)] for which in (model, pruned)]
     if shapes[0] != shapes[1]:
         raise ValueError(f"the pruned network gives results of shapes {shapes[1]}, the whole one {shapes[0]}")
 
 
+def _precisions(model: nn.Module) -> list[torch.dtype]:
+    """Floating types of the weights, that of the first parameter first; float32 where there is none."""
+    return list(dict.fromkeys(p.dtype for p in model.parameters() if p.is_floating_point())) or [
+        torch.float32
+    ]
+
+
 def _answers(model: nn.Module, x: Tensor) -> list[Tensor]:
-    """What the network gives for x in eval mode; its modes are put back."""
+    """What the network gives for x, in its own precision and eval mode; its modes are put back."""
     modes = [(module, module.training) for module in model.modules()]
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            return list(tensors_in(run(model.eval(), x)))
+        with torch.no_grad(), seeded():
+            return list(answers_in(run(model.eval(), as_float(x, _precisions(model)[0]))))
     finally:
         for module, mode in modes:
             module.training = mode
 
 
-class silenced:
-    """Within the block the readers of `units` have zeros for them; the weights come back afterwards."""
-
-    def __init__(self, model: nn.Module, channels: Channels, units: set[int]) -> None:
-        _, inputs = channels.removed(units)
-        modules = dict(model.named_modules())
-        self.readers = {modules[n]: gone for n, gone in inputs.items() if mixes(modules[n])}
-        self.saved: dict[nn.Module, Tensor] = {}
-
-    def __enter__(self) -> None:
-        for reader, gone in self.readers.items():
-            weight = reader.get_parameter("weight")
-            self.saved[reader] = weight.detach().clone()
-            axis = 0 if isinstance(reader, _ConvTransposeNd) else 1
-            with torch.no_grad():
-                weight.index_fill_(axis, gone.to(weight.device), 0)
-
-    def __exit__(self, *_: object) -> None:
-        for reader, weight in self.saved.items():
-            with torch.no_grad():
-                reader.get_parameter("weight").copy_(weight)
-
-
 def _blamed(
-    model: nn.Module, channels: Channels, bundles: list[Bundle], x: Tensor, reason: str, end: float
+    model: nn.Module, channels: Channels, bundles: list[Bundle], trials: list[Trial], reason: str, end: float
 ) -> dict[tuple[str, ...], str]:
     """{producers: why} of those of `bundles` that fail alone, by halving; together they fail for `reason`.
 
@@ -159,9 +236,9 @@ def _blamed(
     found: dict[tuple[str, ...], str] = {}
     middle = len(bundles) // 2
     for half in (bundles[:middle], bundles[middle:]):
-        why = failure(model, channels, half, x)
+        why = failure(model, channels, half, trials)
         if why:
-            found |= _blamed(model, channels, half, x, why, end)
+            found |= _blamed(model, channels, half, trials, why, end)
     return found or {bundles[-1].producers: reason}
 
 
@@ -184,7 +261,7 @@ def _scatter_weights(model: nn.Module, channels: Channels) -> None:
                 tensor.data.copy_(noise)
 
 
-def _outputs(model: nn.Module, channels: Channels, x: Tensor) -> dict[str, list[Tensor]]:
+def _outputs(model: nn.Module, channels: Channels, trial: Trial) -> dict[str, list[Tensor]]:
     """What every layer that mixes or groups channels gives, call by call; "" is the network."""
     results: dict[str, list[Tensor]] = {}
 
@@ -201,9 +278,10 @@ def _outputs(model: nn.Module, channels: Channels, x: Tensor) -> dict[str, list[
         if mixes(model.get_submodule(name)) or in_groups(model.get_submodule(name))
     ]
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            results[""] = [t.clone() for t in tensors_in(model(x))]
+        precision = OnePrecision(torch.float32, dropout=not trial.training)
+        with torch.no_grad(), seeded(), plainly(), precision:
+            out = set_mode(model, trial.training)(trial.x.clone())
+            results[""] = [t.clone() for t in answers_in(out)]
     finally:
         for handle in handles:
             handle.remove()

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from gkp.nets.channels.copying import with_attributes
+
 Layer = TypeVar("Layer", bound=nn.Module)
 
 # Not those of the state_dict: they are written for the old tensors.
@@ -82,9 +84,9 @@ def take_over(new: Layer, old: nn.Module) -> Layer:
 
     Type and device of the weight, its layout (channels last), requires_grad of weight and bias each (of a
     `new` of several layers all weights follow the weight), train mode, hooks before and after forward and
-    backward, and attributes that a user set. Not taken over: gradients, and hooks of the state_dict, which
-    are written for the old tensors. Both have their own lists of hooks, so that a handle got from `old`
-    removes nothing from `new`.
+    backward, and attributes that a user set, on its parameters, too. Not taken over: gradients, hooks of
+    tensors, and hooks of the state_dict, which are written for the old tensors. Both have their own lists of
+    hooks, so that a handle got from `old` removes nothing from `new`.
     """
     weight = _weight(old)
     new.to(weight)
@@ -93,7 +95,7 @@ def take_over(new: Layer, old: nn.Module) -> Layer:
     bias = getattr(old, "bias", None)
     for name, parameter in new.named_parameters():
         like = bias if name.rpartition(".")[2] == "bias" and bias is not None else weight
-        parameter.requires_grad_(like.requires_grad)
+        with_attributes(parameter.requires_grad_(like.requires_grad), like)
     for table in _HOOKS:
         getattr(new, table).update(getattr(old, table))
     new._is_full_backward_hook = old._is_full_backward_hook

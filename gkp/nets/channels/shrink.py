@@ -1,4 +1,4 @@
-"""Layers without some of their channels."""
+"""Layers without some of their channels, or with zeros for them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from gkp.nets.channels.copying import with_attributes
 from gkp.nets.channels.groups import Channels
-from gkp.nets.channels.layers import in_groups
+from gkp.nets.channels.layers import in_groups, mixes
 
 
 def keep(size: int, gone: Tensor | None) -> Tensor:
@@ -77,6 +78,29 @@ def _set(module: nn.Module, name: str, tensor: Tensor | None, index: Tensor, axi
     last = new.dim() == 4 and not old.is_contiguous() and old.is_contiguous(memory_format=torch.channels_last)
     new = new.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
     if name in module._parameters:
-        module._parameters[name] = nn.Parameter(new, requires_grad=old.requires_grad)
+        module._parameters[name] = with_attributes(nn.Parameter(new, requires_grad=old.requires_grad), old)
     else:
         module._buffers[name] = new
+
+
+class silenced:
+    """Within the block the readers of `units` have zeros for them; the weights come back afterwards."""
+
+    def __init__(self, model: nn.Module, channels: Channels, units: set[int]) -> None:
+        _, inputs = channels.removed(units)
+        modules = dict(model.named_modules())
+        self.readers = {modules[n]: gone for n, gone in inputs.items() if mixes(modules[n])}
+        self.saved: dict[nn.Module, Tensor] = {}
+
+    def __enter__(self) -> None:
+        for reader, gone in self.readers.items():
+            weight = reader.get_parameter("weight")
+            self.saved[reader] = weight.detach().clone()
+            axis = 0 if isinstance(reader, _ConvTransposeNd) else 1
+            with torch.no_grad():
+                weight.index_fill_(axis, gone.to(weight.device), 0)
+
+    def __exit__(self, *_: object) -> None:
+        for reader, weight in self.saved.items():
+            with torch.no_grad():
+                reader.get_parameter("weight").copy_(weight)

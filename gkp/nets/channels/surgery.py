@@ -19,14 +19,14 @@ from gkp.nets.channels.feeds import feeds, readers_of_image
 from gkp.nets.channels.groups import ORDINARY, TIED, Bundle, Channels, channels_of
 from gkp.nets.channels.layers import copied, mixes, unwrapped
 from gkp.nets.channels.probe import OUTPUT, Probe, probe
-from gkp.nets.channels.proof import must_agree, silenced
+from gkp.nets.channels.proof import must_agree
 from gkp.nets.channels.replacement import replace_module, shared_weights
-from gkp.nets.channels.shrink import shrink
+from gkp.nets.channels.running import default_input as default_input
+from gkp.nets.channels.running import guessed_input as guessed_input
+from gkp.nets.channels.shrink import shrink, silenced
 from gkp.nets.grouped_base import GroupedKernels
 from gkp.nets.grouped_layers import GroupedKernelConv2d, GroupedKernelLinear, unsupported
-from gkp.nets.models import CifarResNet, CifarVGG16
 from gkp.search import Selection
-from gkp.utils.logits import weight_type
 
 
 class SkippedLayers(UserWarning):
@@ -44,52 +44,12 @@ def summary(reasons: Mapping[str, str]) -> str:
     )
 
 
-def default_input(model: nn.Module, example_input: Tensor | None) -> Tensor:
-    """`example_input`, or one 32x32 image for the CIFAR networks of `gkp.nets.models`, on the model's device.
-
-    ValueError for any other network without an example.
-    """
-    device, dtype = next((p.device for p in model.parameters()), torch.device("cpu")), weight_type(model)
-    if example_input is not None:
-        if not isinstance(example_input, Tensor):
-            raise ValueError(f"example_input is a {type(example_input).__name__}: give a tensor (1, C, H, W)")
-        return example_input.to(device, dtype if example_input.is_floating_point() else None)
-    if isinstance(model, (CifarResNet, CifarVGG16)):
-        return torch.full((1, 3, 32, 32), 0.5, device=device, dtype=dtype)
-    raise ValueError(
-        "give example_input, a tensor (1, C, H, W) that the model accepts, such as torch.rand(1, 3, 224, 224)"
-    )
-
-
 def filter_weight(layer: nn.Module) -> Tensor:
     """The weight of a convolution or linear layer as (O, I, kh, kw), detached; kw alone in one dimension."""
     weight = layer.get_parameter("weight").detach()
     if isinstance(layer, _ConvTransposeNd):
         weight = weight.transpose(0, 1)
     return weight if weight.dim() == 4 else weight.reshape(*weight.shape[:2], 1, -1)
-
-
-GUESSES = (32, 64, 224, 299)  # heights and widths that image classifiers are made for
-
-
-def guessed_input(model: nn.Module, example_input: Tensor | None) -> Tensor:
-    """As `default_input`; without an example the first square image of usual size that the model takes."""
-    if example_input is not None or isinstance(model, (CifarResNet, CifarVGG16)):
-        return default_input(model, example_input)
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    depths = [m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)]
-    trial = copied(model).eval().float()
-    for channels in sorted({*depths[:1], *(d for d in depths if d in (1, 3))}, reverse=True):
-        for size in GUESSES:
-            generator = torch.Generator().manual_seed(0)
-            example = torch.rand(1, channels, size, size, generator=generator).to(device)
-            try:
-                with torch.no_grad():
-                    trial(example)
-            except Exception:  # noqa: S112  (a guess that the network does not take; the next one is tried)
-                continue
-            return example
-    return default_input(model, None)
 
 
 def convolution(model: nn.Module, name: str) -> nn.Conv2d:
@@ -108,8 +68,7 @@ def kernel_layers(
     All convolutions larger than 1x1 except those that read nothing but the image. Returns
     ({name: convolution}, {name: reason}), in the order of the network.
     """
-    with probe(model, guessed_input(model, example_input)) as found:
-        first = readers_of_image(found)
+    first, found = readers_of_image(model, guessed_input(model, example_input))
     convolutions = {
         name: module
         for name, module in unwrapped(model).named_modules()
@@ -125,8 +84,10 @@ def pointwise_layers(
 
     Not those that read nothing but the image, and not the last one, whose output is the network's.
     """
-    with probe(model, guessed_input(model, example_input)) as found:
-        ends = readers_of_image(found) | {edge.source for edge in feeds(found, {OUTPUT})}
+    x = guessed_input(model, example_input)
+    first, _ = readers_of_image(model, x)
+    with probe(model, x) as found:
+        ends = first | {edge.source for edge in feeds(found, {OUTPUT})}
     for kind in (nn.Conv2d, nn.Linear):
         layers = {
             name: module
@@ -240,6 +201,12 @@ def left_out(model: nn.Module, example_input: Tensor) -> dict[str, str]:
     return reasons | _own_filters(model, example_input, (nn.Linear,))[1]
 
 
+def training_only(model: nn.Module, example_input: Tensor) -> dict[str, str]:
+    """{"layers of training only": why nobody can see what they read}; empty where train mode runs."""
+    note = channels_of(model, example_input).modes.note
+    return {"layers of training only": note} if note else {}
+
+
 def warn_of(reasons: Mapping[str, str]) -> None:
     """One `SkippedLayers` warning about the reasons that a user may not expect."""
     unusual = {name: reason for name, reason in reasons.items() if not reason.startswith(ORDINARY)}
@@ -292,7 +259,8 @@ def _reason(channels: Channels, name: str, bundle: Bundle | None) -> str:
     units = channels.filters[name].tolist()
     for unit in units:
         if unit in channels.pinned:
-            return channels.pinned[unit]
+            of, reason = channels.pinned[unit]
+            return reason if of in ("", name) else f"{of} must lose the same channels and cannot: {reason}"
     for other, owner in channels.filters.items():
         if other != name and torch.isin(owner, channels.filters[name]).any():
             return f"{TIED} {other}"
@@ -300,7 +268,10 @@ def _reason(channels: Channels, name: str, bundle: Bundle | None) -> str:
         return "it has a single filter"
     if len(set(units)) == 1:
         return "an operation on all its filters ties them together"
-    return "no layer reads its filters"
+    return (
+        "no layer is found to read its filters: none does, or no gradient passes on the way (detach, "
+        "inference mode, NumPy)"
+    )
 
 
 def remove_filters(

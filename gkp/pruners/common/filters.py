@@ -15,6 +15,7 @@ from gkp.nets.channels.surgery import (
     prunable_layers,
     remove_filters,
     summary,
+    training_only,
     warn_of,
 )
 from gkp.pruners.common.registry import Cut
@@ -58,5 +59,5 @@ def layers_to_cut(model: nn.Module, example_input: Tensor) -> dict[str, FilterLa
     if not layers:
         why = f" ({summary(reasons)})" if reasons else ""
         raise ValueError(f"this network has no convolution whose filters can be removed on their own{why}")
-    warn_of(reasons)
+    warn_of(reasons | training_only(model, example_input))
     return layers
