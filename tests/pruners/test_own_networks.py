@@ -426,3 +426,17 @@ def test_layers_that_are_declared_last_may_come_first(last):
     small = pruned(Net({"short": short, "film": film}[last], **{last: layers[last]}), "group-norm")
     assert small(X).shape == (1, 5)
     assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in plain().parameters())
+
+
+def test_where_an_unread_layer_would_leave_nothing_it_is_named_in_a_warning():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.gate, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 1, 1), nn.Linear(8, 5)
+
+        def forward(self, x):
+            return self.head(torch.relu(self.one(x)).mean((2, 3)))
+
+    with pytest.warns(gkp.SkippedLayers, match="gate: the example does not reach it"):
+        pruned = gkp.prune(Net(), "l1", rate=0.25, example_input=torch.rand(1, 3, 8, 8))
+    assert pruned.one.out_channels == 6

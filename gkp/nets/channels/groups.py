@@ -53,7 +53,8 @@ class Channels:
     filters, inputs: {layer: unit of each output channel, of each input channel}. bundles: all that can be
     removed. pinned: {unit: (layer or "", why it stays)}, the layer where the reason is about that one's
     weights. direct: {layer: layers between that its filters reach first}. calls: {layer: how often it runs}.
-    modes: how the network has to be looked at.
+    modes: how the network has to be looked at. unread: weights that the example does not reach and that would
+    leave nothing to remove if whatever may feed them stayed.
     """
 
     filters: dict[str, Tensor]
@@ -63,6 +64,7 @@ class Channels:
     direct: dict[str, list[str]]
     calls: dict[str, int]
     modes: Modes
+    unread: str = ""
     gates: dict[str, frozenset[str]] = field(default_factory=dict)
     refuted: dict[tuple[str, ...], str] = field(default_factory=dict)  # by the proof: producers -> why
 
@@ -105,6 +107,13 @@ class _Nodes:
         for node in nodes.tolist():
             self.reasons.setdefault(node, (of, reason))
 
+    def pinned(self, unit: Tensor) -> dict[int, tuple[str, str]]:
+        """{unit: (layer or "", why it stays)} as far as is known now."""
+        found: dict[int, tuple[str, str]] = {}
+        for node, reason in sorted(self.reasons.items()):
+            found.setdefault(int(unit[node]), reason)
+        return found
+
     def units(self) -> Tensor:
         """The unit of every node: connected nodes take the smallest number among them."""
         one, other = torch.cat([torch.empty(2, 0, dtype=torch.long), *self.joins], 1)
@@ -137,21 +146,25 @@ def analyse(model: nn.Module, x: Tensor) -> Channels:
     }
     nodes = _Nodes(modules)
     _pin_layers(nodes, model, modules)
-    _pin_for_unread(nodes, modules, ways.unread)
     for edge in edges:
         _enter(nodes, edge, opaque)
     unit = nodes.units()
-    pinned: dict[int, tuple[str, str]] = {}
-    for node, reason in sorted(nodes.reasons.items()):
-        pinned.setdefault(int(unit[node]), reason)
     filters = {name: unit[node] for name, node in nodes.filters.items()}
     inputs = {name: unit[node] for name, node in nodes.inputs.items()}
     direct: dict[str, list[str]] = {}
     for edge in edges:
         if edge.target in modules and in_groups(modules[edge.target]):
             direct.setdefault(edge.source, []).append(edge.target)
+    known = nodes.pinned(unit)
+    _pin_for_unread(nodes, modules, ways.unread)
+    pinned = nodes.pinned(unit)
     bundles = _bundles(modules, filters, inputs, pinned)
-    channels = Channels(filters, inputs, bundles, pinned, direct, calls, ways)
+    unread = ""
+    if not bundles and (
+        bundles := _bundles(modules, filters, inputs, known)
+    ):  # better a warning than nothing
+        pinned, unread = known, ", ".join(sorted({_owner(name) for name in ways.unread}))
+    channels = Channels(filters, inputs, bundles, pinned, direct, calls, ways, unread)
     order = list(calls)
     groups = [tuple(sorted(bundle.producers, key=order.index)) for bundle in bundles]
     channels.gates = gates(model, x, groups, direct, {n for n, m in modules.items() if in_groups(m)})
@@ -177,9 +190,7 @@ def _pin_for_unread(nodes: _Nodes, modules: Mapping[str, nn.Module], unread: Map
         if known and name.rpartition(".")[2] != "weight":
             continue
         for width in sizes(owner)[:1] if known else _owner_shape(owner, name):
-            widths.setdefault(
-                width, (name.rpartition(".")[0] or name if known else name, isinstance(owner, nn.Linear))
-            )
+            widths.setdefault(width, (_owner(name) if known else name, isinstance(owner, nn.Linear)))
     for name, module in modules.items():
         if in_groups(module):
             continue
@@ -187,6 +198,11 @@ def _pin_for_unread(nodes: _Nodes, modules: Mapping[str, nn.Module], unread: Map
             for width, (reader, flattened) in widths.items():
                 if width == channels or (flattened and _flattened(width, channels)):
                     nodes.pin(side[name], UNREACHED.format(reader=reader, width=width))
+
+
+def _owner(name: str) -> str:
+    """ "gate.weight" -> "gate"."""
+    return name.rpartition(".")[0] or name
 
 
 def _owner_shape(owner: nn.Module, name: str) -> tuple[int, ...]:

@@ -202,9 +202,15 @@ def left_out(model: nn.Module, example_input: Tensor) -> dict[str, str]:
 
 
 def training_only(model: nn.Module, example_input: Tensor) -> dict[str, str]:
-    """{"layers of training only": why nobody can see what they read}; empty where train mode runs."""
-    note = channels_of(model, example_input).modes.note
-    return {"layers of training only": note} if note else {}
+    """{what the example does not show: why, and what may follow}; empty where it shows everything."""
+    channels = channels_of(model, example_input)
+    found = {"layers of training only": channels.modes.note} if channels.modes.note else {}
+    if channels.unread:
+        found[channels.unread] = (
+            "the example does not reach it, so that what feeds it elsewhere may lose channels that it reads: "
+            "give an example that reaches it, or take it out of the network"
+        )
+    return found
 
 
 def warn_of(reasons: Mapping[str, str]) -> None:
