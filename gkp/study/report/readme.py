@@ -10,7 +10,8 @@ import pandas as pd
 from gkp import pruners
 from gkp.study.analysis import verdict
 from gkp.study.analysis.claims import Verdict
-from gkp.study.report.tables import claims_table, claims_text, footnote, summary, to_markdown
+from gkp.study.analysis.comparison import Comparison
+from gkp.study.report.tables import abstract, claims_table, claims_text, footnote, summary, to_markdown
 from gkp.study.runs import pace as estimates
 from gkp.study.runs import suites
 from gkp.study.runs.store import Store, is_complete
@@ -54,10 +55,11 @@ def block(name: str, store: Store, judged: Sequence[Verdict], waiting: int = 0) 
     if kind == "methods":
         return to_markdown(methods_table().drop(columns="options"))  # they stand in `gkp list`
     if kind == "table":
-        records = store.of_suite(suite)
-        return f"{to_markdown(summary(records, SHORT))}\n{footnote(records, SHORT)}\n"
+        comparison = Comparison(store.of_suite(suite))
+        return f"{to_markdown(summary(comparison, SHORT))}\n{footnote(comparison, SHORT)}\n"
     if kind == "verdict":
-        return statements(verdict.abstract(store.root, store.of_suite(suite)))
+        found = verdict.findings(store.root, Comparison(store.of_suite(suite)))
+        return statements(abstract(found))
     known = "claims, suites, methods, table:SUITE or verdict:SUITE"
     raise ValueError(f"README.md: no generated block {name!r}; use {known}")
 
@@ -67,10 +69,10 @@ def folded(title: str, markdown: str) -> str:
     return f"<details>\n<summary>{title}</summary>\n\n{markdown}\n</details>\n"
 
 
-def statements(abstract: pd.DataFrame) -> str:
-    """`verdict.abstract` as a list: what the paper says, then for, against, how sure, where."""
+def statements(rows: pd.DataFrame) -> str:
+    """`tables.abstract` as a list: what the paper says, then for, against, how sure, where."""
     lines = []
-    for says, found, against, sure, notebook in abstract.itertuples(index=False):
+    for says, found, against, sure, notebook in rows.itertuples(index=False):
         link = f"[{notebook}](notebooks/{notebook}.ipynb)"
         lines += [f"- ***{says}***", f"  - for: {found}", f"  - against: {against}", f"  - {sure}; {link}"]
     return "\n".join(lines) + "\n"
