@@ -27,6 +27,7 @@ from gkp.study.runs.record import Record
 from gkp.study.runs.record_parts import Kept, Metric
 from gkp.study.runs.run import BASELINE, Run
 from gkp.study.runs.store import missing_entries
+from gkp.train import History
 from gkp.utils.files import sha256_bytes
 from gkp.utils.progress import Progress, Task
 
@@ -60,15 +61,7 @@ def first_record(run: Run, suite: str, context: Context, progress: Progress) -> 
     model, pruning, history = prune_and_train(model, run, context, progress)
     after = costs(model, example)
     ratio = after["prunable_macs"] / before["prunable_macs"]
-    kept: dict[str, Kept] = {}
-    by_epoch: dict[int, Kept] = {}  # rules that choose the same epoch share file and attacks
-    for rule, (epoch, weights) in chosen_weights(run, model, history).items():
-        if epoch not in by_epoch:
-            model.load_state_dict(weights)
-            sha256, file = keep_weights(model, run, suite, rule, context)
-            metrics = attack_all(model, run.dataset, run.evaluation, context, progress)
-            by_epoch[epoch] = Kept(epoch, sha256, file, metrics, self_check(metrics))
-        kept[rule] = by_epoch[epoch]
+    kept = keep_and_attack(model, run, suite, history, context, progress)
     about = {
         **provenance(context.device),
         "cuda_graphs": context.cuda_graphs and context.device.type == "cuda",
@@ -90,6 +83,22 @@ def first_record(run: Run, suite: str, context: Context, progress: Progress) -> 
     context.store.write(record)
     remove_states(run, context)
     return record
+
+
+def keep_and_attack(
+    model: nn.Module, run: Run, suite: str, history: History | None, context: Context, progress: Progress
+) -> dict[str, Kept]:
+    """The checkpoint of every rule; those that choose the same epoch share file and attacks."""
+    kept: dict[str, Kept] = {}
+    by_epoch: dict[int, Kept] = {}
+    for rule, (epoch, weights) in chosen_weights(run, model, history).items():
+        if epoch not in by_epoch:
+            model.load_state_dict(weights)
+            sha256, file = keep_weights(model, run, suite, rule, context)
+            metrics = attack_all(model, run.dataset, run.evaluation, context, progress)
+            by_epoch[epoch] = Kept(epoch, sha256, file, metrics, self_check(metrics))
+        kept[rule] = by_epoch[epoch]
+    return kept
 
 
 def complete(record: Record, run: Run, context: Context, progress: Progress) -> Record:
