@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import permutations
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from gkp.attacks import Attack, frozen
 from gkp.attacks.ascent import Trace
 from gkp.attacks.masking import masked, repeatable
-from gkp.attacks.outcome import STRENGTH, Outcome, unpack_bits
+from gkp.attacks.outcome import STRENGTH, Outcome
 from gkp.utils.logits import (
     check_classes,
     class_labels,
@@ -111,30 +110,21 @@ def epsilon_curve(
 # ---- checks --------------------------------------------------------------------------------------
 
 
-def self_check(outcomes: Sequence[Outcome | Mapping[str, Any]]) -> list[str]:
+def self_check(outcomes: Iterable[Outcome]) -> list[str]:
     """What is wrong with these evaluations of one model, one sentence each; [] when nothing is.
 
-    Each is an `Outcome` or a metric of a record (keys attack, bits, n, seconds) on the first n images of
-    one list. The rules: eps = 0 changes no prediction; no attack beats none, and accuracy does not rise
-    with eps; more iterations or restarts, PGD instead of FGSM and AutoAttack instead of PGD never help
-    the defender; step times iterations reaches eps; no attack repairs wrong predictions, which those on
-    predicted labels do; nothing hides the gradient, see `gkp.attacks.masking`.
+    Each is about the first n images of one list. The rules: eps = 0 changes no prediction; no attack beats
+    none, and accuracy does not rise with eps; more iterations or restarts, PGD instead of FGSM and
+    AutoAttack instead of PGD never help the defender; step times iterations reaches eps; no attack repairs
+    wrong predictions, which those on predicted labels do; nothing hides the gradient, see
+    `gkp.attacks.masking`.
     """
-    known = [_as_outcome(o) for o in outcomes]
-    attacks = [(o, o.attack) for o in known if o.attack is not None and o.attack.kind != "highpass"]
+    attacks = [(o, o.attack) for o in outcomes if o.attack is not None and o.attack.kind != "highpass"]
     rules = (_unreached, _changed_at_zero, _out_of_order, _repaired, masked)
     return [sentence for rule in rules for sentence in rule(attacks)]
 
 
 _Known = list[tuple[Outcome, Attack]]
-
-
-def _as_outcome(o: Outcome | Mapping[str, Any]) -> Outcome:
-    if isinstance(o, Outcome):
-        return o
-    attack, correct = Attack(**o["attack"]), unpack_bits(o["bits"], o["n"])
-    signs = {key: o[key] for key in ("zero_gradient", "repeatable", "flags") if key in o}
-    return Outcome(attack.name, correct, o["seconds"], attack, **signs)
 
 
 def _unreached(known: _Known) -> Iterable[str]:

@@ -240,7 +240,8 @@ def _load_state(path: str | Path | None, settings: Settings) -> list[dict[str, A
         return []
     try:
         state = json.loads(Path(path).read_text(encoding="utf-8"))
-        stored, batches = state["settings"], state["batches"]
+        stored = state["settings"]
+        batches: list[dict[str, Any]] = state["batches"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no state of AutoAttack: give another state_path") from error
     different = [key for key in settings if stored.get(key) != settings[key]]

@@ -15,7 +15,7 @@ from torch import Tensor
 def radius(height: int, width: int) -> Tensor:
     """(height, width) distance from the zero frequency, 1 the Nyquist frequency of each axis."""
     down, across = (2 * torch.fft.fftfreq(size) for size in (height, width))
-    return (down[:, None].square() + across.square()).sqrt()
+    return torch.sqrt(down[:, None].square() + across.square())
 
 
 def split(x: Tensor, theta: float) -> tuple[Tensor, Tensor]:

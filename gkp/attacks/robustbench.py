@@ -61,7 +61,7 @@ def benchmark(
     ):
         with torch.no_grad():
             check_classes(*labels, logits(model, x[:1].to(device)).shape[1])
-        accuracies = evaluation.benchmark(
+        accuracies: tuple[float, float] = evaluation.benchmark(
             checked.eval(), len(x), threat_model=threat_model, eps=eps, batch_size=batch_size, device=device
         )
     checked.check()
@@ -90,12 +90,13 @@ def load_model(
         raise ValueError(f"RobustBench has no {name!r} for {dataset} {threat_model}: try {', '.join(close)}")
     failures = (OSError, importlib.import_module("gdown.exceptions").FileURLRetrievalError)
     try:
-        return _module("utils").load_model(name, folder, dataset, threat_model)
+        model: nn.Module = _module("utils").load_model(name, folder, dataset, threat_model)
     except failures as error:
         raise FileNotFoundError(
             f"{Path(folder) / dataset / threat_model / name}.pt is not there and the download failed "
             f"({type(error).__name__}): connect to the internet or put RobustBench's weights there"
         ) from error
+    return model
 
 
 class _OldAutoAttack:
@@ -109,7 +110,9 @@ class _OldAutoAttack:
     def run_standard_evaluation(
         self, x: Tensor, y: Tensor, bs: int, state_path: Path | None = None
     ) -> Tensor:
-        return self._attack.run_standard_evaluation(x, y, batch_size=bs, state_path=state_path)[0]
+        found = self._attack.run_standard_evaluation(x, y, batch_size=bs, state_path=state_path)
+        adversarial: Tensor = found[0]
+        return adversarial
 
 
 def _module(name: str) -> ModuleType:

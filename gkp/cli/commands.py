@@ -146,7 +146,7 @@ def run(
         print(f"interrupted: {places}; {again}", file=sys.stderr)
         sys.exit(130)
     print(f"{suite}: {len(summary.done)} done, {len(summary.skipped)} had a record, {len(summary.left)} left")
-    if spent := effort.sentence(r for r in Store(root).of_suite(suite) if r["stem"] in summary.done):
+    if spent := effort.sentence(r for r in Store(root).of_suite(suite) if r.stem in summary.done):
         print(spent)
     if summary.failed:
         print(f"failed: {', '.join(summary.failed)}; the reasons stand above", file=sys.stderr)

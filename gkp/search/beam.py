@@ -79,7 +79,7 @@ def search(
     first = (torch.arange(count) * channels // count).repeat(groups)
     rows = max(1, CHUNK // (channels * width ** min(check_step, problem.keep)))
     finals = []
-    for chunk in torch.arange(len(first)).split(rows):
+    for chunk in torch.split(torch.arange(len(first)), rows):
         beam = start(problem, group[chunk], first[chunk])
         for step in range(1, problem.keep):
             children = propose(beam, problem, width)

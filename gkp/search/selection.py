@@ -103,7 +103,7 @@ def select(
     width = 1 if strategy == "greedy" else beam_width
     kept: list[Tensor] = []
     cost: list[Tensor] = []
-    for some in order.split(max(1, BLOCK // channels**2)):
+    for some in torch.split(order, max(1, BLOCK // channels**2)):
         distance = grouped_kernel_distance(weight, some, arithmetic)
         smooth = _smooth(weight, some, variant, arithmetic)
         problem = Problem(distance, smooth, keep, beta, neighbours, arithmetic)
@@ -153,7 +153,7 @@ def _enumerate(problem: Problem, decision: str) -> tuple[Tensor, Tensor]:
     kept, cost = [], []
     for group in range(len(problem.distance)):
         alone = replace(problem, distance=problem.distance[group][None], smooth=problem.smooth[group][None])
-        costs = torch.cat([_costs_of_sets(alone, chunk) for chunk in candidates.split(1 << 14)])
+        costs = torch.cat([_costs_of_sets(alone, chunk) for chunk in torch.split(candidates, 1 << 14)])
         smooth = problem.smooth[group][candidates].sum(1)
         best = (costs if decision == "cost" else smooth).argmin()
         kept.append(candidates[best])

@@ -32,12 +32,12 @@ def mcnemar(a: Tensor, b: Tensor) -> float:
 
     a, b: bool (N,), right or wrong on the same images in the same order. ValueError for unequal shapes.
     """
-    from statsmodels.stats.contingency_tables import mcnemar as test  # slow to import
+    from scipy.special import bdtr  # slow to import
 
     if a.shape != b.shape or a.dtype != torch.bool or b.dtype != torch.bool:
         raise ValueError("give two bool tensors (N,) about the same images in the same order")
-    table = [[int((a & b).sum()), int((a & ~b).sum())], [int((~a & b).sum()), int((~a & ~b).sum())]]
-    return float(test(table, exact=True).pvalue)
+    first, second = int((a & ~b).sum()), int((~a & b).sum())
+    return min(1.0, 2 * float(bdtr(min(first, second), first + second, 0.5)))
 
 
 def mcnemar_clustered(a: Tensor, b: Tensor) -> float:
@@ -61,9 +61,9 @@ def student(values: Sequence[float], confidence: float = 0.95) -> tuple[float, f
     """
     if len(values) < FEWEST:
         raise ValueError(f"{len(values)} values: an interval over trainings needs {FEWEST} or more")
-    from scipy.stats import t  # slow to import
+    from scipy.special import stdtrit  # slow to import
 
-    half = float(t.ppf((1 + confidence) / 2, len(values) - 1)) * stdev(values) / len(values) ** 0.5
+    half = float(stdtrit(len(values) - 1, (1 + confidence) / 2)) * stdev(values) / len(values) ** 0.5
     return fmean(values) - half, fmean(values) + half
 
 

@@ -10,8 +10,8 @@ from gkp.attacks import Attack
 from gkp.attacks.autoattack import autoattack
 from gkp.attacks.outcome import Outcome
 from gkp.evaluate import outcome, self_check
-from gkp.study.execute.one_run import metric
 from gkp.study.runs.protocols import Entry
+from gkp.study.runs.record_parts import Metric
 
 EPS = 8 / 255
 ATTACKS = (Attack("fgsm", eps=EPS), Attack("pgd", eps=EPS, step=EPS / 4, iterations=4, restarts=1))
@@ -128,15 +128,15 @@ def test_images_that_the_attack_breaks_are_not_counted() -> None:
 def test_records_keep_the_signs_and_are_judged_alike() -> None:
     found = evaluations(SHATTERED["rounded input"])
     found.append(evaluations(RANDOM["noise"], y=torch.zeros(N, dtype=torch.long))[1])
-    metrics = [metric(o, Entry(o.attack, N)) for o in found]
-    assert self_check(metrics) == self_check(found)
-    assert metrics[1]["zero_gradient"] == found[1].zero_gradient > 0
-    assert not {"zero_gradient", "repeatable"} & set(metrics[0])
-    assert metrics[-1]["repeatable"] is False
+    metrics = [Metric.of(o, Entry(o.attack, N)) for o in found]
+    assert self_check(metric.outcome for metric in metrics) == self_check(found)
+    assert metrics[1].zero_gradient == found[1].zero_gradient > 0
+    assert not {"zero_gradient", "repeatable"} & metrics[0].source.keys()
+    assert metrics[-1].source["repeatable"] is False
 
 
 def test_older_records_say_nothing_of_it() -> None:
     o = Outcome(ATTACKS[0].name, torch.ones(N, dtype=torch.bool), 0.1, ATTACKS[0])
-    old = metric(o, Entry(o.attack, N))
-    assert not {"zero_gradient", "repeatable", "flags"} & set(old)
-    assert self_check([old]) == []
+    old = Metric.of(o, Entry(o.attack, N))
+    assert not {"zero_gradient", "repeatable", "flags"} & old.source.keys()
+    assert self_check([old.outcome]) == []

@@ -3,6 +3,7 @@
 import copy
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from gkp import cli, data, evaluate
 from gkp.attacks import Attack
 from gkp.attacks.outcome import pack_bits, unpack_bits
 from gkp.nets import checkpoint, models
+from gkp.study.runs.protocols import Entry
+from gkp.study.runs.record_parts import Kept, Metric
 from gkp.study.runs.run import UNPRUNED, Run
 from gkp.study.runs.store import Store
 from gkp.utils import files
@@ -128,14 +131,10 @@ def shipped(network: Path, tmp_path: Path) -> Store:
     """A store with one record of `network` on 60 digits, as it really is."""
     digits = data.load("digits", "test").take(60)
     outcome = evaluate.outcome(checkpoint.load_file(network), digits.pixels(), digits.labels, Attack("none"))
-    record = make_record(
-        Run("digits", "resnet8", UNPRUNED, weights="x"), "method", int(outcome.correct.sum())
-    )
-    kept = record["checkpoints"]["last"]
-    kept |= {"file": network.name, "sha256": files.sha256_file(network)}
-    kept["metrics"]["benign"] |= {"n": 60, "asked_n": 60, "accuracy": outcome.accuracy}
-    kept["metrics"]["benign"]["bits"] = pack_bits(outcome.correct)
-    Store(tmp_path).write(record)
+    record = make_record(Run("digits", "resnet8", UNPRUNED, weights="x"), "method")
+    metrics = {"benign": Metric.of(outcome, Entry(Attack("none"), 60))}
+    kept = Kept(0, files.sha256_file(network), network.name, metrics, ())
+    Store(tmp_path).write(replace(record, kept={"last": kept}))
     return Store(tmp_path)
 
 

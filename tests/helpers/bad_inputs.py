@@ -11,7 +11,7 @@ import nbformat
 import safetensors.torch
 import torch
 from nbformat.v4 import new_code_cell, new_notebook
-from record_factory import make_record
+from record_factory import edited, make_record
 
 from gkp.nets import checkpoint, models
 from gkp.study.runs.run import UNPRUNED, Run
@@ -130,7 +130,7 @@ def make_projects(place: Path) -> None:
 
 
 def make_records(place: Path) -> None:
-    sound = make_record(Run("digits", "resnet8", UNPRUNED, weights="x"), "method", 5)
+    sound = make_record(Run("digits", "resnet8", UNPRUNED, weights="x"), "method", 5).json
 
     def put(name: str, data: bytes | None) -> None:
         root = place / f"record-{name}"
@@ -174,7 +174,7 @@ def make_weights(place: Path) -> None:
         ("outside", "../net.safetensors"),
     ):
         record = make_record(Run("digits", "resnet8", UNPRUNED, weights="x"), "method", 5)
-        record["checkpoints"]["last"]["file"] = file
+        record = edited(record, (("checkpoints", "last", "file"), file))
         root = place / f"weights-{name}"
         Store(root).write(record)
         (root / "checkpoints/method").mkdir(parents=True)

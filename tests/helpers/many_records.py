@@ -1,19 +1,22 @@
 """Records of many methods, as a finished suite would have them: seeded random outcomes, no networks."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import torch
+from record_factory import measured
 
-from gkp.attacks.outcome import Outcome, pack_bits
+from gkp.study.analysis.comparison import Comparison
 from gkp.study.report.style import LOOKS
 from gkp.study.runs import protocols
-from gkp.study.runs.run import UNPRUNED, VERSION, Run
-from gkp.study.runs.store import run_config
+from gkp.study.runs.record import Record
+from gkp.study.runs.record_parts import Kept
+from gkp.study.runs.run import UNPRUNED, Run
 from gkp.study.runs.suites import SHORT_RECIPE
 
 IMAGES = 400
 METHODS = tuple(name for name in LOOKS if name not in ("baseline", "unpruned", "unpruned + fine-tune"))
 START = Run("cifar10", "resnet20", UNPRUNED, weights="authors")
+ATTACKS = {entry.attack.name: entry.attack for entry in protocols.cifar()}
 
 
 def many_records(methods=METHODS, seeds=(0,), suite="small"):
@@ -25,44 +28,40 @@ def many_records(methods=METHODS, seeds=(0,), suite="small"):
     return [a_record(run, place, suite) for place, run in enumerate(runs)]
 
 
-def a_record(run, place=0, suite="small"):
+def comparison(methods=METHODS, seeds=(0,)):
+    return Comparison(many_records(methods, seeds))
+
+
+def a_record(run, place=0, suite="small", sha256="ab"):
     generator = torch.Generator().manual_seed(place)
     ability = torch.rand(IMAGES, generator=generator) + 0.4 - 0.004 * place
-    metrics = {entry.attack.name: _metric(entry.attack, ability) for entry in protocols.cifar()}
-    whole = {name: {"macs": 4.055e7, "params": 2.7e5} for name in ("usual", "paper")}
-    whole["prunable_macs"] = 4.01e7
-    counted = {name: {"macs": 2.3e7, "params": 1.5e5} for name in ("usual", "paper")} if run.prunes else whole
-    return {
-        "version": VERSION,
-        "hash": run.hash,
-        "suite": suite,
-        "stem": run.stem,
-        "label": run.label,
-        "pruned": run.prunes,
-        "config": run_config(run),
-        "cost": {"before": whole, "after": counted, "macs_ratio": 0.5625 if run.prunes else 1.0},
-        "pruning": {"rate": 0.4375, "seconds": 0.5, "data_images": 0},
-        "history": {"epochs": _epochs(run.recipe.epochs, place)} if run.recipe else None,
-        "checkpoints": {
-            "last": {"epoch": 4, "sha256": "ab", "file": None, "metrics": metrics, "self_check": []}
+    metrics = {name: measured(attack, _right(attack, ability)) for name, attack in ATTACKS.items()}
+    whole = counted(40_550_000, 270_000)
+    return Record.of(
+        run,
+        suite,
+        {"last": Kept(4, sha256, None, metrics, ())},
+        cost={
+            "before": whole,
+            "after": counted(23_000_000, 150_000) if run.prunes else whole,
+            "macs_ratio": 0.5625 if run.prunes else 1.0,
         },
-        "evaluations": [],
-        "provenance": {
-            "commit": None,
-            "data": {"dataset": "cifar10", "images": IMAGES, "official_size": 10000},
-        },
-    }
-
-
-def _metric(attack, ability):
-    harm = {"none": 0.0, "fgsm": 1.0, "pgd": 1.4}[attack.kind] * (
-        attack.eps * (40 if attack.eps < 0.02 else 10)
+        pruning={"rate": 0.4375, "seconds": 0.5, "data_images": 0},
+        history={"epochs": _epochs(run.recipe.epochs, place)} if run.recipe else None,
+        provenance={"data": {"dataset": "cifar10", "images": IMAGES, "official_size": 10000}},
     )
-    outcome = Outcome(attack.name, ability > 0.45 + harm + 0.02 * (attack.labels == "true"), 0.1, attack)
-    low, high = outcome.interval
-    counts = {"correct": int(outcome.correct.sum()), "n": IMAGES, "asked_n": None, "seconds": 0.1}
-    accuracies = {"accuracy": outcome.accuracy, "low": low, "high": high}
-    return {**counts, **accuracies, "attack": asdict(attack), "bits": pack_bits(outcome.correct)}
+
+
+def counted(macs, params):
+    """The same size in both conventions."""
+    size = {"macs": macs, "params": params}
+    return {"usual": size, "paper": size, "prunable_macs": 40_100_000}
+
+
+def _right(attack, ability):
+    strength = {"none": 0.0, "fgsm": 1.0, "pgd": 1.4}[attack.kind]
+    harm = strength * attack.eps * (40 if attack.eps < 0.02 else 10)
+    return ability > 0.45 + harm + 0.02 * (attack.labels == "true")
 
 
 def _epochs(count, place):

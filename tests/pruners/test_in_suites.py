@@ -63,34 +63,32 @@ def with_baseline(root: Path) -> Path:
 def test_a_method_that_prunes_in_training_gets_the_same_epochs_and_macs(method, root) -> None:
     run = dataclasses.replace(COMMON, method=method)
     record = execute.execute(run, "tiny", context(with_baseline(root)))
-    assert [row["epoch"] for row in record["history"]["epochs"]] == [1, 2, 3]
-    assert record["cost"]["macs_ratio"] == pytest.approx(MACS_RATIO, rel=0.012)
-    assert record["pruning"]["data_images"] == 0
-    assert record["pruning"]["seconds"] > 0
+    assert [row.epoch for row in record.epochs] == [1, 2, 3]
+    assert record.cost.macs_ratio == pytest.approx(MACS_RATIO, rel=0.012)
+    assert record.pruning.data_images == 0
+    assert record.pruning.seconds > 0
     # Only a network that is cut already can be chosen: slimming's last epoch, the masked ones' end.
-    assert {kept["epoch"] for kept in record["checkpoints"].values()} <= {2, 3}
+    assert {kept.epoch for kept in record.kept.values()} <= {2, 3}
     assert not list((root / "work" / "state").iterdir())
 
 
 def test_a_run_stopped_in_either_part_ends_in_the_same_weights(root) -> None:
     run = dataclasses.replace(COMMON, method="sfp", options=(("share", 0.7),))
-    whole = execute.execute(run, "tiny", context(with_baseline(root)))["checkpoints"]["last"]["sha256"]
+    whole = execute.execute(run, "tiny", context(with_baseline(root))).kept["last"].sha256
     record = context(root).store.find(run)
-    (context(root).store.path("tiny", record["stem"])).unlink()
+    (context(root).store.path("tiny", record.stem)).unlink()
     for _ in range(3):  # out of time after every epoch: two with the masks, one after the cut
         with pytest.raises(OutOfTime):
             execute.execute(run, "tiny", context(root, deadline=time.monotonic()))
     again = execute.execute(run, "tiny", context(root))
-    assert again["checkpoints"]["last"]["sha256"] == whole
+    assert again.kept["last"].sha256 == whole
 
 
 def test_the_record_counts_the_images_that_were_scored(root) -> None:
     counted = {}
     for options in ((), (("images", 7),)):
         run = dataclasses.replace(COMMON, method="hrank", options=options, recipe=BASELINE)
-        counted[options] = execute.execute(run, "tiny", context(with_baseline(root)))["pruning"][
-            "data_images"
-        ]
+        counted[options] = execute.execute(run, "tiny", context(with_baseline(root))).pruning.data_images
     assert counted == {(): 50, (("images", 7),): 7}
 
 
@@ -98,9 +96,9 @@ def test_tmi_gkp_scores_with_snapshots_of_the_training_of_its_start(root) -> Non
     run = dataclasses.replace(COMMON, method="tmi-gkp", recipe=BASELINE)
     place = context(with_baseline(root))
     record = execute.execute(run, "tiny", place)
-    assert record["pruning"]["data_images"] == 0  # the baseline's training is not the method's
+    assert record.pruning.data_images == 0  # the baseline's training is not the method's
     (snapshot,) = steps.earlier_weights(run, place)
-    end = place.store.find(run.start())["checkpoints"]["last"]["file"]
+    end = place.store.find(run.start()).kept["last"].file
     last = load_file(root / end).state_dict()
     assert all(torch.equal(last[name], weight) for name, weight in snapshot.items())  # of a single epoch
 
@@ -122,12 +120,12 @@ def test_a_public_checkpoint_is_fine_tuned_for_its_snapshots_and_that_is_counted
     seen = []
     monkeypatch.setattr(snapshots, "read", lambda *a, read=snapshots.read: seen.append(read(*a)) or seen[-1])
     record = execute.execute(run, "tiny", context(tmp_path))
-    assert (record["pruning"]["epochs"], record["pruning"]["data_images"]) == (3, 3 * 50)
-    assert [row["epoch"] for row in record["history"]["epochs"]] == [1, 2, 3]
+    assert (record.pruning.epochs, record.pruning.data_images) == (3, 3 * 50)
+    assert [row.epoch for row in record.epochs] == [1, 2, 3]
     control = execute.execute(
         dataclasses.replace(run, method="unpruned", macs_ratio=None), "tiny", context(tmp_path)
     )
-    tuned = load_file(tmp_path / control["checkpoints"]["last"]["file"]).state_dict()
+    tuned = load_file(tmp_path / control.kept["last"].file).state_dict()
     assert len(seen[0]) == 3
     assert all(torch.equal(tuned[name], weight) for name, weight in seen[0][-1].items())
     assert not list((tmp_path / "work" / "snapshots").iterdir())
@@ -148,4 +146,4 @@ def start_model(root: Path) -> torch.nn.Module:
 def test_every_method_runs_where_the_network_is(method, root) -> None:
     run = dataclasses.replace(COMMON, method=method, recipe=BASELINE, seed=1)
     record = execute.execute(run, "tiny", context(with_baseline(root), device="cuda"))
-    assert record["cost"]["macs_ratio"] == pytest.approx(MACS_RATIO, rel=0.012)
+    assert record.cost.macs_ratio == pytest.approx(MACS_RATIO, rel=0.012)

@@ -32,7 +32,7 @@ def cut_to(model: nn.Module, cut: Cut, ratio: float, example: Tensor) -> tuple[n
     """The copy of `model` that keeps `ratio` of its prunable MACs, and the rate of `cut` that gives it.
 
     Most methods remove the same share everywhere, so 1 - ratio is tried before the search for a rate.
-    A method that cannot meet the target gives what comes nearest; `gkp.study.runs.store.misses_target` tells.
+    A method that cannot meet the target gives what comes nearest; `Record.misses_target` tells.
     ValueError for a network without prunable MACs.
     """
     prunable = prunable_macs(model, example)

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from scipy.stats import studentized_range
 
-from gkp.study.analysis.labels import BENIGN, attack_titles
+from gkp.study.analysis.comparison import Comparison
+from gkp.study.analysis.labels import BENIGN
 from gkp.study.facts.ablations import ALL, titles
 from gkp.study.runs import suites
+from gkp.study.runs.record import Record
 from gkp.study.runs.run import RATE, Run
-from gkp.study.runs.store import Record, Store
+from gkp.study.runs.store import Store
 
 MISSING = "not yet recorded"
 PAPER_COLUMNS = {"benign": "benign", "fgsm_0.01": "FGSM 0.01", "fgsm_0.1": "FGSM 0.1"}
@@ -27,10 +28,10 @@ PAPER_COLUMNS = {"benign": "benign", "fgsm_0.01": "FGSM 0.01", "fgsm_0.1": "FGSM
 
 def facts(root: str | Path, suite: str, name: str) -> dict[str, Any]:
     """The recorded fact of that name; FileNotFoundError says how to compute it."""
-    record = Store(root).fact(suite, name)
-    if record is None:
+    fact = Store(root).fact(suite, name)
+    if fact is None:
         raise FileNotFoundError(f"no record of {name!r}: run `python -m gkp run --suite {suite}`")
-    return record["facts"]
+    return dict(fact.facts)
 
 
 # ---- searches ------------------------------------------------------------------------------------
@@ -88,7 +89,7 @@ def networks_text(suite: str, root: str | Path, attacks: Sequence[str]) -> pd.Da
     A network that was not trained because it is that of the defaults says so.
     """
     store, rows = Store(root), []
-    names = attack_titles(store.of_suite(suite))
+    names = Comparison(store.of_suite(suite)).titles
     runs = _networks(suite)
     default = next((_untuned_sha(store, run) for run in runs if _name(run) == "sr-gkp"), None)
     for run in runs:
@@ -118,14 +119,14 @@ def _networks(suite: str) -> list[Run]:
 
 def _untuned_sha(store: Store, run: Run) -> str | None:
     record = store.find(untuned(run))
-    return record["checkpoints"]["last"]["sha256"] if record else None
+    return record.kept["last"].sha256 if record else None
 
 
 def _accuracy(record: Record | None, attack: str, unknown: str = MISSING) -> str:
-    metric = record["checkpoints"]["last"]["metrics"].get(attack) if record else None
+    metric = record.metrics().get(attack) if record else None
     if metric is None:
         return unknown
-    return f"{100 * metric['accuracy']:.2f} ± {50 * (metric['high'] - metric['low']):.2f}"
+    return f"{100 * metric.accuracy:.2f} ± {50 * (metric.high - metric.low):.2f}"
 
 
 def recorded_text(suite: str, root: str | Path) -> str:
@@ -167,6 +168,8 @@ def paper_alpha_spread(path: str | Path, images: int = 10_000) -> pd.DataFrame:
     test images stay below, the studentized range with the images drawn anew for each network; images they
     share make it smaller, another training larger.
     """
+    from scipy.stats import studentized_range  # slow to import
+
     rows = []
     for network, group in paper_alpha(path).groupby("network", sort=False):
         row = {"network": network, "values of alpha": str(len(group))}

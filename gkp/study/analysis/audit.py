@@ -1,13 +1,13 @@
 """What an evaluation protocol measures: one change at a time, on the very same networks and images.
 
-Everything here reads records and works with those networks that have what is asked for; `missing` names
+Everything here works with those networks that have what is asked for; `missing` names
 the others. Accuracies are in percent, differences in points.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from statistics import NormalDist
@@ -16,11 +16,10 @@ import numpy as np
 import pandas as pd
 
 from gkp.attacks import Attack
-from gkp.study.analysis.comparison import compared, distinct, points, twins
-from gkp.study.analysis.labels import BENIGN, attack_title, attack_titles, ordered
-from gkp.study.analysis.paired import LEVEL, bits, holm
+from gkp.study.analysis.comparison import Comparison, points
+from gkp.study.analysis.labels import BENIGN, attack_title, ordered
+from gkp.study.analysis.paired import LEVEL, holm
 from gkp.study.runs import protocols, suites
-from gkp.study.runs.store import Record
 from gkp.utils.stats import mcnemar
 
 FEW = 4
@@ -55,7 +54,7 @@ def unit_changes(ratio: float = suites.PIXEL_RATIO) -> list[Change]:
     """The paper's attacks with eps and step times `ratio`, as the suite cifar10-resnet56-unit has them."""
     before = protocols.paper()[1:]
     return [
-        Change(f"{attack_title(asdict(old.attack))}: eps x {ratio:g}", old.attack.name, new.attack.name)
+        Change(f"{attack_title(old.attack)}: eps x {ratio:g}", old.attack.name, new.attack.name)
         for old, new in zip(before, protocols.rescaled(before, ratio), strict=True)
     ]
 
@@ -63,29 +62,19 @@ def unit_changes(ratio: float = suites.PIXEL_RATIO) -> list[Change]:
 # ---- what there is -------------------------------------------------------------------------------
 
 
-def having(records: Iterable[Record], names: Sequence[str], rule: str = "last") -> list[Record]:
-    """The records to compare whose network met every one of these attacks."""
-    return [
-        record
-        for record in compared(records)
-        if set(names) <= record["checkpoints"].get(rule, {}).get("metrics", {}).keys()
-    ]
-
-
-def missing(records: Sequence[Record], suite: str) -> list[str]:
+def missing(comparison: Comparison, suite: str) -> list[str]:
     """One sentence per set of attacks that the suite asks for and the same networks have not met yet.
 
     At most FEW attacks are named, more are counted. A twin of a network that met them does not lack them.
     """
-    asked, alike = suites.get(suite).runs, twins(records)
-    titles = attack_titles(records)
+    asked, twins = suites.get(suite).runs, comparison.twins
     lacking: dict[tuple[str, ...], list[str]] = {}
     for entry in dict.fromkeys(entry for run in asked for entry in run.evaluation):
-        there = having(records, [entry.attack.name])
-        hashes, met = ({record[key] for record in there} for key in ("hash", "label"))
-        lacks = [run.label for run in asked if run.hash not in hashes and alike.get(run.label) not in met]
-        labels = tuple(ordered(lacks))
-        lacking.setdefault(labels, []).append(titles.get(entry.attack.name, entry.attack.name))
+        there = comparison.having([entry.attack.name])
+        hashes, met = {record.hash for record in there}, {record.label for record in there}
+        lacks = [run.label for run in asked if run.hash not in hashes and twins.get(run.label) not in met]
+        title = comparison.titles.get(entry.attack.name, entry.attack.name)
+        lacking.setdefault(tuple(ordered(lacks)), []).append(title)
     sentences = []
     for labels, attacks in lacking.items():
         named = ", ".join(attacks) if len(attacks) <= FEW else f"{len(attacks)} attacks"
@@ -97,29 +86,26 @@ def missing(records: Sequence[Record], suite: str) -> list[str]:
 # ---- one change at a time ------------------------------------------------------------------------
 
 
-def effect(records: Sequence[Record], change: Change, rule: str = "last") -> pd.DataFrame:
+def effect(comparison: Comparison, change: Change) -> pd.DataFrame:
     """label, seed, n, before, after (percent), difference (points), p: one row per network with both.
 
     On the images that both attacks saw; p by McNemar's exact test, Holm-corrected for these networks.
     """
     rows = []
-    for label in distinct(having(records, (change.before, change.after), rule), rule):
-        sides = [bits(records, label, name, rule) for name in (change.before, change.after)]
-        for seed in sorted(sides[0].keys() & sides[1].keys()):
-            n = min(len(side[seed]) for side in sides)
-            first, second = (side[seed][:n] for side in sides)
-            before, after = (100 * side.double().mean().item() for side in (first, second))
-            row = {"label": label, "seed": seed, "n": n, "before": before, "after": after}
-            rows.append(row | {"difference": after - before, "p": mcnemar(first, second)})
+    for label in comparison.having((change.before, change.after)).labels:
+        for seed, sides in comparison.pairs((label, change.before), (label, change.after)).items():
+            before, after = (100 * side.double().mean().item() for side in sides)
+            row = {"label": label, "seed": seed, "n": len(sides[0]), "before": before, "after": after}
+            rows.append(row | {"difference": after - before, "p": mcnemar(*sides)})
     frame = pd.DataFrame(rows, columns=["label", "seed", "n", "before", "after", "difference", "p"])
     return frame.assign(p=holm(frame["p"]))
 
 
-def effects(records: Sequence[Record], changes: Sequence[Change] = CHANGES) -> pd.DataFrame:
+def effects(comparison: Comparison, changes: Sequence[Change] = CHANGES) -> pd.DataFrame:
     """Text table: one row per change, what it does to the accuracy of the networks that met both attacks."""
     rows = []
     for change in changes:
-        frame = effect(records, change)
+        frame = effect(comparison, change)
         if frame.empty:
             continue
         low, high = frame.difference.min(), frame.difference.max()
@@ -152,15 +138,14 @@ def significant(n: int, discordant: float) -> float:
     return min(100.0, 100 * NormalDist().inv_cdf(1 - LEVEL / 2) * (discordant / n) ** 0.5)
 
 
-def discordance(records: Sequence[Record], name: str, rule: str = "last") -> float:
+def discordance(comparison: Comparison, name: str) -> float:
     """Median share of images on which one of two pruned networks of one seed is right and the other wrong."""
-    pruned = [record for record in having(records, [name], rule) if record.get("pruned")]
-    found = [bits(pruned, label, name, rule) for label in distinct(pruned, rule)]
-    shares = []
-    for first, second in combinations(found, 2):
-        for seed in first.keys() & second.keys():
-            n = min(len(first[seed]), len(second[seed]))
-            shares.append((first[seed][:n] != second[seed][:n]).double().mean().item())
+    pruned = comparison.having([name]).pruned
+    shares = [
+        (a != b).double().mean().item()
+        for first, second in combinations(pruned.labels, 2)
+        for a, b in pruned.pairs((first, name), (second, name)).values()
+    ]
     if not shares:
         raise ValueError(f"no two pruned networks met {name}: run the suite to its end")
     return float(np.median(shares))
@@ -169,7 +154,7 @@ def discordance(records: Sequence[Record], name: str, rule: str = "last") -> flo
 # ---- high-pass filtered images -------------------------------------------------------------------
 
 
-def table1(records: Sequence[Record], path: str | Path, rule: str = "last") -> pd.DataFrame:
+def table1(comparison: Comparison, path: str | Path) -> pd.DataFrame:
     """Text table: accuracy on the high-pass filtered test set, the paper's ResNet-56 rows above ours.
 
     One column per theta; theta = 0 is the test set as it is.
@@ -177,7 +162,7 @@ def table1(records: Sequence[Record], path: str | Path, rule: str = "last") -> p
     paper = pd.read_csv(path, index_col="theta")
     names = {theta: Attack("highpass", theta=theta).name if theta else BENIGN for theta in paper.index}
     lines = [{"network": f"{method} (paper, ResNet-56)"} | dict(paper[method]) for method in paper]
-    frame = points(having(records, list(names.values()), rule), list(names.values()), rule)
+    frame = points(comparison.having(names.values()), list(names.values()))
     ours = frame.pivot_table(index="label", columns="attack", values="mean")
     for label in ordered(ours.index):
         lines.append({"network": label} | {theta: ours[name][label] for theta, name in names.items()})
@@ -190,9 +175,7 @@ def table1(records: Sequence[Record], path: str | Path, rule: str = "last") -> p
 # ---- ranks ----------------------------------------------------------------------------------------
 
 
-def rank_agreement(
-    records: Sequence[Record], first: str, second: str, draws: int = 500, rule: str = "last"
-) -> dict[str, float]:
+def rank_agreement(comparison: Comparison, first: str, second: str, draws: int = 500) -> dict[str, float]:
     """Spearman's rank correlation of the pruned networks under two attacks, with a bootstrap interval.
 
     The images are drawn again, the same for all networks, and for both attacks where they saw as many. Every
@@ -200,11 +183,11 @@ def rank_agreement(
     95 % of them when their mean is moved to the measured one (at most 1). A wide interval says that these
     images do not settle the ranking. Keys: correlation, low, high, networks, images.
     """
-    pruned = [record for record in having(records, (first, second), rule) if record.get("pruned")]
-    labels = distinct(pruned, rule)
+    pruned = comparison.having((first, second)).pruned
+    labels = pruned.labels
     measured, drawn, n = [], [], 0
     for name in (first, second):
-        outcomes = [bits(pruned, label, name, rule) for label in labels]
+        outcomes = [pruned.right(label, name) for label in labels]
         seeds = [min(found) for found in outcomes]
         n = min(len(found[seed]) for found, seed in zip(outcomes, seeds, strict=True))
         right = np.stack([found[seed][:n] for found, seed in zip(outcomes, seeds, strict=True)], axis=1)
@@ -223,20 +206,19 @@ def rank_agreement(
     }
 
 
-def ranks_text(sources: Sequence[Sequence[Record]], first: str, others: Sequence[str]) -> pd.DataFrame:
+def ranks_text(sources: Sequence[Comparison], first: str, others: Sequence[str]) -> pd.DataFrame:
     """Text table: rank correlation of every attack with `first`, where more than three networks met both.
 
-    sources: records of several suites; the first whose networks met an attack is taken for it.
+    sources: of several suites; the first whose networks met an attack is taken for it.
     """
-    titles = {name: title for records in sources for name, title in attack_titles(records).items()}
     lines = []
     for other in others:
-        for records in sources:
-            if sum(bool(r.get("pruned")) for r in having(records, (first, other))) > 3:
-                r = rank_agreement(records, first, other)
+        for comparison in sources:
+            if len(comparison.having((first, other)).pruned) > 3:
+                r = rank_agreement(comparison, first, other)
                 lines.append(
                     {
-                        "attack": titles[other],
+                        "attack": comparison.titles[other],
                         "rank correlation": f"{r['correlation']:+.2f}",
                         "95 % interval": f"{r['low']:+.2f} to {r['high']:+.2f}",
                         "networks": str(r["networks"]),

@@ -25,7 +25,7 @@ from __future__ import annotations
 import math
 import statistics
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gkp.attacks.outcome import unpack_bits
-from gkp.study.runs.store import Record
+from gkp.study.runs.record import Filed, Record
+from gkp.study.runs.record_parts import Metric
 from gkp.utils.files import readable_file
 from gkp.utils.stats import FEWEST, paired_difference, student
 
@@ -166,8 +166,8 @@ def explained_misses(path: str | Path = CLAIMS) -> dict[str, str]:
     return tomllib.loads(Path(path).read_text("utf-8")).get("explained", {})
 
 
-def judge(claims: Sequence[Claim], records_of: Callable[[str], Sequence[Record]]) -> list[Verdict]:
-    """One verdict per claim; `records_of(suite)` gives the records of a suite.
+def judge(claims: Sequence[Claim], records_of: Callable[[str], Sequence[Filed]]) -> list[Verdict]:
+    """One verdict per claim; `records_of(suite)` gives the records and facts of a suite.
 
     A claim without a matching record, or with a NaN, is "MISSING".
     """
@@ -175,14 +175,14 @@ def judge(claims: Sequence[Claim], records_of: Callable[[str], Sequence[Record]]
     return [_judge(claim, known[claim.ours["suite"]]) for claim in claims]
 
 
-def _judge(claim: Claim, records: Sequence[Record]) -> Verdict:
+def _judge(claim: Claim, records: Sequence[Filed]) -> Verdict:
     interval = None
     if "against" in claim.ours:
         pairs = _pairs(claim, records)
         values = tuple(100 * float(a.double().mean() - b.double().mean()) for a, b in pairs)
         interval = _interval(values, pairs) if pairs else None
     else:
-        values = _values(claim, _distinct(records) if claim.each else records)
+        values = _values(claim, _matching(claim, _distinct(records) if claim.each else records))
     if not values or not all(math.isfinite(value) for value in values):
         return Verdict(claim, values, "MISSING")
     verdict = Verdict(claim, values, "OK", interval)
@@ -193,37 +193,38 @@ def _judge(claim: Claim, records: Sequence[Record]) -> Verdict:
     return verdict if within else replace(verdict, status="MISS")
 
 
-def _values(claim: Claim, records: Sequence[Record]) -> tuple[float, ...]:
+def _values(claim: Claim, records: Sequence[Filed]) -> tuple[float, ...]:
+    if "path" in claim.ours:
+        found = [record.value(claim.ours["path"]) for record in records]
+    else:
+        found = [_percent(metrics, claim.ours) for _, metrics in _measured(claim, records)]
+    return tuple(float(value) for value in found if value is not None)
+
+
+def _measured(claim: Claim, records: Sequence[Filed]) -> list[tuple[int, Mapping[str, Metric]]]:
+    """Seed and metrics of the records, of the checkpoint that the claim is about."""
     rule = claim.ours.get("rule", "last")
-    values = []
-    for record in _matching(claim, records):
-        if "attack" in claim.ours:
-            metrics = _follow(record, ["checkpoints", rule, "metrics"]) or {}
-            value = _percent(metrics, claim.ours["attack"], claim.ours.get("over"))
-            values += [] if value is None else [value]
-        elif (value := _follow(record, claim.ours["path"])) is not None:
-            values.append(float(value))
-    return tuple(values)
+    return [(r.run.seed, r.metrics(rule)) for r in records if isinstance(r, Record)]
 
 
-def _matching(claim: Claim, records: Sequence[Record], label: str | None = None) -> list[Record]:
+def _matching(claim: Claim, records: Sequence[Filed], label: str | None = None) -> list[Filed]:
     """The records that meet the claim's conditions; `label` instead of the claim's own."""
     conditions = {key: value for key, value in claim.ours.items() if key not in PLACES}
     conditions |= {"label": label} if label else {}
-    return [r for r in records if all(_field(r, key) == value for key, value in conditions.items())]
+    return [record for record in records if record.meets(conditions)]
 
 
-def _pairs(claim: Claim, records: Sequence[Record]) -> list[tuple[Tensor, Tensor]]:
+def _pairs(claim: Claim, records: Sequence[Filed]) -> list[tuple[Tensor, Tensor]]:
     """Per common seed, which images the claim's network and the other one have right, the same images."""
-    sides = []
-    for label in (claim.ours["label"], claim.ours["against"]):
-        found = {}
-        for record in _matching(claim, records, label):
-            metrics = _follow(record, ["checkpoints", claim.ours.get("rule", "last"), "metrics"]) or {}
-            if metric := metrics.get(claim.ours["attack"]):
-                found[record["config"].get("seed")] = unpack_bits(metric["bits"], metric["n"])
-        sides.append(found)
-    own, other = sides
+    attack = claim.ours["attack"]
+    own, other = (
+        {
+            seed: metrics[attack].right
+            for seed, metrics in _measured(claim, _matching(claim, records, label))
+            if attack in metrics
+        }
+        for label in (claim.ours["label"], claim.ours["against"])
+    )
     sizes = {seed: min(len(own[seed]), len(other[seed])) for seed in sorted(own.keys() & other.keys())}
     return [(own[seed][:n], other[seed][:n]) for seed, n in sizes.items()]
 
@@ -238,36 +239,24 @@ def _interval(values: Sequence[float], pairs: Sequence[tuple[Tensor, Tensor]]) -
     return 100 * low, 100 * high
 
 
-def _distinct(records: Sequence[Record]) -> list[Record]:
+def _distinct(records: Sequence[Filed]) -> list[Filed]:
     """The records without those that answer like an earlier one on every image under every attack."""
-    seen: dict[str, Record] = {}
+    seen: dict[object, Filed] = {}
     for record in records:
-        metrics = _follow(record, ["checkpoints", "last", "metrics"]) or {}
-        answers = sorted((name, metric["bits"]) for name, metric in metrics.items())
-        seen.setdefault(str(answers or record["hash"]), record)
+        metrics = record.metrics() if isinstance(record, Record) else {}
+        answers = tuple(sorted((name, metric.bits) for name, metric in metrics.items()))
+        seen.setdefault(answers or record.hash, record)
     return list(seen.values())
 
 
-def _percent(metrics: dict[str, Any], attack: str, over: str | None) -> float | None:
-    """Accuracy under `attack`, or its difference to that under `over`; None where one is missing."""
-    if not {attack, over or attack} <= metrics.keys():
+def _percent(metrics: Mapping[str, Metric], ours: Mapping[str, Any]) -> float | None:
+    """Accuracy under the claim's attack, or its difference to that under `over`; None where one lacks."""
+    found = [metrics.get(ours[name]) for name in ("attack", "over") if name in ours]
+    known = [metric for metric in found if metric]
+    if len(known) < len(found):
         return None
-    if over is None:
-        return 100 * metrics[attack]["accuracy"]
-    sides = [unpack_bits(metrics[name]["bits"], metrics[name]["n"]) for name in (attack, over)]
-    n = min(map(len, sides))
-    first, second = (side[:n].double().mean().item() for side in sides)
+    if len(known) == 1:
+        return 100 * known[0].accuracy
+    n = min(metric.n for metric in known)
+    first, second = (metric.right[:n].double().mean().item() for metric in known)
     return 100 * (first - second)
-
-
-def _field(record: Record, key: str) -> Any:
-    return record[key] if key in record else record["config"].get(key)
-
-
-def _follow(record: Record, path: Sequence[str]) -> Any:
-    value: Any = record
-    for key in path:
-        if not isinstance(value, dict) or key not in value:
-            return None
-        value = value[key]
-    return value

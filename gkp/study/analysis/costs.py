@@ -5,32 +5,34 @@ From the records of the suite "cost", of a comparison's runs, and from expected/
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from gkp import pruners
+from gkp.study.analysis.comparison import Comparison
 from gkp.study.analysis.labels import network_title, ordered
-from gkp.study.runs.store import Record, Store
+from gkp.study.runs.record import Fact, Record
+from gkp.study.runs.store import Store
 
 NETWORKS = ("resnet20", "resnet32", "resnet56", "resnet110", "vgg16")
 MISSING = "not yet recorded"
 
 
-def measured_on(record: Record) -> str:
+def measured_on(fact: Fact) -> str:
     """Where a time was measured, in words: "1 thread of cpu: AMD EPYC"."""
-    about, threads = record["provenance"], record["facts"]["threads"]
-    return f"{threads} thread{'s' * (threads != 1)} of {about['device']}"
+    threads = fact.facts["threads"]
+    return f"{threads} thread{'s' * (threads != 1)} of {fact.provenance.device}"
 
 
 def times(root: str | Path, suite: str = "cost") -> pd.DataFrame:
     """network, weights, layers, seconds, least, most, grouping: what our pruning step took; by network."""
     rows = []
     for name in ("pruning-time", "pruning-time-vgg16"):
-        record = Store(root).fact(suite, name)
-        for network, found in (record["facts"]["networks"] if record else {}).items():
+        fact = Store(root).fact(suite, name)
+        for network, found in (fact.facts["networks"] if fact else {}).items():
             rows.append({"network": network, **found})
     columns = ["network", "weights", "layers", "seconds", "least", "most", "grouping_seconds"]
     return pd.DataFrame(rows, columns=columns)
@@ -79,20 +81,26 @@ def counts_text(found: Mapping[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def conventions_text(records: Sequence[Record]) -> pd.DataFrame:
+def conventions_text(comparison: Comparison) -> pd.DataFrame:
     """One row per network of the records: MACs and parameters (M) in both conventions, and the share left."""
     rows = []
-    for label in ordered(r["label"] for r in records if "cost" in r and r["config"]["recipe"]):
-        record = next(r for r in records if r["label"] == label and "cost" in r)
-        before, after = record["cost"]["before"], record["cost"]["after"]
+    for label, record in _first(r for r in comparison if r.run.recipe).items():
         row = {"network": label}
         for name in ("usual", "paper"):
-            for kind, title in (("macs", "MACs"), ("params", "parameters")):
-                left = after[name][kind] / before[name][kind]
-                digits = 2 if kind == "macs" else 3
-                row[f"{title}, {name}"] = f"{after[name][kind] / 1e6:.{digits}f} ({100 * left:.1f} %)"
+            before, after = (getattr(count, name) for count in (record.cost.before, record.cost.after))
+            for kind, title, digits in (("macs", "MACs", 2), ("params", "parameters", 3)):
+                size, left = getattr(after, kind), getattr(after, kind) / getattr(before, kind)
+                row[f"{title}, {name}"] = f"{size / 1e6:.{digits}f} ({100 * left:.1f} %)"
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _first(records: Iterable[Record]) -> dict[str, Record]:
+    """Label -> its first record, in the order of all figures."""
+    found: dict[str, Record] = {}
+    for record in records:
+        found.setdefault(record.label, record)
+    return {label: found[label] for label in ordered(found)}
 
 
 def latency_text(found: Mapping[str, Any]) -> pd.DataFrame:
@@ -111,25 +119,22 @@ def latency_text(found: Mapping[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def methods_text(records: Sequence[Record], timed: Mapping[str, Any] | None) -> pd.DataFrame:
+def methods_text(comparison: Comparison, timed: Mapping[str, Any] | None) -> pd.DataFrame:
     """Every method's pruning step: seconds after a warm start, seconds as run, images, share of training.
 
     timed: the fact `method-time`. "as run" is what the record of the run says, first imports included.
     """
     rows = []
-    for label in ordered(r["label"] for r in records if r.get("pruned") and r["config"]["recipe"]):
-        record = next(r for r in records if r["label"] == label and r["config"]["recipe"])
-        entry, step = pruners.get(record["config"]["method"]), record["pruning"]
-        training = sum(epoch["seconds"] for epoch in record["history"]["epochs"])
-        warm = (timed or {"methods": {}})["methods"].get(label)
+    for label, record in _first(r for r in comparison.trained if r.pruned).items():
+        step, warm = record.pruning, (timed or {"methods": {}})["methods"].get(label)
         rows.append(
             {
                 "method": label,
-                "when": entry.schedule,
+                "when": pruners.get(record.run.method).schedule,
                 "seconds, warm": seconds_text(warm["seconds"]) if warm else "–",
-                "seconds, as run": seconds_text(step["seconds"]),
-                "images scored": f"{step['data_images']:,}",
-                "share of the fine-tuning": f"{100 * step['seconds'] / training:.2f} %",
+                "seconds, as run": seconds_text(step.seconds),
+                "images scored": f"{step.data_images:,}",
+                "share of the fine-tuning": f"{100 * step.seconds / record.training_seconds:.2f} %",
             }
         )
     return pd.DataFrame(rows)

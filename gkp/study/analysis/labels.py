@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-import pandas as pd
+from gkp.attacks import Attack
+from gkp.attacks.linf import KINDS
 
-from gkp.study.runs.store import Record
-
-BENIGN = "benign"
+BENIGN = Attack("none").name
 CONTROL = "unpruned + fine-tune"  # same start, same recipe, nothing removed
 DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 CONTROLS = ("unpruned", CONTROL, "random")
@@ -47,45 +46,30 @@ def network_title(name: str) -> str:
     return name.replace("resnet", "ResNet-").replace("vgg", "VGG-")
 
 
-def marked(label: str, long: pd.DataFrame) -> str:
-    """The label, with a dagger where a network of it misses the target of MACs."""
-    return f"{label} †" if long[long.label == label]["misses_target"].any() else label
-
-
-def attack_titles(records: Sequence[Record]) -> dict[str, str]:
+def attack_titles(attacks: Mapping[str, Attack]) -> dict[str, str]:
     """Attack name -> column title: clean, the paper's attacks, the same with true labels, then pixels."""
-    attacks = {
-        name: metric["attack"]
-        for record in records
-        for kept in record.get("checkpoints", {}).values()
-        for name, metric in kept["metrics"].items()
-    }
-    ordered = sorted(attacks, key=lambda name: _place(attacks[name]))
-    return {name: attack_title(attacks[name]) for name in ordered}
+    return {name: attack_title(attacks[name]) for name in sorted(attacks, key=lambda n: _place(attacks[n]))}
 
 
-def attack_title(attack: dict[str, Any]) -> str:
-    """{"kind": "fgsm", ...} -> "FGSM 1/255" in pixels, "FGSM 0.01 norm., pred." in the paper's units."""
-    if attack["kind"] == "none":
-        return "benign"
-    if attack["kind"] == "highpass":
-        return f"high-pass {attack['theta']:g}"
-    if attack["kind"] == "autoattack":
-        return f"AutoAttack {attack['eps'] * 255:g}/255"
-    eps = attack["eps"]
-    pixel = attack["space"] == "pixel" or attack["kind"] == "pgd"
-    size = f"{eps * 255:g}/255" if pixel else f"{eps:g}"
-    kind = attack["kind"].upper() + (f"-{attack['iterations']}" if attack["kind"] == "pgd" else "")
-    kind += f" +{attack['restarts']}" if attack.get("restarts") else ""
-    marks = ("" if attack["space"] == "pixel" else " norm.") + (
-        ", pred." if attack["labels"] == "predicted" else ""
-    )
-    marks += ", loss in float64" if attack.get("loss") == "float64" else ""
+def attack_title(attack: Attack) -> str:
+    """ "FGSM 1/255" in pixels, "FGSM 0.01 norm., pred." in the paper's units."""
+    if attack.kind == "none":
+        return BENIGN
+    if attack.kind == "highpass":
+        return f"high-pass {attack.theta:g}"
+    if attack.kind == "autoattack":
+        return f"AutoAttack {attack.eps * 255:g}/255"
+    in_pixels = attack.space == "pixel" or attack.kind == "pgd"
+    size = f"{attack.eps * 255:g}/255" if in_pixels else f"{attack.eps:g}"
+    kind = attack.kind.upper() + (f"-{attack.iterations}" if attack.kind == "pgd" else "")
+    kind += f" +{attack.restarts}" if attack.restarts else ""
+    marks = "" if attack.space == "pixel" else " norm."
+    marks += ", pred." if attack.labels == "predicted" else ""
+    marks += ", loss in float64" if attack.loss == "float64" else ""
     return f"{kind} {size}{marks}"
 
 
-def _place(attack: dict[str, Any]) -> tuple:
-    kinds = ("none", "highpass", "fgsm", "pgd", "autoattack")
-    relabelled = attack["space"] == "normalized" and attack["kind"] == "fgsm" and attack["labels"] == "true"
-    order = (attack["kind"] != "none", attack["space"] == "pixel", relabelled, kinds.index(attack["kind"]))
-    return (*order, attack["iterations"], attack.get("restarts", 0), attack["eps"], attack.get("theta", 0.0))
+def _place(attack: Attack) -> tuple[Any, ...]:
+    relabelled = attack.space == "normalized" and attack.kind == "fgsm" and attack.labels == "true"
+    order = (attack.kind != "none", attack.space == "pixel", relabelled, KINDS.index(attack.kind))
+    return (*order, attack.iterations, attack.restarts, attack.eps, attack.theta)

@@ -5,34 +5,20 @@ Differences are in points (percent of the images).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pandas as pd
 import torch
-from torch import Tensor
 
-from gkp.attacks.outcome import unpack_bits
-from gkp.study.analysis.comparison import attacks, distinct, points
+from gkp.study.analysis.comparison import Comparison, gain, points
 from gkp.study.analysis.labels import BENIGN, CONTROL, CONTROLS, ordered
-from gkp.study.runs.store import Record
 from gkp.utils.stats import mcnemar, mcnemar_clustered
 
 LEVEL = 0.05  # of a test, after Holm's correction
 
 
-def bits(records: Iterable[Record], label: str, attack: str, rule: str = "last") -> dict[int, Tensor]:
-    """Seed -> bool (N,), which images the network of that label classifies right under the attack."""
-    found = {}
-    for record in records:
-        metric = record.get("checkpoints", {}).get(rule, {}).get("metrics", {}).get(attack)
-        if record["label"] == label and metric:
-            found[record["config"]["seed"]] = unpack_bits(metric["bits"], metric["n"])
-    return found
-
-
-def against(
-    records: Sequence[Record], attack: str, control: str = CONTROL, rule: str = "last"
-) -> pd.DataFrame:
+def against(comparison: Comparison, attack: str, control: str = CONTROL) -> pd.DataFrame:
     """method, control, difference (points, positive: the method is better), p, verdict.
 
     McNemar's exact test on the same images, p corrected by Holm for the number of rows. Several seeds are
@@ -40,25 +26,22 @@ def against(
     the test is about these networks on other images, not about other seeds. Twins have one row. The
     verdict is "better", "worse" or "not shown to differ".
     """
-    reference = bits(records, control, attack, rule)
-    if not reference:
+    if not comparison.right(control, attack):
         raise ValueError(f"no record of {control!r} under {attack}: run the suite to its end")
     rows = []
-    for label in distinct(records, rule):
-        own = bits(records, label, attack, rule)
-        seeds = [seed for seed in own if seed in reference]
-        if label == control or not seeds:
+    for label in comparison.labels:
+        pairs = comparison.pairs((label, attack), (control, attack)).values()
+        if label == control or not pairs:
             continue
-        n = min(len(side[seed]) for side in (own, reference) for seed in seeds)
-        a, b = (torch.stack([side[seed][:n] for seed in seeds]) for side in (own, reference))
-        gain = 100 * (a.double().mean() - b.double().mean()).item()
-        p = mcnemar(a[0], b[0]) if len(seeds) == 1 else mcnemar_clustered(a, b)
-        rows.append({"method": label, "control": control, "difference": gain, "p": p})
+        n = min(len(own) for own, _ in pairs)
+        a, b = (torch.stack([answers[:n] for answers in side]) for side in zip(*pairs, strict=True))
+        p = mcnemar(a[0], b[0]) if len(pairs) == 1 else mcnemar_clustered(a, b)
+        rows.append({"method": label, "control": control, "difference": gain(a, b), "p": p})
     frame = pd.DataFrame(rows, columns=["method", "control", "difference", "p"])
     frame["p"] = holm(frame["p"])
     frame["verdict"] = [
-        "not shown to differ" if p >= LEVEL else "better" if gain > 0 else "worse"
-        for gain, p in zip(frame["difference"], frame["p"], strict=True)
+        "not shown to differ" if p >= LEVEL else "better" if points > 0 else "worse"
+        for points, p in zip(frame["difference"], frame["p"], strict=True)
     ]
     return frame
 
@@ -102,38 +85,35 @@ def p_text(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
-def ranks(records: Sequence[Record], names: Sequence[str], rule: str = "last") -> pd.DataFrame:
+def ranks(comparison: Comparison, names: Sequence[str]) -> pd.DataFrame:
     """Rank of every pruned network under each attack, 1 the most accurate; index: label."""
-    once = distinct(records, rule)
-    pruned = [record for record in records if record.get("pruned") and record["label"] in once]
-    frame = points(pruned, names, rule)
+    frame = points(comparison.pruned, names)
+    frame = frame[frame.label.isin(comparison.labels)]
     return frame.pivot_table(index="label", columns="attack", values="mean")[list(names)].rank(
         ascending=False, method="min"
     )
 
 
-def agreement(records: Sequence[Record], first: str, second: str, rule: str = "last") -> tuple[float, int]:
+def agreement(comparison: Comparison, first: str, second: str) -> tuple[float, int]:
     """Spearman's rank correlation of the pruned networks under two attacks, and their number."""
-    frame = ranks(records, list(dict.fromkeys((first, second))), rule).rank(method="average")
+    frame = ranks(comparison, list(dict.fromkeys((first, second)))).rank(method="average")
     return float(frame[first].corr(frame[second])), len(frame)
 
 
-def label_effect(records: Sequence[Record], rule: str = "last") -> pd.DataFrame:
+def label_effect(comparison: Comparison) -> pd.DataFrame:
     """What predicted labels add to the accuracy under the same FGSM, in points, on the same images.
 
     label, attack (the one on predicted labels), benign error (percent), effect (points).
     """
-    rows, found = [], attacks(records)
-    predicted = [name for name, a in found.items() if a["labels"] == "predicted" and a["kind"] == "fgsm"]
-    for name in predicted:
-        true = name.replace("_predicted", "_true")
-        for label in distinct(records, rule) if true in found else ():
-            sides = [bits(records, label, each, rule) for each in (name, true, BENIGN)]
-            seed = min(sides[0])
-            n = min(len(side[seed]) for side in sides[:2])
-            leak, honest = (100 * side[seed][:n].double().mean().item() for side in sides[:2])
-            error = 100 - 100 * sides[2][seed].double().mean().item()
-            rows.append({"label": label, "attack": name, "benign error": error, "effect": leak - honest})
+    rows = []
+    for name, attack in comparison.attacks.items():
+        true = replace(attack, labels="true").name
+        if attack.kind != "fgsm" or name == true or true not in comparison.attacks:
+            continue
+        for label in comparison.labels:
+            seed, sides = min(comparison.pairs((label, name), (label, true)).items())
+            error = 100 - 100 * comparison.right(label, BENIGN)[seed].double().mean().item()
+            rows.append({"label": label, "attack": name, "benign error": error, "effect": gain(*sides)})
     return pd.DataFrame(rows, columns=["label", "attack", "benign error", "effect"])
 
 

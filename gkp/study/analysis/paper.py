@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +11,9 @@ import pandas as pd
 
 from gkp.study.analysis.audit import significant
 from gkp.study.analysis.claims import CLAIMS, Claim
-from gkp.study.analysis.comparison import PROTOCOL, compared, points
-from gkp.study.analysis.labels import BENIGN, CONTROL, attack_titles, network_title
+from gkp.study.analysis.comparison import PROTOCOL, Comparison, points
+from gkp.study.analysis.labels import BENIGN, CONTROL, network_title
 from gkp.study.runs.run import RATE
-from gkp.study.runs.store import Record
 
 TABLES = Path("expected") / "paper_cifar10.csv"
 MAIN_TABLES = ("9", "10", "11", "12")
@@ -94,39 +93,35 @@ def claims(path: str | Path, misses: Mapping[str, str] | None = None) -> list[Cl
     return found
 
 
-def beside_ours(records: Sequence[Record], path: str | Path, rule: str = "last") -> pd.DataFrame:
+def beside_ours(comparison: Comparison, path: str | Path) -> pd.DataFrame:
     """Text table "paper | ours" of every method with rows in both; empty where the network is another."""
-    networks = sorted({record["config"]["network"] for record in compared(records)})
-    ours, titles = points(records, ATTACKS, rule), attack_titles(records)
-    found = []
-    for network in networks:
+    ours, found = comparison.points, []
+    for network in sorted({record.run.network for record in comparison.compared}):
         for _, row in rows(path, network).iterrows():
             line = {"method": row.method}
             for attack in ATTACKS:
-                own = ours[(ours.label == row.label) & (ours.attack == attack)]["mean"]
-                mine = f"{own.iloc[0]:.2f}" if len(own) else "–"
-                line[titles.get(attack, attack)] = f"{row[attack]:.2f} / {mine}"
+                own = ours.get((row.label, "last", attack))
+                mine = f"{own.mean:.2f}" if own else "–"
+                line[comparison.titles.get(attack, attack)] = f"{row[attack]:.2f} / {mine}"
             found.append(line)
     return pd.DataFrame(found)
 
 
-def gain_over_unpruned(
-    records: Sequence[Record], path: str | Path, method: str = "sr-gkp", rule: str = "last"
-) -> pd.DataFrame:
+def gain_over_unpruned(comparison: Comparison, path: str | Path, method: str = "sr-gkp") -> pd.DataFrame:
     """Points that pruning adds to the unpruned network, in the paper's tables and in the records.
 
     The paper compares with the network before fine-tuning. Ours is shown against that and against the
     network that was fine-tuned in the same way.
     """
-    titles, lines = attack_titles(records), []
+    lines = []
     for network, group in rows(path).groupby("network", sort=False):
         by_label = group.set_index("label")
         if {method, "unpruned"} <= set(by_label.index):
             gain = {attack: by_label[attack][method] - by_label[attack]["unpruned"] for attack in ATTACKS}
             lines.append({"network": network_title(network), "compared with": "unpruned (paper)"} | gain)
-    for network in sorted({record["config"]["network"] for record in compared(records)}):
-        same = [record for record in records if record["config"].get("network") == network]
-        ours = points(same, ATTACKS, rule).pivot_table(index="label", columns="attack", values="mean")
+    for network in sorted({record.run.network for record in comparison.compared}):
+        same = Comparison(record for record in comparison if record.run.network == network)
+        ours = points(same, ATTACKS).pivot_table(index="label", columns="attack", values="mean")
         for control in ("unpruned", CONTROL):
             if {method, control} <= set(ours.index):
                 gain = (ours.loc[method] - ours.loc[control]).to_dict()
@@ -134,7 +129,7 @@ def gain_over_unpruned(
     frame = pd.DataFrame(lines)
     text = frame[["network", "compared with"]].copy()
     for attack in ATTACKS:
-        text[titles.get(attack, attack)] = [f"{value:+.2f}" for value in frame[attack]]
+        text[comparison.titles.get(attack, attack)] = [f"{value:+.2f}" for value in frame[attack]]
     return text
 
 

@@ -6,32 +6,30 @@ Accuracies are in percent, differences in points.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
-from gkp.study.analysis.comparison import compared, distinct
-from gkp.study.analysis.labels import attack_titles, ordered
-from gkp.study.analysis.paired import bits
-from gkp.study.runs.store import Record
+from gkp.study.analysis.comparison import Comparison, gain
+from gkp.study.analysis.labels import ordered
+from gkp.study.runs.record import run_config
 from gkp.utils.stats import FEWEST, student
 
 
-def spread(records: Iterable[Record], names: Sequence[str], rule: str = "last") -> pd.DataFrame:
+def spread(comparison: Comparison, names: Sequence[str]) -> pd.DataFrame:
     """configuration (JSON), label, epochs, attack, seeds, mean, deviation, range (points).
 
     One row per configuration and attack; only those that were run with several seeds, everything else alike.
     """
     groups: dict[tuple[str, str, int, str], list[float]] = {}
-    for record in {record["hash"]: record for record in compared(records)}.values():
-        same = {key: value for key, value in record["config"].items() if key != "seed"}
-        epochs = (same.get("recipe") or {}).get("epochs", 0)
+    for record in {record.hash: record for record in comparison.compared}.values():
+        same = json.dumps(run_config(replace(record.run, seed=0)), sort_keys=True)
         for name in names:
-            metric = record["checkpoints"].get(rule, {}).get("metrics", {}).get(name)
-            if metric:
-                key = (json.dumps(same, sort_keys=True), record["label"], epochs, name)
-                groups.setdefault(key, []).append(100 * metric["accuracy"])
+            if metric := record.metrics().get(name):
+                key = (same, record.label, record.run.epochs, name)
+                groups.setdefault(key, []).append(100 * metric.accuracy)
     columns = ["configuration", "label", "epochs", "attack", "seeds", "mean", "deviation", "range"]
     found = [
         (*key, len(v), float(np.mean(v)), float(np.std(v, ddof=1)), max(v) - min(v))
@@ -41,11 +39,11 @@ def spread(records: Iterable[Record], names: Sequence[str], rule: str = "last") 
     return pd.DataFrame(found, columns=columns)
 
 
-def spread_text(records: Sequence[Record], names: Sequence[str]) -> pd.DataFrame:
+def spread_text(comparison: Comparison, names: Sequence[str]) -> pd.DataFrame:
     """`spread` as a text table: one row per configuration, "mean ± deviation (range)" per attack."""
-    found, titles = spread(records, names), attack_titles(records)
+    found = spread(comparison, names)
     cells = found.assign(
-        attack=found.attack.map(titles),
+        attack=found.attack.map(comparison.titles),
         cell=[f"{r.mean:.2f} ± {r.deviation:.2f} ({r.range:.2f})" for r in found.itertuples()],
     )
     place = {label: number for number, label in enumerate(ordered(cells.label))}
@@ -56,37 +54,28 @@ def spread_text(records: Sequence[Record], names: Sequence[str]) -> pd.DataFrame
     return pd.DataFrame(sorted(lines, key=lambda line: place[line["network"]])).fillna("–")
 
 
-def against(
-    records: Sequence[Record], attack: str, control: str, confidence: float = 0.95, rule: str = "last"
-) -> pd.DataFrame:
+def against(comparison: Comparison, attack: str, control: str, confidence: float = 0.95) -> pd.DataFrame:
     """method, differences (points, one per common seed), mean, low, high: each method minus `control`.
 
     Seeds draw the order of the images and what augmentation does to them, alike for all methods, so that
     they are paired. The interval is Student's, over seeds: it is about other trainings, as McNemar's test is
     about other images. Rows: methods with three seeds or more in common with the control.
     """
-    reference, rows = bits(records, control, attack, rule), []
-    for label in distinct(records, rule):
-        own = bits(records, label, attack, rule)
-        common = sorted(own.keys() & reference.keys())
-        if label == control or len(common) < FEWEST:
-            continue
-        sizes = {seed: min(len(own[seed]), len(reference[seed])) for seed in common}
-        gains = [
-            100 * (own[s][:n].double().mean() - reference[s][:n].double().mean()).item()
-            for s, n in sizes.items()
-        ]
-        rows.append((label, gains, np.mean(gains), *student(gains, confidence)))
+    rows = []
+    for label in comparison.labels:
+        gains = [gain(*pair) for pair in comparison.pairs((label, attack), (control, attack)).values()]
+        if label != control and len(gains) >= FEWEST:
+            rows.append((label, gains, np.mean(gains), *student(gains, confidence)))
     return pd.DataFrame(rows, columns=["method", "differences", "mean", "low", "high"])
 
 
-def against_text(records: Sequence[Record], attacks: Sequence[str], control: str) -> pd.DataFrame:
+def against_text(comparison: Comparison, attacks: Sequence[str], control: str) -> pd.DataFrame:
     """Text table: "-2.20 (-2.81 to -1.59)" per method and attack; bold where the interval leaves zero out."""
-    titles, columns = attack_titles(records), {}
+    columns = {}
     for attack in attacks:
         cells = {}
-        for row in against(records, attack, control).itertuples():
+        for row in against(comparison, attack, control).itertuples():
             text = f"{row.mean:+.2f} ({row.low:+.2f} to {row.high:+.2f})"
             cells[row.method] = f"**{text}**" if row.low > 0 or row.high < 0 else text
-        columns[titles.get(attack, attack)] = pd.Series(cells, dtype=object)
+        columns[comparison.titles.get(attack, attack)] = pd.Series(cells, dtype=object)
     return pd.DataFrame(columns).rename_axis("method").reset_index()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from gkp import evaluate
 from gkp.attacks import Attack
-from gkp.attacks.outcome import Outcome, pack_bits
+from gkp.attacks.outcome import Outcome
 from gkp.data import Split
 from gkp.nets import models, zoo
 from gkp.nets.checkpoint import load_file, save_model
@@ -24,8 +23,11 @@ from gkp.study.execute.steps import chosen_weights, prune, prune_and_train
 from gkp.study.execute.threads import begun_with, computing_with
 from gkp.study.runs.protocols import Entry
 from gkp.study.runs.provenance import peak_memory_mb, provenance, weights_sha256
-from gkp.study.runs.run import BASELINE, VERSION, Run
-from gkp.study.runs.store import Record, missing_entries, run_config
+from gkp.study.runs.record import Record
+from gkp.study.runs.record_parts import Kept, Metric
+from gkp.study.runs.run import BASELINE, Run
+from gkp.study.runs.store import missing_entries
+from gkp.train import History
 from gkp.utils.files import sha256_bytes
 from gkp.utils.progress import Progress, Task
 
@@ -54,25 +56,13 @@ def first_record(run: Run, suite: str, context: Context, progress: Progress) -> 
     started = time.monotonic()
     model = start_model(run, context).to(context.device)
     example = context.example(run.dataset)
-    record = describe(run, suite, model)
+    start = {"weights": run.weights, "sha256": weights_sha256(model)}
     before = costs(model, example)
-    model, record["pruning"], history = prune_and_train(model, run, context, progress)
+    model, pruning, history = prune_and_train(model, run, context, progress)
     after = costs(model, example)
     ratio = after["prunable_macs"] / before["prunable_macs"]
-    record["cost"] = {"before": before, "after": after, "macs_ratio": ratio}
-    record["history"] = history.as_dict() if history else None
-    record["checkpoints"] = {}
-    by_epoch: dict[int, dict[str, Any]] = {}  # rules that choose the same epoch share file and attacks
-    for rule, (epoch, weights) in chosen_weights(run, model, history).items():
-        if epoch not in by_epoch:
-            model.load_state_dict(weights)
-            by_epoch[epoch] = {
-                "epoch": epoch,
-                **keep_weights(model, run, suite, rule, context),
-                **attack_all(model, run.dataset, run.evaluation, context, progress),
-            }
-        record["checkpoints"][rule] = copy.deepcopy(by_epoch[epoch])
-    record["provenance"] = {
+    kept = keep_and_attack(model, run, suite, history, context, progress)
+    about = {
         **provenance(context.device),
         "cuda_graphs": context.cuda_graphs and context.device.type == "cuda",
         "data": data_facts(context.split(run.dataset, "test")),
@@ -80,23 +70,35 @@ def first_record(run: Run, suite: str, context: Context, progress: Progress) -> 
         "seconds": round(time.monotonic() - started, 1),
         "peak_memory_mb": peak_memory_mb(context.device),
     }
+    record = Record.of(
+        run,
+        suite,
+        kept,
+        start=start,
+        cost={"before": before, "after": after, "macs_ratio": ratio},
+        pruning=pruning,
+        history=history.as_dict() if history else None,
+        provenance=about,
+    )
     context.store.write(record)
     remove_states(run, context)
     return record
 
 
-def describe(run: Run, suite: str, model: nn.Module) -> Record:
-    return {
-        "version": VERSION,
-        "hash": run.hash,
-        "suite": suite,
-        "stem": run.stem,
-        "label": run.label,
-        "pruned": run.prunes,
-        "config": run_config(run),
-        "start": {"weights": run.weights, "sha256": weights_sha256(model)},
-        "evaluations": [],
-    }
+def keep_and_attack(
+    model: nn.Module, run: Run, suite: str, history: History | None, context: Context, progress: Progress
+) -> dict[str, Kept]:
+    """The checkpoint of every rule; those that choose the same epoch share file and attacks."""
+    kept: dict[str, Kept] = {}
+    by_epoch: dict[int, Kept] = {}
+    for rule, (epoch, weights) in chosen_weights(run, model, history).items():
+        if epoch not in by_epoch:
+            model.load_state_dict(weights)
+            sha256, file = keep_weights(model, run, suite, rule, context)
+            metrics = attack_all(model, run.dataset, run.evaluation, context, progress)
+            by_epoch[epoch] = Kept(epoch, sha256, file, metrics, self_check(metrics))
+        kept[rule] = by_epoch[epoch]
+    return kept
 
 
 def complete(record: Record, run: Run, context: Context, progress: Progress) -> Record:
@@ -104,31 +106,23 @@ def complete(record: Record, run: Run, context: Context, progress: Progress) -> 
     missing = missing_entries(record, run)
     if not missing:
         return record
-    names: list[str] = []
-    record["evaluations"].append({**provenance(context.device), "attacks": names})
+    earlier, about, names = record.evaluations, provenance(context.device), set[str]()
     lacking = [entry for entries in missing.values() for entry in entries]
     with progress.task("more attacks", passes(lacking, run.dataset, context)) as task:
         for rule in missing:
-            kept, entries = record["checkpoints"][rule], missing_entries(record, run).get(rule, [])
-            model = saved_model(run, kept, context)
+            entries = missing_entries(record, run).get(rule, [])
+            model = saved_model(run, record.kept[rule], context)
             for entry in entries:
-                kept["metrics"][entry.attack.name] = metric(
-                    attack(model, run.dataset, entry, context, task), entry
-                )
-                kept["self_check"] = evaluate.self_check(list(kept["metrics"].values()))
-                share(kept, record)
-                names[:] = sorted({*names, entry.attack.name})
+                found = Metric.of(attack(model, run.dataset, entry, context, task), entry)
+                names.add(entry.attack.name)
+                metrics = {**record.kept[rule].metrics, entry.attack.name: found}
+                kept = replace(record.kept[rule], metrics=metrics, self_check=self_check(metrics))
+                evaluations = (*earlier, {**about, "attacks": sorted(names)})
+                record = replace(record.with_kept(rule, kept), evaluations=evaluations)
                 context.store.write(record)
                 if context.expired():
                     raise OutOfTime
     return record
-
-
-def share(kept: dict[str, Any], record: Record) -> None:
-    """Give what was measured to the other rules that chose the same weights."""
-    for other in record["checkpoints"].values():
-        if other is not kept and other["sha256"] == kept["sha256"]:
-            other |= copy.deepcopy({part: kept[part] for part in ("metrics", "self_check")})
 
 
 # ---- steps ---------------------------------------------------------------------------------------
@@ -146,36 +140,41 @@ def start_model(run: Run, context: Context) -> nn.Module:
     record = context.store.find(start) if start else None
     if start is None or record is None:
         raise FileNotFoundError(f"{run.label} starts from a baseline that has no record yet: run the suite")
-    return load_file(context.store.root / record["checkpoints"]["last"]["file"])
+    return saved_model(start, record.kept["last"], context)
 
 
-def saved_model(run: Run, kept: dict[str, Any], context: Context) -> nn.Module:
+def saved_model(run: Run, kept: Kept, context: Context) -> nn.Module:
     """The final network of a record: its file, or rebuilt where nothing was trained."""
-    if kept["file"] is not None:
-        return load_file(context.store.root / kept["file"])
+    if kept.file is not None:
+        return load_file(context.store.root / kept.file)
     model = start_model(run, context).to(context.device)
     return prune(model, run, context)[0] if run.prunes else model
 
 
-def keep_weights(model: nn.Module, run: Run, suite: str, rule: str, context: Context) -> dict[str, Any]:
-    """Save what this run trained; public weights that nothing was trained on stay with their publisher."""
+def keep_weights(
+    model: nn.Module, run: Run, suite: str, rule: str, context: Context
+) -> tuple[str, str | None]:
+    """SHA-256 and file of the weights; public ones that nothing was trained on stay with their publisher."""
     if run.recipe is None and run.method != BASELINE:
-        return {"sha256": weights_sha256(model), "file": None}
+        return weights_sha256(model), None
     path = context.store.weights_path(suite, run.stem, rule)
     path.parent.mkdir(parents=True, exist_ok=True)
     about = {"method": run.label, "seed": run.seed, "hash": run.hash, "rule": rule}
     digest = save_model(model, path, network=run.network, dataset=run.dataset, about=about)
-    return {"sha256": digest, "file": path.relative_to(context.store.root).as_posix()}
+    return digest, path.relative_to(context.store.root).as_posix()
 
 
 def attack_all(
     model: nn.Module, dataset: str, entries: Sequence[Entry], context: Context, progress: Progress
-) -> dict[str, Any]:
-    """Metrics of every entry and the violations that the evaluation finds in itself."""
+) -> dict[str, Metric]:
+    """Metrics of every entry by the name of its attack."""
     with progress.task("attacks", passes(entries, dataset, context)) as task:
-        outcomes = [attack(model, dataset, entry, context, task) for entry in entries]
-    metrics = {e.attack.name: metric(outcome, e) for e, outcome in zip(entries, outcomes, strict=True)}
-    return {"metrics": metrics, "self_check": evaluate.self_check(outcomes)}
+        return {e.attack.name: Metric.of(attack(model, dataset, e, context, task), e) for e in entries}
+
+
+def self_check(metrics: Mapping[str, Metric]) -> tuple[str, ...]:
+    """The violations that an evaluation finds in itself."""
+    return tuple(evaluate.self_check(metric.outcome for metric in metrics.values()))
 
 
 def passes(entries: Sequence[Entry], dataset: str, context: Context) -> float:
@@ -235,32 +234,6 @@ def autoattack(
     )
     state.unlink()
     return outcome
-
-
-def metric(outcome: Outcome, entry: Entry) -> dict[str, Any]:
-    low, high = outcome.interval
-    return {
-        "correct": int(outcome.correct.sum()),
-        "n": outcome.n,
-        "asked_n": entry.n,
-        "accuracy": outcome.accuracy,
-        "low": low,
-        "high": high,
-        "seconds": round(outcome.seconds, 3),
-        "attack": asdict(entry.attack),
-        "bits": pack_bits(outcome.correct),
-        **signs_of_masking(outcome),
-    }
-
-
-def signs_of_masking(outcome: Outcome) -> dict[str, Any]:
-    """What an evaluation saw of gradient masking, see `gkp.attacks.masking`; only what there is to tell."""
-    signs: dict[str, Any] = {"flags": list(outcome.flags)} if outcome.flags else {}
-    if outcome.zero_gradient is not None:
-        signs["zero_gradient"] = outcome.zero_gradient
-    if not outcome.repeatable:
-        signs["repeatable"] = False
-    return signs
 
 
 def data_facts(split: Split) -> dict[str, Any]:

@@ -15,8 +15,8 @@ import torch
 
 from gkp.study.execute.context import Context
 from gkp.study.runs.provenance import device_name
+from gkp.study.runs.record import Record
 from gkp.study.runs.run import Run
-from gkp.study.runs.store import Record
 from gkp.train.state import StateError, threads_of
 
 
@@ -38,9 +38,8 @@ def begun_with(run: Run, context: Context, record: Record | None = None) -> int 
     Raises StateError for a damaged file.
     """
     if record is not None:
-        about = record["provenance"]
-        here = about.get("device") == device_name(context.device)
-        threads = about.get("threads") if here else None
+        about = record.provenance
+        threads = about.threads if about.device == device_name(context.device) else None
     else:
         paths = (path for path in context.state_paths(run) if path.exists())
         threads = next((threads_of(path) for path in paths), None)

@@ -7,7 +7,6 @@ the claims table reads them like every other number.
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -25,8 +24,9 @@ from gkp.search.objective import Problem, grouped_kernel_distance, kept_count, r
 from gkp.search.smoothness import smoothness
 from gkp.study.facts import ablations, timings
 from gkp.study.runs.provenance import CODE, provenance
-from gkp.study.runs.run import RATE, VERSION
-from gkp.study.runs.store import Record, Store
+from gkp.study.runs.record import Fact
+from gkp.study.runs.run import RATE
+from gkp.study.runs.store import Store
 
 GOLDEN = CODE / "expected" / "golden"
 GROUPS = 8
@@ -168,27 +168,14 @@ FACTS: dict[str, Callable[[], dict[str, Any]]] = {
 }
 
 
-def record_facts(name: str, suite: str, store: Store) -> Record:
+def record_facts(name: str, suite: str, store: Store) -> Fact:
     """The record of a fact: read when it exists, else computed and written."""
-    config = {"facts": name, "version": VERSION}
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
-    stem = f"{name}-{digest[:8]}"
-    path = store.path(suite, stem)
-    if path.exists():
-        return store.read(path)
+    known = store.fact(suite, name)
+    if known is not None:
+        return known
     started = time.monotonic()
-    record = {
-        "version": VERSION,
-        "hash": digest,
-        "suite": suite,
-        "stem": stem,
-        "label": name,
-        "config": config,
-        "facts": FACTS[name](),
-        "provenance": {
-            **provenance("cpu"),
-            "seconds": round(time.monotonic() - started, 1),
-        },
-    }
-    store.write(record)
-    return record
+    found = FACTS[name]()
+    about = {**provenance("cpu"), "seconds": round(time.monotonic() - started, 1)}
+    fact = Fact.of(name, suite, found, about)
+    store.write(fact)
+    return fact

@@ -9,19 +9,19 @@ from __future__ import annotations
 import difflib
 import io
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from gkp.study.analysis import claims
 from gkp.study.analysis import comparison as compare
 from gkp.study.analysis import paper as published
-from gkp.study.analysis.labels import attack_titles
+from gkp.study.analysis.comparison import Comparison
+from gkp.study.analysis.labels import BENIGN
 from gkp.study.report.pages.evidence import Evidence
 from gkp.study.report.readme import BLOCK, fill_blocks
 from gkp.study.report.tables import footnote, self_checks, summary, to_markdown
 from gkp.study.runs import suites
-from gkp.study.runs.store import Record, Store, table
+from gkp.study.runs.store import Store
 from gkp.study.runs.suites import LIVE
 from gkp.utils.files import atomic_write_text
 
@@ -31,10 +31,10 @@ NETWORKS = Path("results/networks.json")
 def generate(root: str | Path, suite: str | None = None) -> dict[Path, str]:
     """Relative path -> text of every generated file: tables of one suite, or of all and pages."""
     store = Store(root)
-    names = [suite] if suite else sorted({record["suite"] for record in store.all()} - {LIVE})
+    names = [suite] if suite else sorted({record.suite for record in store.all()} - {LIVE})
     texts: dict[Path, str] = {}
     for name in names:
-        texts |= suite_tables(name, store.of_suite(name))
+        texts |= suite_tables(name, Comparison(store.of_suite(name)))
     if suite is None and (store.root / NETWORKS).exists():
         from gkp.study.facts import (
             networks as anybody,  # it prunes, which a report of one suite need not be able to
@@ -67,7 +67,7 @@ def write(root: str | Path, suite: str | None = None, *, figures: bool = True) -
         from gkp.study.report import plots
 
         for folder in sorted({path.parent for path in written} - {Path("."), Path("docs")}):
-            plots.save_all(folder.name, Store(root).of_suite(folder.name), root / folder)
+            plots.save_all(folder.name, Comparison(Store(root).of_suite(folder.name)), root / folder)
     return written
 
 
@@ -99,7 +99,7 @@ def verdicts(root: str | Path, suite: str | None = None) -> list[claims.Verdict]
     elif not store.all(LIVE):
         chosen = [claim for claim in chosen if claim.ours["suite"] != LIVE]
     printed = [v for v in _of_the_paper(store, suite) if v.status != "MISSING"]
-    return claims.judge(chosen, store.of_suite) + printed
+    return claims.judge(chosen, store.entries) + printed
 
 
 def waiting(root: str | Path, suite: str | None = None) -> dict[str, int]:
@@ -113,27 +113,26 @@ def _of_the_paper(store: Store, suite: str | None) -> list[claims.Verdict]:
     misses = claims.explained_misses(store.root / claims.CLAIMS)
     found = published.claims(path, misses) if path.exists() else []
     chosen = [claim for claim in found if suite in (None, claim.ours["suite"])]
-    return claims.judge(chosen, store.of_suite)
+    return claims.judge(chosen, store.entries)
 
 
-def suite_tables(suite: str, records: Sequence[Record]) -> dict[Path, str]:
+def suite_tables(suite: str, comparison: Comparison) -> dict[Path, str]:
     """figures/<suite>/results.{md,csv,tex}; {} for a suite without attacked networks.
 
     The first table has the paper's units, the second pixels. The csv has every training, the tables those of
     `compare.without_extra_seeds`.
     """
-    titles = attack_titles(records)
-    if not titles:
+    if not comparison.met:
         return {}
-    shown = compare.without_extra_seeds(records)
+    shown = compare.without_extra_seeds(comparison)
     folder, note = Path("figures") / suite, footnote(shown)
-    pixel = [name for name in titles if "_pixel_" in name]
-    frames = [summary(shown, titles.keys() - set(pixel))]
-    frames += [summary(shown, ["benign", *pixel])] if pixel else []
+    pixel = [name for name, attack in comparison.met.items() if compare.in_pixels(attack)]
+    frames = [summary(shown, comparison.met.keys() - set(pixel))]
+    frames += [summary(shown, [BENIGN, *pixel])] if pixel else []
     csv = io.StringIO()
-    table(records).drop(columns="bits").to_csv(csv, index=False, float_format="%.6g", lineterminator="\n")
+    comparison.frame.to_csv(csv, index=False, float_format="%.6g", lineterminator="\n")
     return {
-        folder / "results.md": "\n".join([*map(to_markdown, frames), f"{note}\n", self_checks(records)]),
+        folder / "results.md": "\n".join([*map(to_markdown, frames), f"{note}\n", self_checks(comparison)]),
         folder / "results.csv": csv.getvalue(),
         folder / "results.tex": "\n".join(frame.to_latex(index=False, escape=True) for frame in frames),
     }

@@ -20,9 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from gkp.study.analysis.comparison import (
-    attacks,
-    compared,
-    distinct,
+    Comparison,
     evenly,
     on_same_images,
     paper_attacks,
@@ -30,17 +28,16 @@ from gkp.study.analysis.comparison import (
     points,
     sound_attack,
 )
-from gkp.study.analysis.labels import BENIGN, CONTROL, attack_titles, base, ordered
-from gkp.study.analysis.paired import bits
+from gkp.study.analysis.labels import BENIGN, CONTROL, base, ordered
 from gkp.study.report.style import DOUBLE, FAINT, in_front, legend, look, new_figure, save, styled
-from gkp.study.runs.store import Record
+from gkp.study.runs.record import Record
 from gkp.utils.stats import FEWEST, paired_difference, student
 
 TITLE_LETTERS = 12  # in a line, so that five panels fit beside one another
 METHOD = "sr-gkp"  # the one whose difference to the control has bars
 
 
-def save_all(suite: str, records: Sequence[Record], folder: str | Path) -> list[Path]:
+def save_all(suite: str, records: Comparison, folder: str | Path) -> list[Path]:
     """Write every figure that the suite's records allow as PDF and PNG into `folder`; returns the paths.
 
     Networks that were trained with fewer seeds than most, and seeds that others lack, are left out.
@@ -52,12 +49,12 @@ def save_all(suite: str, records: Sequence[Record], folder: str | Path) -> list[
         figures["methods"] = methods(records, [BENIGN, *names])
         if pixel_attacks(records, "fgsm"):
             figures["epsilon"] = epsilon_curve(records)
-        if any(len(record["history"]["epochs"]) > 1 for record in trained(records)):
+        if any(len(record.epochs) > 1 for record in trained(records)):
             figures["history"] = history(records)
     return [path for name, figure in figures.items() for path in save(figure, Path(folder) / name)]
 
 
-def headline_attacks(records: Sequence[Record]) -> list[str]:
+def headline_attacks(records: Comparison) -> list[str]:
     """The paper's first attack and the sound one, as far as all networks met them."""
     return paper_attacks(records)[:1] + ([sound_attack(records)] if pixel_attacks(records) else [])
 
@@ -66,14 +63,14 @@ def headline_attacks(records: Sequence[Record]) -> list[str]:
 
 
 @styled
-def tradeoff(records: Sequence[Record], names: Sequence[str], rule: str = "last") -> Figure:
+def tradeoff(records: Comparison, names: Sequence[str]) -> Figure:
     """Clean accuracy against accuracy under attack, one panel per attack; dashed lines: the control.
 
     A network that collapsed (COLLAPSE points below the median) is named above the panels and not drawn,
     because it would squeeze all others into a corner. Twins are drawn once.
     """
-    frame, titles = points(records, [BENIGN, *names], rule), attack_titles(records)
-    frame = frame[frame.label.isin(distinct(records, rule))]
+    frame, titles = points(records, [BENIGN, *names]), records.titles
+    frame = frame[frame.label.isin(records.labels)]
     figure = new_figure(DOUBLE, 3.0 + 0.14 * math.ceil(len(set(frame.label)) / 6))
     benign = frame[frame.attack == BENIGN].set_index("label")
     benign, outside = _without_collapsed(benign)
@@ -90,9 +87,9 @@ def tradeoff(records: Sequence[Record], names: Sequence[str], rule: str = "last"
 
 
 @styled
-def methods(records: Sequence[Record], names: Sequence[str], rule: str = "last") -> Figure:
+def methods(records: Comparison, names: Sequence[str]) -> Figure:
     """One row per method, one panel per attack: accuracy with its error bar; dashed line: the control."""
-    frame, titles = points(records, names, rule), attack_titles(records)
+    frame, titles = points(records, names), records.titles
     labels = ordered(frame.label)
     figure = new_figure(DOUBLE, 1.0 + 0.17 * len(labels))
     panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
@@ -113,9 +110,7 @@ def methods(records: Sequence[Record], names: Sequence[str], rule: str = "last")
 
 
 @styled
-def epsilon_curve(
-    records: Sequence[Record], rule: str = "last", kind: str = "fgsm", names: Sequence[str] = ()
-) -> Figure:
+def epsilon_curve(records: Comparison, kind: str = "fgsm", names: Sequence[str] = ()) -> Figure:
     """Accuracy over eps in 1/255 (left) and its difference to the control (right), one line per method.
 
     names: the attacks of the curve, by default all of that kind in pixels. eps = 0 is without attack. All
@@ -123,12 +118,12 @@ def epsilon_curve(
     Bars: the 95 % interval of SR-GKP's, over seeds where there are three, else over images. The control is
     the unpruned network, fine-tuned like the others. Twins are drawn once.
     """
-    found = attacks(records)
+    found = records.attacks
     names = [BENIGN, *(names or pixel_attacks(records, kind))]
-    alike = on_same_images(records, names, rule)
-    frame = points(alike, names, rule)
-    frame = frame[frame.label.isin(distinct(alike, rule))]
-    frame["eps"] = [255 * found[name]["eps"] if name != BENIGN else 0.0 for name in frame.attack]
+    alike = on_same_images(records, names)
+    frame = points(alike, names)
+    frame = frame[frame.label.isin(alike.labels)]
+    frame["eps"] = [255 * found[name].eps if name != BENIGN else 0.0 for name in frame.attack]
     wide = frame.pivot_table(index="eps", columns="label", values="mean")
     figure = new_figure(DOUBLE, 2.8 + 0.14 * math.ceil(len(wide.columns) / 6))
     left, right = figure.subplots(1, 2)
@@ -136,12 +131,12 @@ def epsilon_curve(
         style = _line(label)
         left.plot(wide.index, wide[label], **style)
         if CONTROL in wide.columns:
-            gains = [fmean(_gains(alike, label, name, rule) or [math.nan]) for name in names]
+            gains = [fmean(_gains(alike, label, name) or [math.nan]) for name in names]
             right.plot(sorted(wide.index), gains, **style)
     note = f"{frame.n.max():,} images"
     if {METHOD, CONTROL} <= set(wide.columns):
-        ends = pd.DataFrame([_difference(alike, name, rule) for name in names], sorted(set(frame.eps)))
-        seeds = len(_gains(alike, METHOD, BENIGN, rule))
+        ends = pd.DataFrame([_difference(alike, name) for name in names], sorted(set(frame.eps)))
+        seeds = len(_gains(alike, METHOD, BENIGN))
         right.vlines(ends.index, ends[0], ends[1], color=look(METHOD).colour, linewidth=0.8, zorder=4)
         what = f"over {seeds} trainings" if seeds >= FEWEST else "over images"
         note += f"; control: {CONTROL}; bars: 95 % interval of {METHOD}'s paired difference, {what}"
@@ -162,18 +157,18 @@ def epsilon_curve(
 # ---- training ------------------------------------------------------------------------------------
 
 
-def trained(records: Sequence[Record]) -> list[Record]:
+def trained(records: Comparison) -> list[Record]:
     """The compared networks of the lowest seed that have a training history."""
-    found = [record for record in compared(records) if (record.get("history") or {}).get("epochs")]
-    first = min((record["config"]["seed"] for record in found), default=0)
-    return [record for record in found if record["config"]["seed"] == first]
+    found = [record for record in records.compared if record.epochs]
+    first = min((record.run.seed for record in found), default=0)
+    return [record for record in found if record.run.seed == first]
 
 
 @styled
-def history(records: Sequence[Record]) -> Figure:
+def history(records: Comparison) -> Figure:
     """Fine-tuning: training loss and held-out accuracy after each epoch (none held out: loss alone)."""
     chosen = trained(records)
-    courses = {record["label"]: pd.DataFrame(record["history"]["epochs"]) for record in chosen}
+    courses = {record.label: pd.DataFrame(record.epochs) for record in chosen}
     held_out = [
         part for part in ("validation", "test") if any(c[part].notna().any() for c in courses.values())
     ]
@@ -192,9 +187,9 @@ def history(records: Sequence[Record]) -> Figure:
         axes.set(xlabel="epoch")
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     legend(figure, courses)
-    seeds = {record["config"]["seed"] for record in compared(records)}
+    seeds = {record.run.seed for record in records.compared}
     if len(seeds) > 1:
-        note = f"seed {chosen[0]['config']['seed']} of {len(seeds)}"
+        note = f"seed {chosen[0].run.seed} of {len(seeds)}"
         figure.suptitle(note, fontsize=7, color=FAINT, x=0.01, ha="left")
     return figure
 
@@ -206,19 +201,19 @@ COLLAPSE = 15  # points of clean accuracy
 _GUIDE: dict[str, Any] = {"linestyle": (0, (4, 3)), "linewidth": 0.7, "zorder": 0.5}
 
 
-def _gains(records: Sequence[Record], label: str, name: str, rule: str) -> list[float]:
+def _gains(records: Comparison, label: str, name: str) -> list[float]:
     """Accuracy of `label` minus the control's under an attack, in points, one per common seed."""
-    own, other = (bits(records, one, name, rule) for one in (label, CONTROL))
+    own, other = (records.right(one, name) for one in (label, CONTROL))
     common = sorted(own.keys() & other.keys())
     return [100 * (own[s].double().mean() - other[s].double().mean()).item() for s in common]
 
 
-def _difference(records: Sequence[Record], name: str, rule: str) -> list[float]:
+def _difference(records: Comparison, name: str) -> list[float]:
     """Ends of the interval of SR-GKP's accuracy minus the control's, in points."""
-    gains = _gains(records, METHOD, name, rule)
+    gains = _gains(records, METHOD, name)
     if len(gains) >= FEWEST:
         return list(student(gains))
-    own, other = (bits(records, label, name, rule) for label in (METHOD, CONTROL))
+    own, other = (records.right(label, name) for label in (METHOD, CONTROL))
     a, b = (torch.stack([side[seed] for seed in sorted(own.keys() & other.keys())]) for side in (own, other))
     return [100 * end for end in paired_difference(a, b)]
 

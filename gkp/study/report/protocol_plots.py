@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from gkp.study.analysis.audit import NORM, PIXEL, having
-from gkp.study.analysis.choice import MARKS, SCORES, course, in_order
-from gkp.study.analysis.comparison import points
-from gkp.study.analysis.labels import BENIGN, attack_titles, ordered
+from gkp.study.analysis.audit import NORM, PIXEL
+from gkp.study.analysis.choice import MARKS, SCORES, course, courses
+from gkp.study.analysis.comparison import Comparison, points
+from gkp.study.analysis.labels import BENIGN, ordered
 from gkp.study.report.style import DOUBLE, in_front, legend, look, new_figure, styled
-from gkp.study.runs.store import Record
 
 # title -> {words below the axis: attack}, from the paper's evaluation to a sound one; each builds on the one
 # before, but for ASIDE, which changes the paper's own
@@ -34,14 +32,14 @@ LADDERS: dict[str, dict[str, str]] = {
 ASIDE = f"pgd3_{PIXEL}"
 
 
-def climbed(records: Sequence[Record]) -> dict[str, list[Record]]:
+def climbed(records: Comparison) -> dict[str, Comparison]:
     """Title -> the networks that met every attack of that ladder; ladders without one are left out."""
-    found = {title: having(records, list(rungs.values())) for title, rungs in LADDERS.items()}
+    found = {title: records.having(rungs.values()) for title, rungs in LADDERS.items()}
     return {title: networks for title, networks in found.items() if networks}
 
 
 @styled
-def ladder(records: Sequence[Record]) -> Figure:
+def ladder(records: Comparison) -> Figure:
     """Accuracy (percent) from the paper's evaluation to a sound one: a line per network, a panel per attack.
 
     Below each attack: its first n images. No line leads to ASIDE.
@@ -50,7 +48,7 @@ def ladder(records: Sequence[Record]) -> Figure:
     panels = climbed(records)
     if not panels:
         raise ValueError("no network met every attack of a ladder: run the suite cifar10-resnet20-audit")
-    shown = ordered(record["label"] for networks in panels.values() for record in networks)
+    shown = ordered(record.label for networks in panels.values() for record in networks)
     figure = new_figure(DOUBLE, 2.6 + 0.14 * math.ceil(len(shown) / 6))
     for axes, (title, networks) in zip(
         figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
@@ -75,26 +73,26 @@ def ladder(records: Sequence[Record]) -> Figure:
 
 
 @styled
-def choices(records: Sequence[Record]) -> Figure:
+def choices(records: Comparison) -> Figure:
     """Accuracy on the test images after every epoch: a panel per column of SCORES, a line per network.
 
     B, a and b mark what the paper's rules show; dotted lines: where the learning rate drops. ValueError
     where no network's epochs were attacked.
     """
-    titles, networks = attack_titles(records), in_order(records)
+    titles, networks = records.titles, courses(records)
     if not networks:
         raise ValueError("no network's epochs were attacked: run the suite cifar10-resnet20-selection")
     figure = new_figure(DOUBLE, 2.7)
     for axes, (column, attack) in zip(figure.subplots(1, len(SCORES)), SCORES.items(), strict=True):
         for record in networks:
             frame, height = course(record), 5 if record is networks[0] else -13
-            axes.plot(frame.index, frame[column], **look(record["label"]).line)
+            axes.plot(frame.index, frame[column], **look(record.label).line)
             marks: dict[int, str] = {}
             for rule, letter in MARKS.items():
-                epoch = record["checkpoints"][rule]["epoch"]
+                epoch = record.kept[rule].epoch
                 marks[epoch] = f"{marks[epoch]}, {letter}" if epoch in marks else letter
             for epoch, letters in marks.items():
-                place, colour = (epoch, frame[column][epoch]), look(record["label"]).colour
+                place, colour = (epoch, frame[column][epoch]), look(record.label).colour
                 where = {"xytext": (0, height), "textcoords": "offset points", "ha": "center"}
                 axes.annotate(letters, place, **where, color=colour)
         for epoch in frame.index[frame.lr.diff() < 0]:
@@ -102,5 +100,5 @@ def choices(records: Sequence[Record]) -> Figure:
         axes.set(title=titles[attack], xlabel="epoch", ylabel="accuracy (%)")
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         axes.margins(y=0.15)
-    legend(figure, [record["label"] for record in networks])
+    legend(figure, [record.label for record in networks])
     return figure

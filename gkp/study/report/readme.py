@@ -11,7 +11,7 @@ from gkp import pruners
 from gkp.study.analysis import verdict
 from gkp.study.report.pages import findings, status
 from gkp.study.report.pages.evidence import Evidence
-from gkp.study.report.tables import closing, footnote, summary, to_markdown
+from gkp.study.report.tables import abstract, closing, footnote, summary, to_markdown
 from gkp.study.runs import pace as estimates
 from gkp.study.runs import suites
 from gkp.study.runs.pace import GPU_SPEEDUP as GPU
@@ -60,7 +60,7 @@ def makers(evidence: Evidence, argument: str) -> dict[str, Callable[[], str]]:
         "methods": lambda: to_markdown(methods_table()),
         "methods-short": methods_list,
         "table": lambda: results(evidence, argument),
-        "verdict": lambda: statements(verdict.abstract(store.root, evidence.records(argument)), evidence),
+        "verdict": lambda: abstract_of(evidence, argument),
     }
 
 
@@ -74,8 +74,14 @@ def last_lines(evidence: Evidence) -> str:
 
 def results(evidence: Evidence, suite: str) -> str:
     """The table of a suite with the columns of SHORT, and what its numbers are counted on."""
-    records = evidence.records(suite)
-    return f"{to_markdown(summary(records, SHORT))}\n{footnote(records, SHORT)}\n"
+    comparison = evidence.comparison(suite)
+    return f"{to_markdown(summary(comparison, SHORT))}\n{footnote(comparison, SHORT)}\n"
+
+
+def abstract_of(evidence: Evidence, suite: str) -> str:
+    """What the paper's abstract says, beside the records of a suite."""
+    found = verdict.findings(evidence.store.root, evidence.comparison(suite))
+    return statements(abstract(found), evidence)
 
 
 def methods_list() -> str:
@@ -84,10 +90,10 @@ def methods_list() -> str:
     return "".join(f"- `{entry.name}`: {entry.summary}\n" for entry in sorted(entries, key=lambda m: m.name))
 
 
-def statements(abstract: pd.DataFrame, evidence: Evidence) -> str:
-    """`verdict.abstract` as a list: what the paper says, then for, against, how sure, where."""
+def statements(rows: pd.DataFrame, evidence: Evidence) -> str:
+    """`tables.abstract` as a list: what the paper says, then for, against, how sure, where."""
     lines = []
-    for says, found, against, sure, notebook in abstract.itertuples(index=False):
+    for says, found, against, sure, notebook in rows.itertuples(index=False):
         source = f"{sure}; {evidence.notebook(notebook)}"
         lines += [f"- ***{says}***", f"  - for: {found}", f"  - against: {against}", f"  - {source}"]
     return "\n".join(lines) + "\n"

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from torch import nn
 
 from gkp import data
-from gkp.attacks import Attack
-from gkp.attacks.outcome import unpack_bits
 from gkp.nets import zoo
 from gkp.nets.checkpoint import load_file
 from gkp.study.analysis.labels import attack_title
 from gkp.study.execute.context import Context, pick_device
-from gkp.study.execute.one_run import attack_all
+from gkp.study.execute.one_run import attack_all, self_check
 from gkp.study.report.tables import to_markdown
 from gkp.study.runs import protocols, suites
 from gkp.study.runs.protocols import Entry
-from gkp.study.runs.store import Record, Store
+from gkp.study.runs.record import Record
+from gkp.study.runs.record_parts import Kept
+from gkp.study.runs.store import Store
 from gkp.utils.files import readable_file, sha256_file
 from gkp.utils.progress import Progress
 
@@ -40,13 +38,16 @@ def suite(name: str, context: Context, images: int | None = None) -> tuple[str, 
     suites.get(name)
     rows = []
     records = context.store.of_suite(name)
-    check_images(images, max((most_images(record) for record in records), default=0))
+    check_images(images, max((metric.n for record in records for metric in record.measured()), default=0))
     for record in records:
-        once: dict[str, tuple[list[str], dict[str, Any]]] = {}
-        for rule, kept in record.get("checkpoints", {}).items():
-            if kept["file"] is not None:  # several rules may have chosen the same weights
-                once.setdefault(json.dumps(kept, sort_keys=True), ([], kept))[0].append(rule)
-        for rules, kept in once.values():
+        once: list[tuple[list[str], Kept]] = []
+        for rule, kept in record.kept.items():  # several may have chosen the same weights
+            same = [rules for rules, other in once if other == kept]
+            if same:
+                same[0].append(rule)
+            elif kept.file is not None:
+                once.append(([rule], kept))
+        for rules, kept in once:
             rows += _compare(record, ", ".join(rules), kept, context, images)
     if not rows:
         raise FileNotFoundError(
@@ -59,29 +60,26 @@ def suite(name: str, context: Context, images: int | None = None) -> tuple[str, 
 
 
 def _compare(
-    record: Record, rule: str, kept: dict[str, Any], context: Context, images: int | None
+    record: Record, rule: str, kept: Kept, context: Context, images: int | None
 ) -> list[dict[str, str]]:
-    path = context.store.root / kept["file"]
+    path = context.store.root / str(kept.file)
     if not path.exists():
         raise FileNotFoundError(f"{path} is recorded but missing: restore it from git or run the suite again")
     readable_file(path)
-    damaged = sha256_file(path) != kept["sha256"]
-    entries = [
-        Entry(Attack(**metric["attack"]), min(images or metric["n"], metric["n"]))
-        for metric in kept["metrics"].values()
-    ]
-    progress = context.titled(record["label"])
-    measured = attack_all(load_file(path), record["config"]["dataset"], entries, context, progress)["metrics"]
+    damaged = sha256_file(path) != kept.sha256
+    entries = [Entry(metric.attack, min(images or metric.n, metric.n)) for metric in kept.metrics.values()]
+    progress = context.titled(record.label)
+    measured = attack_all(load_file(path), record.run.dataset, entries, context, progress)
     rows = []
-    for name, metric in kept["metrics"].items():
-        n, ours = measured[name]["n"], 100 * measured[name]["accuracy"]
-        recorded = 100 * float(unpack_bits(metric["bits"], metric["n"])[:n].double().mean())
+    for name, metric in kept.metrics.items():
+        n, ours = measured[name].n, 100 * measured[name].accuracy
+        recorded = 100 * float(metric.right[:n].double().mean())
         close = abs(recorded - ours) <= TOLERANCE
         rows.append(
             {
-                "method": record["label"],
+                "method": record.label,
                 "checkpoint": rule,
-                "attack": attack_title(metric["attack"]),
+                "attack": attack_title(metric.attack),
                 "images": str(n),
                 "recorded": f"{recorded:.2f}",
                 "measured": f"{ours:.2f}",
@@ -110,27 +108,21 @@ def check_images(images: int | None, there: int) -> None:
         raise ValueError(f"--images {images}: give a number from 1 to {there}, which are all there are")
 
 
-def most_images(record: Record) -> int:
-    """How many test images the record knows, at most."""
-    kept = record.get("checkpoints", {}).values()
-    return max((metric["n"] for each in kept for metric in each["metrics"].values()), default=0)
-
-
 def one(model: nn.Module, title: str, dataset: str, images: int | None, context: Context) -> str:
     """Accuracy of one network under the evaluation of the CIFAR-10 suites, or of digits."""
     entries = protocols.digits() if dataset == "digits" else protocols.cifar()
     if images is not None:
         entries = tuple(Entry(entry.attack, min(images, entry.n or images)) for entry in entries)
     progress = context.titled(title)
-    result = attack_all(model, dataset, entries, context, progress)
+    metrics = attack_all(model, dataset, entries, context, progress)
     rows = [
         {
-            "attack": attack_title(metric["attack"]),
-            "images": str(metric["n"]),
-            "accuracy": f"{100 * metric['accuracy']:.2f}",
-            "95 % interval": f"{100 * metric['low']:.2f} to {100 * metric['high']:.2f}",
+            "attack": attack_title(metric.attack),
+            "images": str(metric.n),
+            "accuracy": f"{100 * metric.accuracy:.2f}",
+            "95 % interval": f"{100 * metric.low:.2f} to {100 * metric.high:.2f}",
         }
-        for metric in result["metrics"].values()
+        for metric in metrics.values()
     ]
-    checks = "; ".join(result["self_check"]) or "ok"
+    checks = "; ".join(self_check(metrics)) or "ok"
     return f"{to_markdown(pd.DataFrame(rows))}\nself-check: {checks}"

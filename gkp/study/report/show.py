@@ -11,13 +11,14 @@ from torch import nn
 from gkp.nets.checkpoint import load_file
 from gkp.study.analysis import comparison as compare
 from gkp.study.analysis.claims import Verdict
+from gkp.study.analysis.comparison import Comparison
 from gkp.study.analysis.labels import CONTROL
 from gkp.study.execute.suite import run_suite
 from gkp.study.report.tables import claims_table, claims_text, to_markdown
-from gkp.study.runs.store import Record
+from gkp.study.runs.record import Record
 
 
-def records(root: str | Path, suite: str, *, compute: bool = False) -> list[Record]:
+def records(root: str | Path, suite: str, *, compute: bool = False) -> Comparison:
     """The records of a suite. With `compute`, whatever it lacks is run first.
 
     ValueError for an unknown suite, FileNotFoundError when there is no record, RuntimeError naming
@@ -32,11 +33,10 @@ def records(root: str | Path, suite: str, *, compute: bool = False) -> list[Reco
 
 def network(root: str | Path, records: Iterable[Record], label: str = CONTROL) -> nn.Module:
     """The saved network of that label, of the lowest seed."""
-    found = [r for r in records if r["label"] == label and r["checkpoints"]["last"]["file"]]
+    found = [(r.run.seed, r.kept["last"].file) for r in records if r.label == label and r.kept["last"].file]
     if not found:
         raise FileNotFoundError(f"no saved network of {label!r}: run the suite to its end")
-    first = min(found, key=lambda record: record["config"]["seed"])
-    return load_file(Path(root) / first["checkpoints"]["last"]["file"])
+    return load_file(Path(root) / min(found, key=lambda pair: pair[0])[1])
 
 
 def say(*lines: str) -> None:

@@ -4,59 +4,48 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from statistics import fmean
 
 import pandas as pd
 
-from gkp.study.analysis import claims
-from gkp.study.analysis.labels import attack_titles, marked
-from gkp.study.runs.store import Record, misses_target, table
+from gkp.study.analysis import claims, verdict
+from gkp.study.analysis.comparison import Comparison, marked, mean_size
+from gkp.study.analysis.labels import BENIGN, CONTROL
 
 COUNT = re.compile(r"\d+(?= of \d+ images)")  # in a sentence of a self-check
 
 
-def summary(records: Sequence[Record], attacks: Iterable[str] | None = None) -> pd.DataFrame:
+def summary(comparison: Comparison, attacks: Iterable[str] | None = None) -> pd.DataFrame:
     """One row per method and checkpoint rule: costs, then accuracy in percent, by default under every attack.
 
     One seed: ± half the 95 % Wilson interval. Several seeds: mean ± standard deviation over seeds.
     """
-    long = table(records)
-    if long.empty:
-        return long
-    titles = attack_titles(records)
-    if attacks is not None:
-        chosen = set(attacks)
-        titles = {name: title for name, title in titles.items() if name in chosen}
-    order = {label: place for place, label in enumerate(_label_order(long))}
+    points, chosen = comparison.points, set(comparison.titles if attacks is None else attacks)
+    order = {label: place for place, label in enumerate(_label_order(comparison))}
     rows = []
-    for (label, rule), group in sorted(
-        long.groupby(["label", "rule"], sort=False), key=lambda item: (order[item[0][0]], item[0][1])
-    ):
-        row: dict[str, Any] = {"method": marked(label, long), "checkpoint": rule}
-        row["MACs (M)"] = f"{group.macs.mean() / 1e6:.2f}"
-        row["params (M)"] = f"{group.params.mean() / 1e6:.3f}"
-        for attack, title in titles.items():
-            row[title] = _cell(group[group.attack == attack])
+    for label, rule in sorted({key[:2] for key in points}, key=lambda key: (order[key[0]], key[1])):
+        macs, params = mean_size(comparison, label)
+        row = {"method": marked(comparison, label), "checkpoint": rule}
+        row |= {"MACs (M)": f"{macs:.2f}", "params (M)": f"{params:.3f}"}
+        for name, title in comparison.titles.items():
+            if name in chosen:
+                point = points.get((label, rule, name))
+                row[title] = point.text if point else "–"
         rows.append(row)
     frame = pd.DataFrame(rows)
-    return frame.drop(columns="checkpoint") if set(frame["checkpoint"]) == {"last"} else frame
+    return frame.drop(columns="checkpoint") if {key[1] for key in points} == {"last"} else frame
 
 
-def _cell(group: pd.DataFrame) -> str:
-    """ "91.98 ± 0.53": half the Wilson interval of one seed, or the spread over several."""
-    if group.empty:
-        return "–"
-    values = 100 * group.accuracy
-    half = values.std() if len(values) > 1 else 50 * (group.high - group.low).iloc[0]
-    return f"{values.mean():.2f} ± {half:.2f}"
-
-
-def _label_order(long: pd.DataFrame) -> list[str]:
+def _label_order(comparison: Comparison) -> list[str]:
     """Baseline and controls first, then methods by their clean accuracy, the best first."""
     first = ("baseline", "unpruned", "unpruned + fine-tune", "random")
-    clean = long[long.attack == "benign"].groupby("label").accuracy.mean()
-    place = {name: (0, position, name) for position, name in enumerate(first)}
-    return sorted(set(long.label), key=lambda name: place.get(name, (1, -clean.get(name, 0.0), name)))
+    clean: dict[str, list[float]] = {}
+    for (label, _, attack), point in comparison.points.items():
+        clean.setdefault(label, [])
+        if attack == BENIGN:
+            clean[label] += [point.mean] * point.seeds
+    place = {name: (0, float(position), name) for position, name in enumerate(first)}
+    return sorted(clean, key=lambda name: place.get(name, (1, -fmean(clean[name] or [0.0]), name)))
 
 
 def claims_table(judged: Sequence[claims.Verdict]) -> pd.DataFrame:
@@ -107,64 +96,186 @@ def to_markdown(frame: pd.DataFrame) -> str:
 # ---- what columns and numbers mean ---------------------------------------------------------------
 
 
-def footnote(records: Sequence[Record], attacks: Iterable[str] | None = None) -> str:
+def footnote(comparison: Comparison, attacks: Iterable[str] | None = None) -> str:
     """What the table's numbers are counted on, and what its words mean."""
-    titles = attack_titles(records)
+    titles = comparison.titles
     if not titles:
         return "No records yet."
     chosen = set(titles if attacks is None else attacks)
-    sizes: dict[int, set[str]] = {}
-    for name, n in table(records).groupby("attack")["n"].max().items():
+    most: dict[str, int] = {}
+    for metric in (metric for record in comparison for metric in record.measured()):
+        most[metric.attack.name] = max(metric.n, most.get(metric.attack.name, 0))
+    sizes: dict[int, list[str]] = {}
+    for name, title in titles.items():
         if name in chosen:
-            sizes.setdefault(n, set()).add(name)
-    ordered = [
-        (n, [title for name, title in titles.items() if name in names])
-        for n, names in sorted(sizes.items(), reverse=True)
-    ]
-    counted = "; ".join(f"{n:,} images: {', '.join(names)}" for n, names in ordered)
-    facts = next(r["provenance"]["data"] for r in records if "data" in r["provenance"])
-    official = facts["official_size"]
-    whole = "" if facts["images"] == official else f" of the publisher's {official:,}"
-    seeds = sorted({record["config"]["seed"] for record in records if "seed" in record["config"]})
+            sizes.setdefault(most[name], []).append(title)
+    counted = "; ".join(f"{n:,} images: {', '.join(sizes[n])}" for n in sorted(sizes, reverse=True))
+    data = next(record.provenance.data for record in comparison if record.provenance.data)
+    whole = "" if data.images == data.official_size else f" of the publisher's {data.official_size:,}"
     spread = (
         "half the 95 % Wilson interval"
-        if len(seeds) == 1
+        if len({record.run.seed for record in comparison}) == 1
         else "standard deviation over seeds (one seed: half the interval)"
     )
+    off = any(record.misses_target for record in comparison)
     return (
-        f"Accuracy in % ± {spread}. Test set: {facts['images']:,}{whole} images. {counted}. "
-        f'"norm.": eps counts after normalisation, the paper\'s unit ({normalised_unit(records)}); '
+        f"Accuracy in % ± {spread}. Test set: {data.images:,}{whole} images. {counted}. "
+        f'"norm.": eps counts after normalisation, the paper\'s unit ({normalised_unit(comparison)}); '
         '"pred.": the attack uses predicted labels, as the released code does. '
         "MACs and parameters in the usual convention."
-        + (" † More than 1 % off the target of MACs." if any(map(misses_target, records)) else "")
+        + (" † More than 1 % off the target of MACs." if off else "")
     )
 
 
-def normalised_unit(records: Sequence[Record]) -> str:
+def normalised_unit(comparison: Comparison) -> str:
     """How large eps 0.01 is in pixels: it counts in the standard deviations that a network normalises by."""
-    if {record["config"].get("weights") for record in records} == {"akamaster"}:
+    if {record.run.weights for record in comparison} == {"akamaster"}:
         return "0.01 is about 0.6/255 for these networks, which normalise by ImageNet's standard deviations"
     return "0.01 is about 0.5/255"
 
 
-def self_checks(records: Sequence[Record]) -> str:
+def self_checks(comparison: Comparison) -> str:
     """What the evaluations found wrong with themselves, one line for all networks alike; "" when nothing.
 
     Sentences that differ in their count of images alone are one line, with the least and the most.
     """
     found: dict[str, tuple[list[int], list[str]]] = {}
-    networks = 0
-    for record in records:
-        for rule, kept in record.get("checkpoints", {}).items():
-            networks += 1
-            for sentence in kept["self_check"]:
-                who = f"{record['label']}, seed {record['config']['seed']}, {rule}"
+    for record in comparison:
+        for rule, kept in record.kept.items():
+            for sentence in kept.self_check:
                 counts, whose = found.setdefault(COUNT.sub("{}", sentence), ([], []))
                 counts += map(int, COUNT.findall(sentence))
-                whose.append(who)
+                whose.append(f"{record.label}, seed {record.run.seed}, {rule}")
+    networks = sum(len(record.kept) for record in comparison)
     lines = []
     for sentence, (counts, whose) in found.items():
         span = " to ".join(dict.fromkeys(map(str, (min(counts), max(counts))))) if counts else ""
         who = f"all {networks} networks" if len(whose) == networks else "; ".join(whose)
         lines.append(f"- {sentence.replace('{}', span)} ({who})\n")
     return f"\nThe evaluations about themselves:\n\n{''.join(lines)}" if lines else ""
+
+
+# ---- the abstract --------------------------------------------------------------------------------
+
+
+def abstract(found: verdict.Findings) -> pd.DataFrame:
+    """One row per statement of the paper's abstract: text for, against, how sure, and the notebook."""
+    paper = _sure(found, verdict.PAPER, found.sound)
+    rows = [
+        (*_clean(found), _sure(found, BENIGN), "02_fragility"),
+        (*_fragile(found), paper, "02_fragility"),
+        (*_milder(found), paper + _autoattacked(found), "02_fragility"),
+        (*_gained(found), paper, "02_fragility"),
+        (*_free(found.price), "one machine", "04_cost"),
+        (*_smooth(found), "03_ablations"),
+    ]
+    return pd.DataFrame(rows, columns=["the paper says", "for", "against", "how sure", "notebook"])
+
+
+def _clean(found: verdict.Findings) -> tuple[str, ...]:
+    frame = found.clean
+    worse, best = frame[frame.verdict == "worse"].difference, frame.iloc[-1]
+    span = f", {-worse.iloc[-1]:.1f} to {-worse.iloc[0]:.1f} points" if len(worse) else ""
+    return (
+        "structured pruning methods keep clean accuracy",
+        f"{len(frame) - len(worse)} of {len(frame)} methods come without a shown loss; nearest to {CONTROL}: "
+        f"{best.method}, {best.difference:+.1f} points",
+        f"{len(worse)} of {len(frame)} are shown to lose{span}",
+    )
+
+
+def _fragile(found: verdict.Findings) -> tuple[str, ...]:
+    def counted(control: str) -> str:
+        tests = found.fragile[control].items()
+        return "; ".join(
+            f"{found.titles[attack]}: {sum(t.verdict == 'worse')} of {len(t)} less robust, "
+            f"{sum(t.verdict == 'better')} more"
+            for attack, t in tests
+        )
+
+    return (
+        "but lose robustness",
+        f"than {CONTROL}: {counted(CONTROL)}",
+        f"than the unpruned network as it was, with which the paper compares: {counted('unpruned')}",
+    )
+
+
+def _milder(found: verdict.Findings) -> tuple[str, ...]:
+    def listed(word: str) -> str:
+        texts = []
+        for attack, tests in found.filters.items():
+            names = list(tests[tests.verdict == word].method)
+            who = f" ({', '.join(names)})" if names else ""
+            texts.append(f"{found.titles[attack]}: {len(names)} of {len(tests)}{who}")
+        return "; ".join(texts)
+
+    return (
+        "SR-GKP loses less than filter pruning",
+        f"of the methods that remove filters or channels, less robust than SR-GKP: {listed('worse')}",
+        f"more robust: {listed('better')}",
+    )
+
+
+def _gained(found: verdict.Findings) -> tuple[str, ...]:
+    """Shown gains against shown losses; what is not shown to differ stands with the losses, as no gain."""
+    sides: dict[str, list[str]] = {"better": [], "worse": [], "not shown to differ": []}
+    for (control, attack), row in found.gains.items():
+        sides[row.verdict].append(f"{points_text(row.difference)} {found.titles[attack]} over {control}")
+    gained, lost, unclear = ("; ".join(texts) or "none" for texts in sides.values())
+    return (
+        "SR-GKP gains robustness over the unpruned network",
+        f"points shown: {gained}",
+        f"points shown: {lost}; not shown either way: {unclear}",
+    )
+
+
+def _free(price: verdict.Price) -> tuple[str, ...]:
+    times = ", ".join(
+        f"{ratio:.1f} times at {batch} ({network})" for (network, batch), ratio in price.slower.items()
+    )
+    slower = f"as grouped convolutions it takes {times} the unpruned network's time on {price.device}"
+    return (
+        "for free: in one shot, from the weights alone",
+        f"{price.seconds:.1f} s beside other work and {price.images} images, "
+        f"{100 * price.seconds / price.training_seconds:.1f} % of a fine-tuning of {price.epochs} epochs",
+        slower if times else "its latency has no record yet",
+    )
+
+
+def _smooth(found: verdict.Findings) -> tuple[str, ...]:
+    statement, smooth = "because it keeps smooth kernels", found.smooth
+    if smooth is None:
+        return statement, "no record yet", "no record yet", "–"
+    texts = [
+        f"{points_text(row.difference)} points {found.titles[attack]} "
+        f"({'shown' if row.verdict in ('better', 'worse') else 'not shown'})"
+        for attack, row in smooth.smoothest.items()
+    ]
+    instead = f"; keeping the smoothest kernels instead of its own brings {', '.join(texts)}" if texts else ""
+    return (
+        statement,
+        f"it deals filters to groups by their smoothness{instead}",
+        f"whatever the weight of smoothness in the search, {smooth.same} of {smooth.groups} groups or more "
+        f"keep the same set; kept sets are on average rougher than {smooth.rougher:.1f} % of all sets",
+        f"{smooth.groups} groups of {smooth.networks} published networks, no training",
+    )
+
+
+def points_text(points: float) -> str:
+    """ "+1.2"; what rounds to zero has no sign."""
+    return f"{points:+.1f}" if round(points, 1) else "0.0"
+
+
+def _sure(found: verdict.Findings, *attacks: str) -> str:
+    """ "9,979 images, 1 seed, 4 epochs; McNemar's test, Holm-corrected"."""
+    sizes = sorted({found.images[attack] for attack in attacks}, reverse=True)
+    images, plural = " and ".join(f"{n:,}" for n in sizes), "s" * (found.seeds > 1)
+    return (
+        f"{images} images, {found.seeds} seed{plural}, {found.epochs} epochs; McNemar's test, Holm-corrected"
+    )
+
+
+def _autoattacked(found: verdict.Findings) -> str:
+    """On how many images AutoAttack ran, as the end of a sentence; "" where it did not."""
+    n = found.images.get(verdict.STRONGEST)
+    return f"; AutoAttack: {n:,} images" if verdict.STRONGEST in found.filters else ""

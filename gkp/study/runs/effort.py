@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from gkp.study.runs.store import Record
+from gkp.study.runs.record import Record
 
 
 def seconds(record: Record) -> dict[str, float]:
@@ -13,23 +13,14 @@ def seconds(record: Record) -> dict[str, float]:
     The rest is finding the rate, counting, loading and saving. Attacks that were added later are left out,
     because they are not in the run's total.
     """
-    total = record["provenance"]["seconds"]
-    later = {name for evaluation in record["evaluations"] for name in evaluation["attacks"]}
-    training = sum(row["seconds"] for row in (record["history"] or {"epochs": []})["epochs"])
-    attacks = sum(
-        metric["seconds"]
-        for kept in record["checkpoints"].values()
-        for name, metric in kept["metrics"].items()
-        if name not in later
-    )
-    pruning = record["pruning"]["seconds"]
-    parts = {"pruning": pruning, "training": training, "attacks": attacks}
-    return parts | {"the rest": max(0.0, total - pruning - training - attacks)}
+    attacks = sum(metric.seconds for metric in record.measured() if metric.attack.name not in record.later)
+    parts = {"pruning": record.pruning.seconds, "training": record.training_seconds, "attacks": attacks}
+    return parts | {"the rest": max(0.0, (record.provenance.seconds or 0.0) - sum(parts.values()))}
 
 
 def sentence(records: Iterable[Record]) -> str:
     """ "21 runs, 3:20 in all: pruning 2 %, training 60 %, ..."; "" without a run."""
-    runs = [seconds(record) for record in records if "checkpoints" in record]
+    runs = [seconds(record) for record in records]
     total = sum(sum(run.values()) for run in runs)
     if not total:
         return ""

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from gkp.attacks import Attack
@@ -97,7 +98,7 @@ class Run:
             parts.append("untuned")
         return "-".join(parts)
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """First 16 hex digits of the SHA-256 of the canonical JSON."""
         text = json.dumps({"version": VERSION, **config(self)}, sort_keys=True, separators=(",", ":"))

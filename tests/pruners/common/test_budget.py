@@ -1,12 +1,14 @@
 """What methods are compared at: the share of multiply-adds that is left."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from record_factory import RUN, edited, make_record
 from torch import nn
 
 from gkp.nets.models import create
 from gkp.pruners.common.budget import costs, cut_to, prunable_macs
-from gkp.study.runs.store import misses_target
 
 EXAMPLE = torch.zeros(1, 3, 32, 32)
 
@@ -50,8 +52,10 @@ def test_a_target_that_cannot_be_met_gives_what_comes_nearest_and_is_told(width:
     pruned, _ = cut_to(whole, lambda rate: Line(width), 0.5, EXAMPLE)
     assert prunable_macs(pruned, EXAMPLE) == prunable_macs(Line(width), EXAMPLE)
     cost = {"before": costs(whole, EXAMPLE), "after": costs(pruned, EXAMPLE)}
-    assert misses_target({"config": {"macs_ratio": 0.5}, "cost": cost}) == off
-    assert not misses_target({"config": {"macs_ratio": None}, "cost": cost})
+    asked = make_record(replace(RUN, rate=None, macs_ratio=0.5))
+    record = edited(asked, (("cost",), cost | {"macs_ratio": 0.5}))
+    assert record.misses_target == off
+    assert not edited(make_record(), (("cost",), cost | {"macs_ratio": 0.5})).misses_target
 
 
 class Backwards(nn.Module):

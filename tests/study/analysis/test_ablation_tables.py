@@ -1,7 +1,5 @@
 """The ablations as tables: what has no record says so, and the paper's rows are those printed."""
 
-import copy
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +9,7 @@ from search_facts import FACTS
 
 from gkp.study.analysis import ablation_tables as tables
 from gkp.study.runs import suites
+from gkp.study.runs.record import Fact
 from gkp.study.runs.store import Store
 
 EXPECTED = Path(__file__).parents[3] / "expected"
@@ -25,9 +24,7 @@ def root(tmp_path):
         if not run.prunes or (run.label, run.seed) == ("sr-gkp", 0):
             store.write(a_record(run, suite=SUITE))
         if run.label in ("sr-gkp (untuned)", "sr-gkp (alpha-1.0-untuned)", "sr-gkp (groups-4-untuned)"):
-            record = a_record(run, suite=SUITE)
-            record["checkpoints"]["last"]["sha256"] = "other" if "groups" in run.label else "same"
-            store.write(record)
+            store.write(a_record(run, suite=SUITE, sha256="other" if "groups" in run.label else "same"))
     return tmp_path
 
 
@@ -104,7 +101,5 @@ def test_the_spread_of_alpha_and_what_chance_allows():
 def test_a_missing_fact_names_the_command(tmp_path):
     with pytest.raises(FileNotFoundError, match="run --suite cost"):
         tables.facts(tmp_path, "cost", "latency")
-    record = a_record(replace(suites.get(SUITE).runs[0]))
-    fact = {k: v for k, v in copy.deepcopy(record).items() if k not in ("checkpoints", "cost", "pruning")}
-    Store(tmp_path).write(fact | {"suite": "cost", "label": "latency", "facts": {"x": 1}})
+    Store(tmp_path).write(Fact.of("latency", "cost", {"x": 1}, {}))
     assert tables.facts(tmp_path, "cost", "latency") == {"x": 1}

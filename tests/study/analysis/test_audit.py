@@ -1,17 +1,17 @@
 """The audit's comparisons, on synthetic records and on the paper's tables."""
 
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from many_records import many_records
+from many_records import ATTACKS, comparison, many_records
+from record_factory import by_label, measured, with_metrics, with_right
 from scipy.stats import binom
 
 from gkp.attacks import Attack
-from gkp.attacks.outcome import pack_bits
 from gkp.study.analysis import audit
+from gkp.study.analysis.comparison import Comparison
 from gkp.study.report import protocol_plots as audit_plots
 from gkp.study.runs import protocols, suites
 
@@ -22,20 +22,16 @@ FGSM = "fgsm_norm_0.01_predicted"
 
 @pytest.fixture(scope="module")
 def few():
-    return many_records(("random", "l1", "sr-gkp"))
+    return comparison(("random", "l1", "sr-gkp"))
 
 
 def with_audit(records, factor=1.0):
     """The same records after the audit: every added attack leaves `factor` of the clean images right."""
     for record in records:
-        metrics = record["checkpoints"]["last"]["metrics"]
-        benign = metrics["benign"]
-        for entry in protocols.audit():
-            right = torch.arange(benign["n"]) < factor * benign["correct"]
-            share = {"accuracy": right.double().mean().item(), "correct": int(right.sum())}
-            own = {"attack": asdict(entry.attack), "bits": pack_bits(right), "asked_n": entry.n}
-            metrics.setdefault(entry.attack.name, benign | own | share)
-    return records
+        benign = record.metrics()["benign"]
+        right = torch.arange(benign.n) < factor * benign.correct
+        added = {e.attack.name: measured(e.attack, right) for e in protocols.audit()}
+        yield with_metrics(record, added | dict(record.metrics()))
 
 
 def test_every_attack_of_the_changes_is_asked_for_by_the_suite():
@@ -49,8 +45,8 @@ def test_every_attack_of_the_changes_is_asked_for_by_the_suite():
 
 
 def test_networks_without_an_attack_are_left_out_and_named(few):
-    assert len(audit.having(few, [FGSM])) == 5
-    assert audit.having(few, ["highpass_0.3"]) == []
+    assert len(few.having([FGSM])) == 5
+    assert list(few.having(["highpass_0.3"])) == []
     sentences = audit.missing(few, "cifar10-resnet20-audit")
     assert any("sr-gkp" in sentence for sentence in sentences)
     assert audit.effects(few, [audit.Change("none", FGSM, "highpass_0.3")]).empty
@@ -63,10 +59,10 @@ def test_a_twin_does_not_lack_what_the_other_met(few):
         sentences = audit.missing(records, "cifar10-resnet20-autoattack")
         return [sentence[sentence.index("(") + 1 : -1].split(", ") for sentence in sentences]
 
-    by_label = {record["label"]: record for record in few}
-    twin = by_label["l1"] | {"checkpoints": by_label["random"]["checkpoints"]}
+    networks = by_label(few)
+    twin = with_metrics(networks["l1"], networks["random"].metrics())
     assert all({"l1", "random"} <= set(names) for names in lacking(few))
-    found = lacking([*(by_label | {"l1": twin}).values()])
+    found = lacking(Comparison((networks | {"l1": twin}).values()))
     assert any("random" in names and "l1" not in names for names in found)  # the paper's attacks
     assert any({"l1", "random"} <= set(names) for names in found)  # AutoAttack
 
@@ -74,9 +70,9 @@ def test_a_twin_does_not_lack_what_the_other_met(few):
 def test_an_effect_is_the_difference_on_common_images(few):
     change = audit.Change("labels", FGSM, "fgsm_norm_0.01_true")
     frame = audit.effect(few, change).set_index("label")
-    metrics = few[0]["checkpoints"]["last"]["metrics"]
-    by_hand = [100 * metrics[name]["accuracy"] for name in (change.before, change.after)]
-    row = frame.loc[few[0]["label"]]
+    first = few.records[0]
+    by_hand = [100 * first.metrics()[name].accuracy for name in (change.before, change.after)]
+    row = frame.loc[first.label]
     assert [row.before, row.after] == pytest.approx(by_hand)
     assert row.difference == pytest.approx(by_hand[1] - by_hand[0])
     text = audit.effects(few, [change])
@@ -109,15 +105,15 @@ def test_more_images_show_smaller_differences():
 def test_discordance_of_known_outcomes():
     first = torch.arange(100) < 50
     records = many_records(("l1", "l2"))
-    for record, right in zip(records[2:], (first, first.roll(5)), strict=True):
-        record["checkpoints"]["last"]["metrics"][FGSM] |= {"bits": pack_bits(right), "n": 100}
-    assert audit.discordance(records, FGSM) == pytest.approx(0.1)
+    rights = (first, first.roll(5))
+    records[2:] = [with_right(r, ATTACKS[FGSM], right) for r, right in zip(records[2:], rights, strict=True)]
+    assert audit.discordance(Comparison(records), FGSM) == pytest.approx(0.1)
     with pytest.raises(ValueError, match="no two pruned networks"):
-        audit.discordance(records[:3], FGSM)
+        audit.discordance(Comparison(records[:3]), FGSM)
 
 
 def test_ranks_agree_with_themselves_and_the_interval_says_how_sure():
-    records = many_records(("random", "l1", "l2", "fpgm", "sr-gkp"))
+    records = comparison(("random", "l1", "l2", "fpgm", "sr-gkp"))
     same = audit.rank_agreement(records, FGSM, FGSM, draws=50)
     assert same["correlation"] == pytest.approx(1)
     # the same images are drawn for both
@@ -126,7 +122,7 @@ def test_ranks_agree_with_themselves_and_the_interval_says_how_sure():
 
 
 def test_ranks_are_shown_from_the_first_suite_whose_networks_met_the_attack():
-    few, many = many_records(("l1", "l2")), many_records(("random", "l1", "l2", "fpgm", "sr-gkp"))
+    few, many = comparison(("l1", "l2")), comparison(("random", "l1", "l2", "fpgm", "sr-gkp"))
     shown = audit.ranks_text((few, many), FGSM, [FGSM, "highpass_0.3"])
     assert shown.to_dict("records") == [
         {
@@ -143,7 +139,7 @@ def test_ranks_are_shown_from_the_first_suite_whose_networks_met_the_attack():
 def test_table_1_has_the_papers_rows_and_ours(few):
     table = audit.table1(few, EXPECTED / "paper_table1.csv")
     assert table["network"].str.endswith("(paper, ResNet-56)").all()
-    records = with_audit(many_records(("l1",)), 0.5)
+    records = Comparison(with_audit(many_records(("l1",)), 0.5))
     table = audit.table1(records, EXPECTED / "paper_table1.csv").set_index("network")
     assert list(table.columns) == ["theta 0", "theta 0.3", "theta 0.5", "theta 0.7"]
     assert table.loc["Unpruned (paper, ResNet-56)"].tolist() == ["93.24", "77.05", "50.77", "22.79"]
@@ -154,7 +150,7 @@ def test_table_1_has_the_papers_rows_and_ours(few):
 def test_the_ladder_draws_the_networks_that_met_all_attacks(few):
     with pytest.raises(ValueError, match="cifar10-resnet20-audit"):
         audit_plots.ladder(few)
-    records = with_audit(many_records(("l1", "sr-gkp")), 0.4)
+    records = Comparison(with_audit(many_records(("l1", "sr-gkp")), 0.4))
     figure = audit_plots.ladder(records)
     assert [axes.get_title(loc="left") for axes in figure.axes] == list(audit_plots.LADDERS)
     assert all(len(axes.lines) == 4 for axes in figure.axes)
@@ -162,4 +158,4 @@ def test_the_ladder_draws_the_networks_that_met_all_attacks(few):
         heights = axes.lines[0].get_ydata()
         assert np.isnan(heights).tolist() == ([False] * 3 + [True, False] if aside else [False] * 4 + [True])
     highpass = Attack("highpass", theta=0.3).name
-    assert highpass in records[0]["checkpoints"]["last"]["metrics"]
+    assert highpass in records.records[0].metrics()

@@ -1,20 +1,21 @@
 """What the choice of a checkpoint moves, on a course that is known."""
 
-import copy
-import dataclasses
-from dataclasses import asdict
+from dataclasses import replace
 
 import pytest
-from record_factory import RUN, make_record
+import torch
+from record_factory import RUN, edited, make_record, measured, with_metrics
 
 from gkp.study.analysis import choice
-from gkp.study.analysis.comparison import PROTOCOL
+from gkp.study.analysis.comparison import PROTOCOL, Comparison
 from gkp.study.analysis.labels import BENIGN
 from gkp.study.report import protocol_plots as audit_plots
 from gkp.study.runs import protocols, suites
+from gkp.study.runs.record import Record
+from gkp.study.runs.record_parts import Kept
 from gkp.train.recipe import Recipe
 
-TRAINED = dataclasses.replace(RUN, recipe=Recipe(epochs=4))
+TRAINED = replace(RUN, recipe=Recipe(epochs=4))
 # Accuracy without attack and under two attacks after each of four epochs; the rate drops before the third.
 COURSE = {
     "test": (0.80, 0.84, 0.90, 0.91),
@@ -24,40 +25,45 @@ COURSE = {
 CHOSEN = {"last": 4, "best-validation": 3, "best-test": 4, "best-fgsm-0.01": 2, "best-fgsm-0.1": 1}
 
 
-@pytest.fixture
-def record() -> dict:
-    record = make_record(TRAINED)
-    record["history"] = {
-        "epochs": [
-            {
-                "epoch": epoch,
-                "lr": 0.01 if epoch < 3 else 0.001,
-                "test": COURSE["test"][epoch - 1],
-                "attacked": {name: COURSE[name][epoch - 1] for name in ("fgsm-0.01", "fgsm-0.1")},
-            }
-            for epoch in (1, 2, 3, 4)
-        ]
+ROWS = [
+    {
+        "epoch": epoch,
+        "lr": 0.01 if epoch < 3 else 0.001,
+        "train_loss": 1.0,
+        "validation": None,
+        "seconds": 1.0,
+        "test": COURSE["test"][epoch - 1],
+        "attacked": {name: COURSE[name][epoch - 1] for name in ("fgsm-0.01", "fgsm-0.1")},
     }
-    benign = record["checkpoints"]["last"]["metrics"][BENIGN]
-    record["checkpoints"] = {}
-    for rule, epoch in CHOSEN.items():
-        metrics = {
-            entry.attack.name: benign | {"attack": asdict(entry.attack)} for entry in protocols.paper()
-        }
-        for column, attack in choice.SCORES.items():
-            metrics[attack]["accuracy"] = COURSE[column][epoch - 1]
-        record["checkpoints"][rule] = {"epoch": epoch, "metrics": metrics, "file": None, "sha256": "ab"}
-    return record
+    for epoch in (1, 2, 3, 4)
+]
 
 
-def test_rules_show_their_epoch_and_what_it_has(record: dict) -> None:
-    table = choice.rules_text([record]).set_index("checkpoint")
+def kept(epoch: int) -> Kept:
+    """The checkpoint of that epoch: 100 images, right as often as the course says."""
+    found = {entry.attack.name: 0.5 for entry in protocols.paper()}
+    found |= {attack: COURSE[column][epoch - 1] for column, attack in choice.SCORES.items()}
+    metrics = {
+        entry.attack.name: measured(entry.attack, torch.arange(100) < round(100 * found[entry.attack.name]))
+        for entry in protocols.paper()
+    }
+    return Kept(epoch, "ab", None, metrics, ())
+
+
+@pytest.fixture
+def record() -> Record:
+    record = edited(make_record(TRAINED), (("history",), {"epochs": ROWS}))
+    return replace(record, kept={rule: kept(epoch) for rule, epoch in CHOSEN.items()})
+
+
+def test_rules_show_their_epoch_and_what_it_has(record: Record) -> None:
+    table = choice.rules_text(Comparison([record])).set_index("checkpoint")
     assert list(table.epoch) == ["4", "3", "4", "2", "1"]
     assert list(table.iloc[3, 2:5]) == ["84.00", "70.00", "10.00"]
 
 
-def test_moved_is_highest_minus_lowest_among_the_epochs_named(record: dict) -> None:
-    table = choice.moved_text([record])
+def test_moved_is_highest_minus_lowest_among_the_epochs_named(record: Record) -> None:
+    table = choice.moved_text(Comparison([record]))
     assert list(table.among) == [
         "all 4 epochs",
         "epochs at the last learning rate",
@@ -70,20 +76,20 @@ def test_moved_is_highest_minus_lowest_among_the_epochs_named(record: dict) -> N
     ]
 
 
-def test_a_network_without_attacked_epochs_has_no_course(record: dict) -> None:
-    plain = copy.deepcopy(record)
-    for row in plain["history"]["epochs"]:
-        del row["attacked"]
-    assert choice.courses([plain, make_record(TRAINED)]) == []
-    assert choice.courses([plain, record]) == [record]
-    del plain["history"], record["checkpoints"]["best-fgsm-0.1"]["metrics"][BENIGN]
-    assert choice.courses([plain, record]) == []
+def test_a_network_without_attacked_epochs_has_no_course(record: Record) -> None:
+    rows = [{key: value for key, value in row.items() if key != "attacked"} for row in ROWS]
+    plain = edited(record, (("history",), {"epochs": rows}))
+    assert choice.courses(Comparison([plain, make_record(TRAINED)])) == []
+    assert choice.courses(Comparison([plain, record])) == [record]
+    rule = "best-fgsm-0.1"
+    lacking = with_metrics(record, {BENIGN: record.metrics(rule)[BENIGN]}, rule)
+    assert choice.courses(Comparison([edited(plain, (("history",), None)), lacking])) == []
     with pytest.raises(ValueError, match="cifar10-resnet20-selection"):
-        audit_plots.choices([plain])
+        audit_plots.choices(Comparison([plain]))
 
 
-def test_the_figure_marks_the_three_rules_and_the_drop(record: dict) -> None:
-    figure = audit_plots.choices([record])
+def test_the_figure_marks_the_three_rules_and_the_drop(record: Record) -> None:
+    figure = audit_plots.choices(Comparison([record]))
     assert len(figure.axes) == 3
     for axes, column in zip(figure.axes, choice.SCORES, strict=True):
         course, drop = axes.lines[0], axes.lines[1]

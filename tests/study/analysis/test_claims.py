@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from record_factory import make_record
+from record_factory import edited, make_record, measured, with_metrics
 
-from gkp.attacks.outcome import pack_bits
+from gkp.attacks import Attack
 from gkp.study.analysis import claims
 from gkp.study.analysis.claims import Claim
+from gkp.study.runs.record import Record
 from gkp.study.runs.run import Run
 from gkp.utils.stats import paired_difference, student
 
@@ -55,15 +56,16 @@ def test_only_an_explained_miss_is_as_expected_and_it_stays_a_miss() -> None:
 
 def test_two_attacks_are_compared_on_the_images_that_both_saw() -> None:
     """60 of 100 right under one, the first 40 of its first 50 under the other: 50 of 50 minus 40 of 50."""
-    record = make_record(correct=60)
-    metrics = record["checkpoints"]["last"]["metrics"]
-    seen = torch.arange(100)
-    metrics["long"] = metrics["benign"] | {"bits": pack_bits(seen < 60), "n": 100}
-    metrics["short"] = metrics["benign"] | {"bits": pack_bits(seen[:50] < 40), "n": 50}
+    record, seen = make_record(), torch.arange(100)
+    long, short = (
+        measured(Attack("fgsm", eps=eps), seen[:n] < right)
+        for eps, n, right in ((0.1, 100, 60), (0.2, 50, 40))
+    )
+    record = with_metrics(record, {"long": long, "short": short})
     claim = make_claim(ours={"suite": "small", "attack": "short", "over": "long"}, expect=-20.0)
     verdict = claims.judge([claim], lambda suite: [record])[0]
     assert (verdict.ours, verdict.status) == (pytest.approx(-20), "OK")
-    del metrics["long"]
+    record = with_metrics(record, {"short": short})
     assert claims.judge([claim], lambda suite: [record])[0].status == "MISSING"
     with pytest.raises(ValueError, match="over needs an attack"):
         make_claim(ours={"suite": "small", "path": ["facts"], "over": "long"}, expect=0.0)
@@ -72,8 +74,8 @@ def test_two_attacks_are_compared_on_the_images_that_both_saw() -> None:
 def test_a_missing_record_and_a_nan_are_failures() -> None:
     claim = make_claim(expect=90.0, tolerance=100.0)
     assert claims.judge([claim], lambda suite: [])[0].status == "MISSING"
-    record = make_record()
-    record["checkpoints"]["last"]["metrics"]["benign"]["accuracy"] = float("nan")
+    path = ("checkpoints", "last", "metrics", "benign", "accuracy")
+    record = edited(make_record(), (path, float("nan")))
     verdict = claims.judge([claim], lambda suite: [record])[0]
     assert (verdict.status, verdict.as_expected) == ("MISSING", False)
     assert "no record" in verdict.line
@@ -106,7 +108,7 @@ def test_ours_is_found_by_conditions_and_by_path() -> None:
         assert claims.judge([claim], records_of)[0].status == "MISSING"
 
 
-def records_of_two(*corrects: tuple[int, int]) -> list[dict]:
+def records_of_two(*corrects: tuple[int, int]) -> list[Record]:
     """l1 and random, one pair of seeds per argument: the first so many of 100 images are right."""
     records = []
     for seed, pair in enumerate(corrects):

@@ -3,13 +3,15 @@
 from pathlib import Path
 
 import pytest
-from many_records import a_record, many_records
+from many_records import comparison, counted
+from record_factory import edited
 from search_facts import FACTS
 
 from gkp.study.analysis import costs as tables
+from gkp.study.analysis.comparison import Comparison
 from gkp.study.facts.ablations import ALL
 from gkp.study.report import fact_plots
-from gkp.study.runs import suites
+from gkp.study.runs.record import Fact
 from gkp.study.runs.store import Store
 
 PRINTED = Path(__file__).parents[3] / "expected" / "paper_times.csv"
@@ -24,10 +26,7 @@ LATENCY = {"threads": 1, "networks": {"resnet20": {"batch 1": BATCH, "batch 64":
 
 
 def fact(label, facts):
-    record = a_record(suites.get("method").runs[0], suite="cost")
-    kept = {k: v for k, v in record.items() if k not in ("checkpoints", "cost", "pruning")}
-    provenance = {"device": "cpu: a model"}
-    return kept | {"label": label, "stem": label, "facts": {"threads": 2, **facts}, "provenance": provenance}
+    return Fact.of(label, "cost", {"threads": 2, **facts}, {"device": "cpu: a model"})
 
 
 def test_times_beside_the_papers(tmp_path):
@@ -68,17 +67,17 @@ def test_seconds_have_a_unit(seconds, text):
 
 
 def test_methods_show_their_step_beside_their_training():
-    records = many_records(("l1", "sr-gkp"))
-    frame = tables.methods_text(records, {"methods": {"l1": {"seconds": 0.02}}}).set_index("method")
+    frame = tables.methods_text(
+        comparison(("l1", "sr-gkp")), {"methods": {"l1": {"seconds": 0.02}}}
+    ).set_index("method")
     assert frame["seconds, warm"].to_dict() == {"sr-gkp": "–", "l1": "20 ms"}
     assert frame["share of the fine-tuning"]["l1"] == "12.50 %"  # half a second of four epochs of one
 
 
 def test_conventions_show_what_is_left():
-    records = many_records(("l1",))
-    for record in records:
-        record["cost"]["before"] = {n: {"macs": 4e7, "params": 3e5} for n in ("usual", "paper")}
-    frame = tables.conventions_text(records)
+    before = counted(40_000_000, 300_000)
+    records = [edited(record, (("cost", "before"), before)) for record in comparison(("l1",))]
+    frame = tables.conventions_text(Comparison(records))
     assert frame["network"].tolist() == ["unpruned + fine-tune", "l1"]
     assert frame["MACs, usual"].tolist()[1] == "23.00 (57.5 %)"
 

@@ -1,28 +1,34 @@
 """Paired tests, Holm's correction, ranks and the effect of predicted labels."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 import torch
-from many_records import many_records
+from many_records import comparison
+from record_factory import RUN, make_record, measured, with_metrics
 from statsmodels.stats.multitest import multipletests
 
-from gkp.attacks.outcome import pack_bits
+from gkp.attacks import Attack
 from gkp.study.analysis import paired
+from gkp.study.analysis.comparison import Comparison
 from gkp.study.analysis.labels import CONTROL
+from gkp.study.runs.run import UNPRUNED
+from gkp.train.recipe import Recipe
 
-ATTACK = "pgd10_pixel_0.5/255_step0.125/255_true"
+STRONG = Attack("pgd", eps=0.5 / 255, step=0.125 / 255, iterations=10)
+ATTACK = STRONG.name
 
 
 @pytest.fixture(scope="module")
 def few():
-    return many_records(("random", "l1", "sr-gkp"))
+    return comparison(("random", "l1", "sr-gkp"))
 
 
-def _with_bits(label, correct, seed=0):
-    metrics = {ATTACK: {"bits": pack_bits(correct), "n": len(correct)}}
-    config = {"seed": seed, "method": label, "recipe": {"epochs": 1}}
-    kept = {"last": {"metrics": metrics}}
-    return {"label": label, "pruned": label != CONTROL, "config": config, "checkpoints": kept}
+def _with_right(label, right, seed=0):
+    method = UNPRUNED if label == CONTROL else label
+    run = replace(RUN, method=method, recipe=Recipe(), rate=None if label == CONTROL else RUN.rate, seed=seed)
+    return with_metrics(make_record(run), {ATTACK: measured(STRONG, right)})
 
 
 def test_holm_by_hand_and_by_statsmodels():
@@ -36,7 +42,7 @@ def test_a_clear_difference_is_found_and_a_small_one_is_not():
     right = torch.ones(200, dtype=torch.bool)
     worse, alike = right.clone(), right.clone()
     worse[:40], alike[:2] = False, False
-    records = [_with_bits(CONTROL, right), _with_bits("l1", worse), _with_bits("l2", alike)]
+    records = Comparison([_with_right(CONTROL, right), _with_right("l1", worse), _with_right("l2", alike)])
     frame = paired.against(records, ATTACK).set_index("method")
     assert frame.verdict.to_dict() == {"l1": "worse", "l2": "not shown to differ"}
     assert frame.difference.to_dict() == pytest.approx({"l1": -20, "l2": -1})
@@ -46,16 +52,16 @@ def test_a_clear_difference_is_found_and_a_small_one_is_not():
 
 def test_seeds_are_paired_with_their_own_control():
     right, wrong = torch.ones(50, dtype=torch.bool), torch.zeros(50, dtype=torch.bool)
-    records = [_with_bits(CONTROL, right, 0), _with_bits(CONTROL, wrong, 1)]
-    records += [_with_bits("l1", right, 0), _with_bits("l1", wrong, 1), _with_bits("l1", right, 2)]
-    frame = paired.against(records, ATTACK)
+    records = [_with_right(CONTROL, right, 0), _with_right(CONTROL, wrong, 1)]
+    records += [_with_right("l1", right, 0), _with_right("l1", wrong, 1), _with_right("l1", right, 2)]
+    frame = paired.against(Comparison(records), ATTACK)
     assert frame.difference.tolist() == [0]
     assert frame.p.tolist() == [1]
 
 
 def test_networks_on_more_images_are_compared_on_the_common_ones():
     right = torch.ones(60, dtype=torch.bool)
-    frame = paired.against([_with_bits(CONTROL, right[:40]), _with_bits("l1", right)], ATTACK)
+    frame = paired.against(Comparison([_with_right(CONTROL, right[:40]), _with_right("l1", right)]), ATTACK)
     assert frame.difference.tolist() == [0]
 
 
@@ -81,7 +87,7 @@ def test_who_beats_counts_methods_and_not_controls():
 
 
 def test_agreement_of_an_attack_with_itself_is_perfect():
-    records = many_records(("random", "l1", "l2", "fpgm", "sr-gkp"))
+    records = comparison(("random", "l1", "l2", "fpgm", "sr-gkp"))
     assert paired.agreement(records, ATTACK, ATTACK) == (pytest.approx(1), 5)
     assert paired.ranks(records, [ATTACK])[ATTACK].min() == 1
 
@@ -91,8 +97,8 @@ def test_predicted_labels_add_what_the_records_say(few):
     frame = paired.label_effect(few)
     assert set(frame.attack) == {"fgsm_norm_0.01_predicted", "fgsm_norm_0.1_predicted"}
     assert (frame.effect >= 0).all()
-    own = few[0]["checkpoints"]["last"]["metrics"]
-    gain = own["fgsm_norm_0.01_predicted"]["accuracy"] - own["fgsm_norm_0.01_true"]["accuracy"]
+    own = few.records[0].metrics()
+    gain = own["fgsm_norm_0.01_predicted"].accuracy - own["fgsm_norm_0.01_true"].accuracy
     assert frame.effect.iloc[0] == pytest.approx(100 * gain)
     text = paired.label_effect_text(frame, dict.fromkeys(frame.attack, "title"))
     assert text["networks"].tolist() == [5, 5]

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from many_records import START, a_record, many_records
+from many_records import START, a_record, comparison
+from record_factory import with_metrics
 
 from gkp.study.analysis import audit
 from gkp.study.analysis import paper as published
 from gkp.study.analysis.claims import CLAIMS
-from gkp.study.analysis.comparison import PROTOCOL
+from gkp.study.analysis.comparison import PROTOCOL, Comparison
 from gkp.study.analysis.paper import ATTACKS
 from gkp.study.report import build as report
 from gkp.study.runs.store import Store
@@ -29,18 +30,18 @@ def test_one_row_per_method_and_network():
 
 
 def test_gain_is_pruned_minus_unpruned():
-    frame = published.gain_over_unpruned(many_records(("sr-gkp",)), TABLES).set_index("network")
+    frame = published.gain_over_unpruned(comparison(("sr-gkp",)), TABLES).set_index("network")
     assert frame.loc["ResNet-56", "benign"] == f"{94.08 - 93.24:+.2f}"
     ours = frame.loc[["ResNet-20"]]
     assert ours["compared with"].tolist() == ["unpruned (ours)", "unpruned + fine-tune (ours)"]
 
 
 def test_beside_ours_needs_the_same_network():
-    assert published.beside_ours(many_records(("sr-gkp",)), TABLES).empty
+    assert published.beside_ours(comparison(("sr-gkp",)), TABLES).empty
     run = replace(START, network="resnet56", method="sr-gkp", recipe=SHORT_RECIPE, macs_ratio=0.5625)
     record = a_record(run)
-    frame = published.beside_ours([record], TABLES).set_index("method")
-    accuracy = 100 * record["checkpoints"]["last"]["metrics"]["benign"]["accuracy"]
+    frame = published.beside_ours(Comparison([record]), TABLES).set_index("method")
+    accuracy = 100 * record.metrics()["benign"].accuracy
     assert frame.loc["SR-GKP", "benign"] == f"94.08 / {accuracy:.2f}"
     assert frame.loc["CC", "benign"].endswith("/ –")
 
@@ -71,7 +72,7 @@ def test_every_number_a_suite_can_reach_is_a_claim_and_waits_for_its_record(tmp_
     store = Store(tmp_path)
     run = next(r for r in SUITES["cifar10-resnet56"]().ordered() if r.method == "sr-gkp")
     record = a_record(run, suite="cifar10-resnet56")
-    record["checkpoints"]["best-test"] = record["checkpoints"]["last"]
+    record = with_metrics(record, record.metrics(), "best-test")
     store.write(record)
     assert report.waiting(tmp_path, "cifar10-resnet56") == {"cifar10-resnet56": count - 4}
     assert {v.claim.id for v in report.verdicts(tmp_path)} == {

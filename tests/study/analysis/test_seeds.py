@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from many_records import many_records
+from many_records import comparison
 from scipy.stats import ttest_1samp
 
 from gkp.study.analysis import seeds
-from gkp.study.analysis.comparison import PROTOCOL
+from gkp.study.analysis.comparison import PROTOCOL, Comparison
 from gkp.study.analysis.labels import CONTROL
 from gkp.study.runs import suites
 
@@ -14,11 +14,9 @@ FGSM = PROTOCOL[0]
 
 
 def test_spread_by_hand():
-    records = many_records(("l1",), seeds=(0, 1, 2))
-    frame = seeds.spread([*records, *records], ["benign"]).set_index("label")  # each counts once
-    values = [
-        100 * r["checkpoints"]["last"]["metrics"]["benign"]["accuracy"] for r in records if r["label"] == "l1"
-    ]
+    records = comparison(("l1",), seeds=(0, 1, 2))
+    frame = seeds.spread(Comparison([*records, *records]), ["benign"]).set_index("label")  # each counts once
+    values = [100 * r.metrics()["benign"].accuracy for r in records if r.label == "l1"]
     assert frame.loc["l1", "seeds"] == 3
     assert frame.loc["l1", "epochs"] == suites.SHORT_RECIPE.epochs
     assert "unpruned" not in frame.index
@@ -27,7 +25,7 @@ def test_spread_by_hand():
 
 
 def test_spread_is_shown_one_row_per_network():
-    records = many_records(("l1", "l2"), seeds=(0, 1, 2))
+    records = comparison(("l1", "l2"), seeds=(0, 1, 2))
     shown = seeds.spread_text(records, ["benign", FGSM])
     assert list(shown.columns) == ["network", "epochs", "seeds", "benign", "FGSM 0.01 norm., pred."]
     assert {"l1", "l2"} <= set(shown.network)
@@ -38,11 +36,8 @@ def test_spread_is_shown_one_row_per_network():
 
 
 def test_differences_are_paired_by_seed_and_the_interval_is_that_of_students_test():
-    records = many_records(("l1", "l2"), seeds=(0, 1, 2))
-    percent = {
-        (r["label"], r["config"]["seed"]): 100 * r["checkpoints"]["last"]["metrics"][FGSM]["accuracy"]
-        for r in records
-    }
+    records = comparison(("l1", "l2"), seeds=(0, 1, 2))
+    percent = {(r.label, r.run.seed): 100 * r.metrics()[FGSM].accuracy for r in records}
     row = seeds.against(records, FGSM, CONTROL).set_index("method").loc["l1"]
     expected = [percent["l1", seed] - percent[CONTROL, seed] for seed in range(3)]
     assert row.differences == pytest.approx(expected)
@@ -52,13 +47,13 @@ def test_differences_are_paired_by_seed_and_the_interval_is_that_of_students_tes
 
 @pytest.mark.parametrize("few", [(0,), (0, 1)])
 def test_two_seeds_tell_nothing_about_seeds(few):
-    records = many_records(("l1",), seeds=few)
+    records = comparison(("l1",), seeds=few)
     assert seeds.against(records, FGSM, CONTROL).empty
     assert seeds.against_text(records, [FGSM], CONTROL).empty
 
 
 def test_bold_are_the_differences_whose_interval_leaves_zero_out():
-    records = many_records(("l1", "l2", "sr-gkp"), seeds=(0, 1, 2))
+    records = comparison(("l1", "l2", "sr-gkp"), seeds=(0, 1, 2))
     found = seeds.against(records, FGSM, CONTROL).set_index("method")
     shown = seeds.against_text(records, [FGSM], CONTROL).set_index("method").iloc[:, 0]
     assert set(shown.index) == set(found.index)

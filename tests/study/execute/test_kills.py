@@ -48,7 +48,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 def assert_same(found: Store, expected: Store) -> None:
     """Bit-equal records and weights, and nothing else left."""
-    assert [lasting(record) for record in found.all()] == [lasting(record) for record in expected.all()]
+    assert [lasting(record.json) for record in found.all()] == [
+        lasting(record.json) for record in expected.all()
+    ]
     weights = [
         {path.relative_to(store.root): path.read_bytes() for path in store.root.rglob("*.safetensors")}
         for store in (found, expected)
@@ -159,7 +161,7 @@ def test_two_calls_at_once_share_the_work(tmp_path: Path, whole: Store) -> None:
     work = {path: pids for path, pids in writers.items() if not path.endswith("manifest.json")}
     assert {path for path, pids in work.items() if len(pids) > 1} == set()
     assert len([path for path in work if "/results/" in path]) == len(whole.all())
-    assert {record["stem"] for record in Store(root).all()} == {record["stem"] for record in whole.all()}
+    assert {record.stem for record in Store(root).all()} == {record.stem for record in whole.all()}
 
 
 # ---- what is continued ---------------------------------------------------------------------------

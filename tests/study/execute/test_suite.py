@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,6 +26,8 @@ from gkp.study.execute.queue import claim_first, has_start, is_claimed, tidy
 from gkp.study.execute.suite import run_suite
 from gkp.study.runs import suites
 from gkp.study.runs.protocols import SELECTION, Entry
+from gkp.study.runs.record import Record
+from gkp.study.runs.record_parts import Metric
 from gkp.study.runs.run import MACS_RATIO, Run
 from gkp.study.runs.store import Store, is_complete
 from gkp.study.runs.suites import Suite
@@ -48,11 +50,11 @@ def test_a_suite_leaves_whole_records_and_is_not_done_twice(tiny: Suite, tmp_pat
     assert not list((tmp_path / "work" / "state").iterdir())
 
     for record in store.all("tiny"):
-        if record["pruned"]:
-            assert record["cost"]["macs_ratio"] == pytest.approx(MACS_RATIO, rel=0.01)
-            assert record["pruning"]["seconds"] > 0
-        for kept in record["checkpoints"].values():
-            assert [metric["n"] for metric in kept["metrics"].values()] in ([80, 20], [80])
+        if record.pruned:
+            assert record.cost.macs_ratio == pytest.approx(MACS_RATIO, rel=0.01)
+            assert record.pruning.seconds > 0
+        for kept in record.kept.values():
+            assert [metric.n for metric in kept.metrics.values()] in ([80, 20], [80])
 
     written = {path: path.stat().st_mtime_ns for path in store.results.rglob("*.json")}
     again = run_suite("tiny", root=tmp_path, device="cpu")
@@ -63,10 +65,10 @@ def test_a_suite_leaves_whole_records_and_is_not_done_twice(tiny: Suite, tmp_pat
 def test_saved_weights_give_the_recorded_accuracy_again(tiny: Suite, tmp_path: Path) -> None:
     run = baseline_of(tiny)
     record = execute.execute(run, "tiny", context(tmp_path))
-    kept = record["checkpoints"]["last"]
+    kept = record.kept["last"]
     digits = data.load("digits", "test")
-    model = load_file(tmp_path / kept["file"])
-    assert evaluate.accuracy(model, digits.pixels(), digits.labels) == kept["metrics"]["benign"]["accuracy"]
+    model = load_file(tmp_path / kept.file)
+    assert evaluate.accuracy(model, digits.pixels(), digits.labels) == kept.metrics["benign"].accuracy
 
 
 def test_rules_that_choose_the_same_epoch_share_a_file(
@@ -76,16 +78,16 @@ def test_rules_that_choose_the_same_epoch_share_a_file(
         baseline_of(tiny), rules=("last", "best-test", "best-fgsm-0.01", "best-fgsm-0.1")
     )
     record = execute.execute(run, "tiny", context(tmp_path))
-    kept, rows, digits = record["checkpoints"], record["history"]["epochs"], data.load("digits", "test")
+    kept, rows, digits = record.kept, record.epochs, data.load("digits", "test")
     assert set(kept) == set(run.rules)
     for name in ("fgsm-0.01", "fgsm-0.1"):
-        best = rows[kept[f"best-{name}"]["epoch"] - 1]["attacked"]
-        assert best[name] == max(row["attacked"][name] for row in rows)
-        model, attack = load_file(tmp_path / kept[f"best-{name}"]["file"]), SELECTION[name]
+        best = rows[kept[f"best-{name}"].epoch - 1].attacked
+        assert best[name] == max(row.attacked[name] for row in rows)
+        model, attack = load_file(tmp_path / kept[f"best-{name}"].file), SELECTION[name]
         again = evaluate.outcome(model, digits.pixels(), digits.labels, attack)
         assert again.accuracy == pytest.approx(best[name])
-    files = {rule["epoch"]: rule["file"] for rule in kept.values()}
-    assert all(rule["file"] == files[rule["epoch"]] for rule in kept.values())
+    files = {rule.epoch: rule.file for rule in kept.values()}
+    assert all(rule.file == files[rule.epoch] for rule in kept.values())
     assert len(list((tmp_path / "checkpoints").rglob("*.safetensors"))) == len(files) <= RECIPE.epochs
     more = dataclasses.replace(run, evaluation=(*run.evaluation, Entry(Attack("fgsm", eps=4 / 255), 20)))
     attacked: list[str] = []
@@ -108,8 +110,8 @@ def test_time_up_stops_after_an_epoch_and_continues_to_the_same_weights(tiny: Su
     assert (tmp_path / "cut" / "work" / "state" / f"{run.hash}.pt").exists()
     assert Store(tmp_path / "cut").find(run) is None
     cut = execute.execute(run, "tiny", context(tmp_path / "cut"))
-    assert cut["checkpoints"]["last"]["sha256"] == whole["checkpoints"]["last"]["sha256"]
-    assert len(cut["history"]["epochs"]) == RECIPE.epochs
+    assert cut.kept["last"].sha256 == whole.kept["last"].sha256
+    assert len(cut.epochs) == RECIPE.epochs
 
 
 def test_without_time_nothing_is_begun(tiny: Suite, tmp_path: Path) -> None:
@@ -130,13 +132,11 @@ def test_an_added_attack_needs_no_training(
     assert not is_complete(more, Store(tmp_path))
     after = execute.execute(more, "tiny", context(tmp_path))
     assert is_complete(more, Store(tmp_path))
-    metrics = after["checkpoints"]["last"]["metrics"]
-    assert {name: metrics[name] for name in before["checkpoints"]["last"]["metrics"]} == before[
-        "checkpoints"
-    ]["last"]["metrics"]
-    assert metrics["fgsm_pixel_2/255_true"]["n"] == 30
-    assert after["evaluations"][0]["attacks"] == ["fgsm_pixel_2/255_true"]
-    assert after["provenance"] == before["provenance"]
+    metrics = after.metrics()
+    assert {name: metrics[name] for name in before.metrics()} == before.metrics()
+    assert metrics["fgsm_pixel_2/255_true"].n == 30
+    assert after.later == {"fgsm_pixel_2/255_true"}
+    assert after.provenance == before.provenance
 
 
 def test_a_run_that_fails_is_named_and_does_not_cost_the_others(
@@ -157,7 +157,7 @@ def test_a_full_disk_keeps_the_training_state(
 ) -> None:
     run, where = baseline_of(tiny), context(tmp_path)
 
-    def full(record: dict) -> None:
+    def full(record: Record) -> None:
         raise OSError("No space left on device")
 
     with monkeypatch.context() as patch:
@@ -166,7 +166,7 @@ def test_a_full_disk_keeps_the_training_state(
             execute.execute(run, "tiny", where)
     state = where.state_path(run)
     assert state.exists()
-    epochs = execute.execute(run, "tiny", where)["history"]["epochs"]
+    epochs = execute.execute(run, "tiny", where).epochs
     assert len(epochs) == RECIPE.epochs
     assert not state.exists()
 
@@ -241,12 +241,12 @@ def test_two_processes_share_the_work(tmp_path: Path) -> None:
 def test_autoattack_is_an_entry_like_the_others(tiny: Suite, tmp_path: Path) -> None:
     attack = Attack("autoattack", eps=8 / 255)
     run = dataclasses.replace(baseline_of(tiny), evaluation=(Entry(Attack("none"), 20), Entry(attack, 4)))
-    kept = execute.execute(run, "tiny", context(tmp_path))["checkpoints"]["last"]
-    metric, test = kept["metrics"][attack.name], data.load("digits", "test")
-    model = load_file(tmp_path / kept["file"])
+    kept = execute.execute(run, "tiny", context(tmp_path)).kept["last"]
+    metric, test = kept.metrics[attack.name], data.load("digits", "test")
+    model = load_file(tmp_path / kept.file)
     outcome = autoattack(model, test.pixels(slice(4)), test.labels[:4], eps=8 / 255, batch_size=64)
-    assert metric["correct"] == int(outcome.correct.sum())
-    assert metric["n"] == metric["asked_n"] == 4
+    assert metric.correct == int(outcome.correct.sum())
+    assert metric.n == metric.asked_n == 4
     assert [path for path in (tmp_path / "work" / "state").iterdir() if path.suffix == ".json"] == []
 
 
@@ -266,7 +266,7 @@ def test_autoattack_stops_between_batches_and_continues_there(
     assert attack.name not in metrics_of(run, tmp_path)
     resumed = context(tmp_path)
     execute.complete(resumed.store.find(run), more, resumed, resumed.titled(more.label))
-    assert metrics_of(more, tmp_path)[attack.name]["n"] == 4
+    assert metrics_of(more, tmp_path)[attack.name].n == 4
     assert not state.exists()
 
 
@@ -291,14 +291,14 @@ def test_suites_that_share_runs_see_the_attacks_they_ask_for(
     monkeypatch.setitem(suites.SUITES, "more", lambda: more)
     execute.execute(run, "tiny", context(tmp_path))
     few, all_of_them = (Store(tmp_path).of_suite(name)[0] for name in ("tiny", "more"))
-    assert set(all_of_them["checkpoints"]["last"]["metrics"]) == {e.attack.name for e in run.evaluation}
-    assert set(few["checkpoints"]["last"]["metrics"]) == {e.attack.name for e in EVALUATION}
-    assert any(predicted.name in text for text in all_of_them["checkpoints"]["last"]["self_check"])
-    assert not any(predicted.name in text for text in few["checkpoints"]["last"]["self_check"])
+    assert set(all_of_them.metrics()) == {e.attack.name for e in run.evaluation}
+    assert set(few.metrics()) == {e.attack.name for e in EVALUATION}
+    assert any(predicted.name in text for text in all_of_them.kept["last"].self_check)
+    assert not any(predicted.name in text for text in few.kept["last"].self_check)
 
 
-def metrics_of(run: Run, root: Path) -> dict:
-    return Store(root).find(run)["checkpoints"]["last"]["metrics"]
+def metrics_of(run: Run, root: Path) -> Mapping[str, Metric]:
+    return Store(root).find(run).metrics()
 
 
 # ---- several processes at one queue ----------------------------------------------------------------

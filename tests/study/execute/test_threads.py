@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from record_factory import edited
 
 from gkp.study.execute.context import Context, OutOfTime
 from gkp.study.execute.one_run import execute
@@ -61,9 +62,9 @@ def test_a_run_ends_with_the_threads_that_it_was_begun_with(tiny: Suite, tmp_pat
     torch.set_num_threads(2)
     cut = execute(run, "tiny", context(tmp_path / "cut"))
     assert torch.get_num_threads() == 2
-    assert cut["provenance"]["threads"] == whole["provenance"]["threads"] == 1
+    assert cut.provenance.threads == whole.provenance.threads == 1
     for rule in run.rules:
-        assert cut["checkpoints"][rule]["sha256"] == whole["checkpoints"][rule]["sha256"]
+        assert cut.kept[rule]["sha256"] == whole.kept[rule]["sha256"]
 
 
 def test_a_suite_is_continued_with_the_threads_of_its_first_run(
@@ -75,7 +76,7 @@ def test_a_suite_is_continued_with_the_threads_of_its_first_run(
     execute(tiny.ordered()[0], "tiny", context(tmp_path))
     torch.set_num_threads(2)
     run_suite("tiny", root=tmp_path, device="cpu")
-    assert [record["provenance"]["threads"] for record in Store(tmp_path).all()] == [1, 1]
+    assert [record.provenance.threads for record in Store(tmp_path).all()] == [1, 1]
     assert torch.get_num_threads() == 2
 
 
@@ -96,10 +97,10 @@ def test_threads_that_cannot_be_kept(tiny: Suite, tmp_path: Path) -> None:
     save(run, where, most_threads() + 1)
     assert begun_with(run, where) is None
     record = execute(run, "tiny", context(tmp_path / "other"))
-    about = record["provenance"]
-    assert begun_with(run, where, record) == about["threads"]
-    for different in ({"device": "cuda: another one"}, {"threads": most_threads() + 1}, {"threads": None}):
-        assert begun_with(run, where, record | {"provenance": about | different}) is None
+    about = record.provenance
+    assert begun_with(run, where, record) == about.threads
+    for name, value in (("device", "cuda: another one"), ("threads", most_threads() + 1), ("threads", None)):
+        assert begun_with(run, where, edited(record, (("provenance", name), value))) is None
 
 
 def test_a_state_of_before_its_threads_were_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from record_factory import RUN, make_record
+from record_factory import RUN, edited, make_record
 
 from gkp.study.report import build as report
 from gkp.study.report import readme
@@ -16,9 +16,8 @@ README = "# Title\n\n<!-- generated:table:method -->\nold\n<!-- end -->\n\nText.
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    record = make_record(suite="method")
-    record["provenance"]["data"] = {"images": 100, "official_size": 120}
-    Store(tmp_path).write(record)
+    about = {"dataset": "digits", "images": 100, "official_size": 120}
+    Store(tmp_path).write(edited(make_record(suite="method"), (("provenance", "data"), about)))
     (tmp_path / "README.md").write_text(README)
     (tmp_path / "expected").mkdir()
     (tmp_path / "expected" / "claims.toml").write_text(
@@ -52,9 +51,8 @@ def test_a_number_changed_by_hand_is_noticed(root: Path) -> None:
 
 def test_a_changed_record_is_noticed(root: Path) -> None:
     write(root)
-    record = Store(root).find(RUN)
-    record["checkpoints"]["last"]["metrics"]["benign"]["accuracy"] = 0.89
-    Store(root).write(record)
+    path = ("checkpoints", "last", "metrics", "benign", "accuracy")
+    Store(root).write(edited(Store(root).find(RUN), (path, 0.89)))
     assert "+| l1" in report.check(root)
 
 

@@ -1,22 +1,23 @@
 """Figures: what they show, that they are legible, that equal figures are equal files."""
 
-import copy
 import itertools
+from dataclasses import replace
 
 import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
-from many_records import IMAGES, METHODS, many_records
+from many_records import IMAGES, METHODS, comparison
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from record_factory import with_metrics, with_right
 
-from gkp.attacks.outcome import pack_bits, unpack_bits
+from gkp.attacks import Attack
 from gkp.search import select
 from gkp.study.analysis import labels
-from gkp.study.analysis.comparison import pixel_attacks, points
+from gkp.study.analysis.comparison import Comparison, pixel_attacks, points
 from gkp.study.analysis.labels import BENIGN, CONTROL
 from gkp.study.report import kernel_plots, plots, style
 from gkp.study.runs import suites
@@ -29,7 +30,7 @@ SOUND, PAPER = "pgd10_pixel_0.5/255_step0.125/255_true", "fgsm_norm_0.01_predict
 
 @pytest.fixture(scope="module")
 def few():
-    return many_records(FEW)
+    return comparison(FEW)
 
 
 @pytest.fixture(scope="module")
@@ -102,12 +103,10 @@ def test_error_bars_are_wilson_intervals(few):
 
 
 def test_several_seeds_are_drawn_as_mean_and_deviation():
-    records = many_records(("l1",), seeds=(0, 1, 2))
+    records = comparison(("l1",), seeds=(0, 1, 2))
     figure = plots.methods(records, [BENIGN])
     frame = points(records, [BENIGN]).set_index("label")
-    own = [
-        100 * r["checkpoints"]["last"]["metrics"][BENIGN]["accuracy"] for r in records if r["label"] == "l1"
-    ]
+    own = [100 * r.metrics()[BENIGN].accuracy for r in records if r.label == "l1"]
     assert frame.loc["l1", "high"] - frame.loc["l1", "mean"] == pytest.approx(np.std(own, ddof=1))
     assert "standard deviation over 3 seeds" in figure.get_supxlabel()
 
@@ -120,16 +119,14 @@ def test_the_difference_to_the_control_is_zero_for_the_control(few):
 
 def test_the_curve_is_about_the_same_images_at_every_eps(few):
     """Benign accuracy is known of 400 images; where an attack saw 100, its point is about those."""
-    short = copy.deepcopy(few)
-    for record in short:
-        metrics = record["checkpoints"]["last"]["metrics"]
-        for name in pixel_attacks(short, "fgsm"):
-            right = unpack_bits(metrics[name]["bits"], IMAGES)[:100]
-            metrics[name] |= {"bits": pack_bits(right), "n": 100, "accuracy": float(right.double().mean())}
+    names = pixel_attacks(few, "fgsm")
+    short = Comparison(
+        with_metrics(r, {n: m.first(100) if n in names else m for n, m in r.metrics().items()}) for r in few
+    )
     figure = plots.epsilon_curve(short)
     left, right = figure.axes
-    control = next(r for r in short if r["label"] == CONTROL)["checkpoints"]["last"]["metrics"][BENIGN]
-    expected = 100 * unpack_bits(control["bits"], IMAGES)[:100].double().mean().item()
+    (control,) = few.right(CONTROL, BENIGN).values()
+    expected = 100 * control[:100].double().mean().item()
     own = next(line for line in left.lines if line.get_color() == style.look(CONTROL).colour)
     assert own.get_ydata()[0] == pytest.approx(expected)
     assert "100 images" in figure.get_suptitle()
@@ -188,31 +185,28 @@ def test_a_single_epoch_is_no_course(few, figures, tmp_path, monkeypatch):
     monkeypatch.setattr(plots, "save", lambda figure, stem: [stem])
     for name in ("methods", "epsilon_curve", "tradeoff"):
         monkeypatch.setattr(plots, name, lambda *_: figures["methods"])
-    short = copy.deepcopy(few)
-    for record in short:
-        if record["history"]:
-            del record["history"]["epochs"][1:]
-    assert "history" not in [stem.name for stem in plots.save_all("small", short, tmp_path)]
+    short = [r.history and replace(r.history, epochs=r.epochs[:1]) for r in few]
+    once = Comparison(replace(r, history=course) for r, course in zip(few, short, strict=True))
+    assert "history" not in [stem.name for stem in plots.save_all("small", once, tmp_path)]
 
 
 def test_a_collapsed_network_is_named_instead_of_drawn(few):
-    collapsed = copy.deepcopy(few)
-    own = next(record for record in collapsed if record["label"] == "l1")["checkpoints"]["last"]["metrics"]
-    own[BENIGN] |= {"accuracy": 0.2, "low": 0.18, "high": 0.22}
-    figure = plots.tradeoff(collapsed, [PAPER])
+    fifth = torch.arange(IMAGES) < IMAGES / 5
+    collapsed = [with_right(r, Attack("none"), fifth) if r.label == "l1" else r for r in few]
+    figure = plots.tradeoff(Comparison(collapsed), [PAPER])
     assert "not drawn: l1 at 20 % without attack" in figure.get_suptitle()
     assert "l1" not in {text.get_text() for text in figure.legends[0].get_texts()}
     assert figure.axes[0].get_xlim()[0] > 50
 
 
 def test_the_control_is_named_only_where_it_is_drawn(few):
-    alone = [record for record in few if record["label"] != CONTROL]
+    alone = Comparison(record for record in few if record.label != CONTROL)
     assert CONTROL in plots.methods(few, [BENIGN]).get_supxlabel()
     assert CONTROL not in plots.methods(alone, [BENIGN]).get_supxlabel()
 
 
 def test_nothing_is_drawn_without_results(tmp_path):
-    assert plots.save_all("method", [{"config": {"method": "x"}, "facts": {}}], tmp_path) == []
+    assert plots.save_all("method", Comparison([]), tmp_path) == []
     assert list(tmp_path.iterdir()) == []
 
 
@@ -264,11 +258,11 @@ def test_a_readers_own_method_is_drawn():
     look = style.look("my-method")
     assert look.colour == style.OTHER_COLOUR
     assert labels.family("my-method") == labels.OTHERS
-    assert isinstance(plots.tradeoff(many_records(("l1", "my-method")), [SOUND]), Figure)
+    assert isinstance(plots.tradeoff(comparison(("l1", "my-method")), [SOUND]), Figure)
 
 
 def test_all_methods_are_in_the_legend():
-    figure = plots.tradeoff(many_records(), [PAPER])
+    figure = plots.tradeoff(comparison(), [PAPER])
     shown = {text.get_text() for text in figure.legends[0].get_texts()}
     assert shown == {*METHODS, "unpruned", CONTROL}
 

@@ -1,17 +1,20 @@
 """Where the time of a suite went, by hand."""
 
-from record_factory import make_record
+from record_factory import edited, make_record
 
 from gkp.study.runs import effort
+from gkp.study.runs.record import Record
 
 
-def timed(pruning: float, epochs: list[float], attack: float, total: float) -> dict:
-    record = make_record()
-    record["pruning"]["seconds"] = pruning
-    record["history"] = {"epochs": [{"seconds": each} for each in epochs]} if epochs else None
-    record["checkpoints"]["last"]["metrics"]["benign"]["seconds"] = attack
-    record["provenance"]["seconds"] = total
-    return record
+def timed(pruning: float, epochs: list[float], attack: float, total: float) -> Record:
+    row = {"epoch": 1, "lr": 0.1, "train_loss": 1.0, "validation": None, "test": None}
+    return edited(
+        make_record(),
+        (("pruning", "seconds"), pruning),
+        (("history",), {"epochs": [row | {"seconds": each} for each in epochs]} if epochs else None),
+        (("checkpoints", "last", "metrics", "benign", "seconds"), attack),
+        (("provenance", "seconds"), total),
+    )
 
 
 def test_the_parts_of_a_run_add_up_to_its_time() -> None:
@@ -21,13 +24,12 @@ def test_the_parts_of_a_run_add_up_to_its_time() -> None:
 
 
 def test_attacks_that_came_later_are_not_in_the_run() -> None:
-    record = timed(2.0, [10.0], 50.0, 13.0)
-    record["evaluations"] = [{"attacks": ["benign"]}]
+    record = edited(timed(2.0, [10.0], 50.0, 13.0), (("evaluations",), [{"attacks": ["benign"]}]))
     assert effort.seconds(record) == {"pruning": 2.0, "training": 10.0, "attacks": 0, "the rest": 1.0}
 
 
 def test_the_sentence_sums_all_runs() -> None:
-    records = [timed(10.0, [50.0], 30.0, 100.0), timed(30.0, [50.0], 10.0, 100.0), {"facts": {}}]
+    records = [timed(10.0, [50.0], 30.0, 100.0), timed(30.0, [50.0], 10.0, 100.0)]
     assert effort.sentence(records) == (
         "2 runs, 3:20 in all processes: pruning 20 %, training 50 %, attacks 20 %, the rest 10 %"
     )

@@ -1,11 +1,11 @@
 """Records of another machine: what says more is taken with its weights, what says less is left."""
 
-import copy
 from pathlib import Path
 
 import pytest
-from record_factory import RUN, make_record
+from record_factory import RUN, edited, make_record, with_metrics, with_right
 
+from gkp.attacks import Attack
 from gkp.nets import models
 from gkp.nets.checkpoint import save_model
 from gkp.study.runs.merge import merge
@@ -19,10 +19,9 @@ def elsewhere(tmp_path: Path) -> Store:
     """A store with one record and its weights."""
     store = Store(tmp_path / "elsewhere")
     (store.root / FILE).parent.mkdir(parents=True)
-    record = make_record()
     sha256 = save_model(models.create("resnet8"), store.root / FILE, network="resnet8", dataset="digits")
-    record["checkpoints"]["last"] |= {"file": FILE, "sha256": sha256}
-    store.write(record)
+    last = ("checkpoints", "last")
+    store.write(edited(make_record(), ((*last, "file"), FILE), ((*last, "sha256"), sha256)))
     return store
 
 
@@ -38,15 +37,15 @@ def test_a_record_comes_with_its_weights_and_a_second_time_nothing_does(elsewher
 def test_only_more_measurements_of_the_same_weights_replace_a_record(elsewhere: Store, tmp_path: Path):
     here = Store(tmp_path / "here")
     merge(elsewhere.root, here)
-    more = copy.deepcopy(elsewhere.find(RUN))
-    more["checkpoints"]["last"]["metrics"]["more"] = more["checkpoints"]["last"]["metrics"]["benign"]
+    record, attack = elsewhere.find(RUN), Attack("fgsm", eps=0.1)
+    more = with_right(record, attack, record.metrics()["benign"].right)
     elsewhere.write(more)
     assert merge(elsewhere.root, here) == [f"took small/{RUN.stem}"]
     assert here.find(RUN) == more
-    del more["checkpoints"]["last"]["metrics"]["benign"]  # another one instead: says something else, not more
-    elsewhere.write(more)
+    # another one instead: says something else, not more
+    elsewhere.write(with_metrics(more, {attack.name: more.metrics()[attack.name]}))
     assert merge(elsewhere.root, here)[0].startswith("left")
-    assert "benign" in here.find(RUN)["checkpoints"]["last"]["metrics"]
+    assert "benign" in here.find(RUN).metrics()
 
 
 def test_nothing_is_written_when_one_file_is_damaged(elsewhere: Store, tmp_path: Path):

@@ -10,8 +10,9 @@ import pandas as pd
 
 from gkp.study.analysis import claims
 from gkp.study.analysis.claims import Claim, Verdict
+from gkp.study.analysis.comparison import Comparison
 from gkp.study.report.tables import to_markdown
-from gkp.study.runs.store import Record, Store
+from gkp.study.runs.store import Store
 
 WORDS = {"OK": "yes", "MISS": "no", "OPEN": "open", "MISSING": "no record"}
 
@@ -21,19 +22,19 @@ class Evidence:
     """The records, the verdict of every claim, and how many printed numbers wait, by suite.
 
     up: the path from the page to the repository, "" for README.md and "../" for a page in docs/.
-    read: suite -> its records, once they were asked for.
+    read: suite -> its comparison, once it was asked for.
     """
 
     store: Store
     judged: Sequence[Verdict] = ()
     waiting: Mapping[str, int] = field(default_factory=dict)
     up: str = ""
-    read: dict[str, list[Record]] = field(default_factory=dict, repr=False, compare=False)
+    read: dict[str, Comparison] = field(default_factory=dict, repr=False, compare=False)
 
-    def records(self, suite: str) -> list[Record]:
-        """The records of a suite; many blocks ask for the same ones, and files are read once."""
+    def comparison(self, suite: str) -> Comparison:
+        """The records of a suite; many blocks ask for the same ones."""
         if suite not in self.read:
-            self.read[suite] = self.store.of_suite(suite)
+            self.read[suite] = Comparison(self.store.of_suite(suite))
         return self.read[suite]
 
     def verdict(self, name: str) -> Verdict:
@@ -50,7 +51,7 @@ class Evidence:
             if verdict.claim.ours == ours:
                 return verdict
         claim = Claim("", f"{label} keeps what {against} has", "points", "", ours, at_least=0.0)
-        return claims.judge([claim], self.records)[0]
+        return claims.judge([claim], self.store.entries)[0]
 
     def notebook(self, name: str) -> str:
         """A link to a notebook, as seen from the page."""

@@ -9,7 +9,7 @@ import pandas as pd
 
 from gkp.study.analysis.claims import Verdict
 from gkp.study.analysis.comparison import PROTOCOL, points, sound_attack
-from gkp.study.analysis.labels import BENIGN, CONTROL, attack_titles, network_title
+from gkp.study.analysis.labels import BENIGN, CONTROL, network_title
 from gkp.study.report.pages.evidence import Evidence, answer, compact
 from gkp.study.runs.suites import PAPER_RECIPE, SHORT_RECIPE, TELLING
 
@@ -66,7 +66,7 @@ def limits(evidence: Evidence) -> str:
     few, strong = evidence.verdict("U1"), evidence.verdict("A9")
     low, high = few.interval or (math.nan, math.nan)
     place = few.claim.ours
-    images = points(evidence.records(place["suite"]), [place["attack"]])["n"].min()
+    images = points(evidence.comparison(place["suite"]), [place["attack"]])["n"].min()
     return (
         f"**Limits.** Every finding is about a short fine-tuning of {SHORT_RECIPE.epochs} epochs; the "
         f"paper's {PAPER_RECIPE.epochs} are [one command and a GPU]({evidence.up}docs/gpu.md) away. The "
@@ -106,7 +106,7 @@ def same_kernels(evidence: Evidence) -> Row:
 def kept(evidence: Evidence, suite: str, question: str) -> Row:
     """SR-GKP against the control: benign, the paper's attacks, PGD-10 at its smallest eps in pixels."""
     found = differences(evidence, suite)
-    titles = attack_titles(evidence.records(suite))
+    titles = evidence.comparison(suite).titles
     size = lines((titles[attack], points_text(verdict)) for attack, verdict in found.items())
     n = trainings(evidence, suite, found)
     return (question, answer(list(found.values())), size, n, evidence.notebook("02_fragility"))
@@ -148,14 +148,14 @@ def others() -> list[str]:
 
 def differences(evidence: Evidence, suite: str) -> dict[str, Verdict]:
     """Attack -> SR-GKP minus the equally fine-tuned control."""
-    attacks = (BENIGN, *PROTOCOL, sound_attack(evidence.records(suite)))
+    attacks = (BENIGN, *PROTOCOL, sound_attack(evidence.comparison(suite)))
     return {attack: evidence.difference(suite, attack, CONTROL) for attack in attacks}
 
 
 def trainings(evidence: Evidence, suite: str, found: dict[str, Verdict]) -> str:
     """ "3 seeds; 9,979 and 1,000 images"."""
     seeds = max(len(verdict.values) for verdict in found.values())
-    frame = points(evidence.records(suite), list(found))
+    frame = points(evidence.comparison(suite), list(found))
     sizes = sorted(set(frame[frame.label == METHOD]["n"]), reverse=True)
     return f"{seeds} seed{'s' * (seeds > 1)}; {' and '.join(f'{n:,}' for n in sizes)} images"
 
