@@ -79,22 +79,6 @@ def counts_text(found: Mapping[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def conventions_text(records: Sequence[Record]) -> pd.DataFrame:
-    """One row per network of the records: MACs and parameters (M) in both conventions, and the share left."""
-    rows = []
-    for label in ordered(r["label"] for r in records if "cost" in r and r["config"]["recipe"]):
-        record = next(r for r in records if r["label"] == label and "cost" in r)
-        before, after = record["cost"]["before"], record["cost"]["after"]
-        row = {"network": label}
-        for name in ("usual", "paper"):
-            for kind, title in (("macs", "MACs"), ("params", "parameters")):
-                left = after[name][kind] / before[name][kind]
-                digits = 2 if kind == "macs" else 3
-                row[f"{title}, {name}"] = f"{after[name][kind] / 1e6:.{digits}f} ({100 * left:.1f} %)"
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
 def latency_text(found: Mapping[str, Any]) -> pd.DataFrame:
     """One row per network and execution: time over that of the unpruned network, with its quartiles."""
     rows = []
@@ -111,25 +95,31 @@ def latency_text(found: Mapping[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def methods_text(records: Sequence[Record], timed: Mapping[str, Any] | None) -> pd.DataFrame:
-    """Every method's pruning step: seconds after a warm start, seconds as run, images, share of training.
+def steps(records: Sequence[Record], timed: Mapping[str, Any] | None) -> pd.DataFrame:
+    """method, seconds, warm, images: the pruning step of every one-shot method of the records.
 
-    timed: the fact `method-time`. "as run" is what the record of the run says, first imports included.
+    timed: the fact `method-time`, medians of repeated calls, for methods that look at weights alone ("warm").
+    The others have the seconds of their run, once, with all that they need beforehand. images: looked at.
     """
-    rows = []
+    found = []
     for label in ordered(r["label"] for r in records if r.get("pruned") and r["config"]["recipe"]):
         record = next(r for r in records if r["label"] == label and r["config"]["recipe"])
-        entry, step = pruners.get(record["config"]["method"]), record["pruning"]
-        training = sum(epoch["seconds"] for epoch in record["history"]["epochs"])
-        warm = (timed or {"methods": {}})["methods"].get(label)
-        rows.append(
-            {
-                "method": label,
-                "when": entry.schedule,
-                "seconds, warm": seconds_text(warm["seconds"]) if warm else "–",
-                "seconds, as run": seconds_text(step["seconds"]),
-                "images scored": f"{step['data_images']:,}",
-                "share of the fine-tuning": f"{100 * step['seconds'] / training:.2f} %",
-            }
-        )
+        if pruners.get(record["config"]["method"]).schedule != "one-shot":
+            continue
+        step, warm = record["pruning"], (timed or {"methods": {}})["methods"].get(label)
+        seconds = warm["seconds"] if warm else step["seconds"]
+        found.append((label, seconds, bool(warm), step["data_images"]))
+    return pd.DataFrame(found, columns=["method", "seconds", "warm", "images"])
+
+
+def left(records: Sequence[Record]) -> pd.DataFrame:
+    """label, then the share of MACs and parameters that is left, percent: macs_usual, params_paper, ..."""
+    rows = []
+    for label in ordered(r["label"] for r in records if r.get("pruned") and "cost" in r):
+        cost = next(r["cost"] for r in records if r["label"] == label and r.get("pruned"))
+        row = {"label": label}
+        for name in ("usual", "paper"):
+            for kind in ("macs", "params"):
+                row[f"{kind}_{name}"] = 100 * cost["after"][name][kind] / cost["before"][name][kind]
+        rows.append(row)
     return pd.DataFrame(rows)

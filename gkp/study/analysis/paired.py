@@ -15,7 +15,7 @@ from gkp.attacks.outcome import unpack_bits
 from gkp.study.analysis.comparison import attacks, distinct, points
 from gkp.study.analysis.labels import BENIGN, CONTROL, CONTROLS, ordered
 from gkp.study.runs.store import Record
-from gkp.utils.stats import mcnemar, mcnemar_clustered
+from gkp.utils.stats import mcnemar, mcnemar_clustered, paired_difference
 
 LEVEL = 0.05  # of a test, after Holm's correction
 
@@ -49,8 +49,7 @@ def against(
         seeds = [seed for seed in own if seed in reference]
         if label == control or not seeds:
             continue
-        n = min(len(side[seed]) for side in (own, reference) for seed in seeds)
-        a, b = (torch.stack([side[seed][:n] for seed in seeds]) for side in (own, reference))
+        a, b = alike(own, reference)
         gain = 100 * (a.double().mean() - b.double().mean()).item()
         p = mcnemar(a[0], b[0]) if len(seeds) == 1 else mcnemar_clustered(a, b)
         rows.append({"method": label, "control": control, "difference": gain, "p": p})
@@ -61,6 +60,28 @@ def against(
         for gain, p in zip(frame["difference"], frame["p"], strict=True)
     ]
     return frame
+
+
+def alike(own: Mapping[int, Tensor], other: Mapping[int, Tensor]) -> tuple[Tensor, Tensor]:
+    """What two methods have right, paired: two `bits` -> two bool (S, N) of their common seeds and images."""
+    seeds = [seed for seed in own if seed in other]
+    n = min(len(side[seed]) for side in (own, other) for seed in seeds)
+    first, second = (torch.stack([side[seed][:n] for seed in seeds]) for side in (own, other))
+    return first, second
+
+
+def intervals(
+    records: Sequence[Record], attack: str, control: str = CONTROL, rule: str = "last"
+) -> pd.DataFrame:
+    """`against` with low, high (points: the paired 95 % interval over images, uncorrected), n, seeds."""
+    frame, reference = against(records, attack, control, rule), bits(records, control, attack, rule)
+    rows = []
+    for label in frame["method"]:
+        a, b = alike(bits(records, label, attack, rule), reference)
+        low, high = paired_difference(a, b)
+        rows.append((100 * low, 100 * high, a.shape[1], len(a)))
+    ends = pd.DataFrame(rows, columns=["low", "high", "n", "seeds"], index=frame.index)
+    return frame.join(ends)
 
 
 def holm(p: pd.Series) -> list[float]:
