@@ -81,12 +81,12 @@ def against(
 
 
 def against_text(records: Sequence[Record], attacks: Sequence[str], control: str) -> pd.DataFrame:
-    """Text table: "-2.20 (-2.81 to -1.59)" per method and attack; bold where the interval leaves zero out."""
+    """Text table: "-2.20 (-2.81 to -1.59)" per method and attack; the intervals are not corrected."""
     titles, columns = attack_titles(records), {}
     for attack in attacks:
-        cells = {}
-        for row in against(records, attack, control).itertuples():
-            text = f"{row.mean:+.2f} ({row.low:+.2f} to {row.high:+.2f})"
-            cells[row.method] = f"**{text}**" if row.low > 0 or row.high < 0 else text
+        cells = {
+            row.method: f"{row.mean:+.2f} ({row.low:+.2f} to {row.high:+.2f})"
+            for row in against(records, attack, control).itertuples()
+        }
         columns[titles.get(attack, attack)] = pd.Series(cells, dtype=object)
     return pd.DataFrame(columns).rename_axis("method").reset_index()

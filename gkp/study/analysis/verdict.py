@@ -11,6 +11,7 @@ from gkp.attacks import Attack
 from gkp.study.analysis import paired
 from gkp.study.analysis.audit import having
 from gkp.study.analysis.comparison import PROTOCOL, compared, sound_attack
+from gkp.study.analysis.costs import seconds_text
 from gkp.study.analysis.labels import BENIGN, CONTROL, CONTROLS, attack_titles, family
 from gkp.study.runs.protocols import SMALL
 from gkp.study.runs.store import Record, Store
@@ -21,6 +22,7 @@ PAPER = PROTOCOL[0]  # FGSM 0.01, the paper's headline
 COLUMNS = ("the paper says", "for", "against", "how sure", "notebook")
 AUTOATTACK, STRONGEST = "cifar10-resnet20-autoattack", Attack("autoattack", eps=SMALL[0] / 255).name
 ABLATIONS, COST = ("cifar10-resnet20-ablations", "search-ablations"), ("cost", "latency")
+TIMES = ("cost", "pruning-time")
 
 
 def abstract(root: str | Path, records: Sequence[Record]) -> pd.DataFrame:
@@ -129,8 +131,10 @@ def kept(records: Sequence[Record]) -> tuple[str, ...]:
 def free(root: str | Path, records: Sequence[Record]) -> tuple[str, ...]:
     record = next(r for r in compared(records) if r["label"] == METHOD)
     training = sum(epoch["seconds"] for epoch in record["history"]["epochs"])
-    step, fact = record["pruning"], Store(root).fact(*COST)
-    share = 100 * step["seconds"] / training
+    step, fact, timed = record["pruning"], Store(root).fact(*COST), Store(root).fact(*TIMES)
+    measured = timed["facts"]["networks"].get(record["config"]["network"]) if timed else None
+    seconds = measured["seconds"] if measured else step["seconds"]
+    share = 100 * seconds / training
     slower = "its latency has no record yet"
     if fact:
         times = ", ".join(
@@ -142,7 +146,7 @@ def free(root: str | Path, records: Sequence[Record]) -> tuple[str, ...]:
         slower = f"as grouped convolutions it takes {times} the unpruned network's time on {device}"
     return (
         "for free: in one shot, from the weights alone",
-        f"{step['seconds']:.1f} s beside other work and {step['data_images']} images, {share:.1f} % of a "
+        f"{seconds_text(seconds)} and {step['data_images']} images, {share:.1f} % of a "
         f"fine-tuning of {len(record['history']['epochs'])} epochs",
         slower,
         "one machine",

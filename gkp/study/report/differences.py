@@ -39,7 +39,7 @@ def forest(records: Sequence[Record], names: Sequence[str], control: str = CONTR
     figure = new_figure(DOUBLE, 1.15 + ROW * len(frames[names[0]]))
     panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
     _row_of_panels(panels, frames, attack_titles(records))
-    figure.suptitle(_header(records), x=0.01, ha="left", **BOLD)
+    figure.suptitle(f"{_network(records)}, {_header(records)}", x=0.01, ha="left", **BOLD)
     figure.supxlabel(f"accuracy minus that of {method_title(control)} (points); {HOW}", fontsize=7)
     return figure
 
@@ -51,24 +51,22 @@ def verdict(comparisons: Sequence[Sequence[Record]], trainings: Sequence[Record]
     As `forest`, against the unpruned network with the same training. trainings: records with several seeds;
     each training's difference is a small dot in the first comparison.
     """
-    drawn = [
-        {name: paired.intervals(records, name) for name in headlines(records)} for records in comparisons
-    ]
+    drawn = [{n: paired.intervals(records, n) for n in headlines(records)} for records in comparisons]
     counts = [len(next(iter(frames.values()))) for frames in drawn]
-    figure = new_figure(DOUBLE, 0.6 + sum(ROW * count + 0.65 for count in counts))
-    rows = figure.subplots(
-        len(drawn),
-        max(map(len, drawn)),
-        sharey="row",
-        squeeze=False,
-        height_ratios=[ROW * n + 0.2 for n in counts],
-    )
+    figure = new_figure(DOUBLE, 0.7 + sum(ROW * count + 0.75 for count in counts))
+    heights = [ROW * count + 0.2 for count in counts]
+    shape = len(drawn), max(map(len, drawn))
+    rows = figure.subplots(*shape, sharey="row", squeeze=False, height_ratios=heights)
     for panels, records, frames in zip(rows, comparisons, drawn, strict=True):
-        _row_of_panels(panels, frames, attack_titles(records), _header(records))
+        _row_of_panels(panels, frames, attack_titles(records))
+        for axes in panels:
+            axes.set_title(f"{_network(records)}, {axes.get_title(loc='left')}")
         if trainings and records is comparisons[0]:
             _small_dots(panels, frames, trainings)
+    figure.suptitle(_header(comparisons[0]), x=0.01, ha="left", **BOLD)
     words = f"accuracy minus that of {CONTROL}, the same training without pruning (points); {HOW}"
     words += "; small dots: each of several trainings" if trainings else ""
+    words += "; norm.: eps counts after normalisation; pred.: predicted labels; both as in the paper"
     figure.supxlabel(textwrap.fill(words, 125), fontsize=7)
     return figure
 
@@ -92,7 +90,7 @@ def trainings(records: Sequence[Record], names: Sequence[str], control: str = CO
         axes.xaxis.set_major_locator(MaxNLocator(4))
         _no_rows(axes)
     _label_rows(panels[0], order)
-    figure.suptitle(_header(records), x=0.01, ha="left", **BOLD)
+    figure.suptitle(f"{_network(records)}, {_header(records)}", x=0.01, ha="left", **BOLD)
     words = f"accuracy minus that of {method_title(control)} of the same seed (points); a dot is a training"
     figure.supxlabel(words, fontsize=7)
     return figure
@@ -116,16 +114,14 @@ def scatter(records: Sequence[Record], across: str, up: str) -> Figure:
     for label, point in both.iterrows():
         x, y, style = point.difference_x, point.difference_y, spotlit(label)
         if style.marker != "o":
-            ends = {
-                "xerr": [[x - point.low_x], [point.high_x - x]],
-                "yerr": [[y - point.low_y], [point.high_y - y]],
-            }
-            axes.errorbar(x, y, **ends, color=style.colour, alpha=0.4, linewidth=0.8, zorder=2)
-        axes.plot(x, y, linestyle="", zorder=4, **style.line)
+            wide, high = [[x - point.low_x], [point.high_x - x]], [[y - point.low_y], [point.high_y - y]]
+            axes.errorbar(x, y, xerr=wide, yerr=high, color=style.colour, alpha=0.4, linewidth=0.8, zorder=2)
+        axes.plot(x, y, linestyle="", zorder=4 if style.marker == "o" else 5, **style.line)
     axes.axvline(0, **ZERO)
     axes.axhline(0, **ZERO)
-    axes.set(xlabel=f"difference under {titles[across]} (points)", ylabel=f"under {titles[up]} (points)")
-    figure.suptitle(f"{_header(records)}; minus {CONTROL}", x=0.01, ha="left", **BOLD)
+    axes.set_xlabel(f"difference to {CONTROL} under {titles[across]} (points)")
+    axes.set_ylabel(f"difference to {CONTROL}\nunder {titles[up]} (points)")
+    figure.suptitle(f"{_network(records)}, {_header(records)}", x=0.01, ha="left", **BOLD)
     figure.draw_without_rendering()
     _direct_labels(axes, both)
     return figure
@@ -140,7 +136,7 @@ def headlines(records: Sequence[Record]) -> list[str]:
 
 
 def _row_of_panels(
-    panels: Sequence[Axes], frames: Mapping[str, pd.DataFrame], titles: Mapping[str, str], above: str = ""
+    panels: Sequence[Axes], frames: Mapping[str, pd.DataFrame], titles: Mapping[str, str]
 ) -> None:
     order = _order(frames)
     for axes, (name, frame) in zip(panels, frames.items(), strict=False):
@@ -149,12 +145,9 @@ def _row_of_panels(
         axes.axvline(0, **ZERO)
         images = f"{frame.n.max():,} images"
         wrapped = textwrap.fill(titles[name], NARROW) if len(frames) > 2 else titles[name]
-        axes.set_title(f"{wrapped}, {images}" if len(frames) <= 2 else f"{wrapped}\n{images}")
+        axes.set_title(f"{wrapped}\n{images}")
         axes.xaxis.set_major_locator(MaxNLocator(5 if len(frames) <= 3 else 4))
         _no_rows(axes)
-    if above:
-        panels[0].set_title(f"{above}\n", **BOLD, loc="left", x=-0.35)
-        panels[0].text(0, 1.0, "", transform=panels[0].transAxes)
     panels[0].set(ylim=(len(order) - 0.4, -0.6))
     _label_rows(panels[0], order)
 
@@ -204,10 +197,14 @@ def _direct_labels(axes: Axes, both: pd.DataFrame) -> None:
     canvas = FigureCanvasAgg(axes.figure.figure)
     places = {label: (point.difference_x, point.difference_y) for label, point in both.iterrows()}
     pixels = {label: axes.transData.transform(place) for label, place in places.items()}
-    taken = [Bbox.from_bounds(x - 9, y - 9, 18, 18) for x, y in pixels.values()]
-    sides = (((6, 0), "left", "center"), ((-6, 0), "right", "center"), ((0, 6), "center", "bottom"))
+    taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in pixels.values()]
+    sides = [
+        ((dx, dy), "left" if dx > 0 else "right", va)
+        for dy, va in ((2, "bottom"), (-2, "top"))
+        for dx in (5, -5)
+    ]
     for label in sorted(places, key=lambda label: label not in SPOTLIGHT):
-        for offset, ha, va in (*sides, ((0, -6), "center", "top")):
+        for offset, ha, va in sides:
             text = axes.annotate(
                 method_title(label), places[label], xytext=offset, textcoords="offset points", ha=ha, va=va,
                 fontsize=7, color=spotlit(label).colour, weight="bold" if label in SPOTLIGHT else "normal",
@@ -221,11 +218,17 @@ def _direct_labels(axes: Axes, both: pd.DataFrame) -> None:
 
 
 def _header(records: Sequence[Record]) -> str:
-    """Network, data, training and seeds, for the top of a figure."""
-    trained = [record["config"] for record in compared(records) if record["config"]["recipe"]]
+    """Data, training and seeds, for the top of a figure."""
+    trained = _trained(records)
     first, count = trained[0], len({config["seed"] for config in trained})
     data = DATASETS.get(first["dataset"], first["dataset"])
-    return (
-        f"{network_title(first['network'])}, {data}: {first['recipe']['epochs']} epochs of fine-tuning, "
-        f"{count} training{'s' * (count > 1)} each"
-    )
+    epochs = first["recipe"]["epochs"]
+    return f"{data}: {epochs} epochs of fine-tuning, {count} training{'s' * (count > 1)} of each network"
+
+
+def _network(records: Sequence[Record]) -> str:
+    return network_title(_trained(records)[0]["network"])
+
+
+def _trained(records: Sequence[Record]) -> list[dict[str, Any]]:
+    return [record["config"] for record in compared(records) if record["config"]["recipe"]]

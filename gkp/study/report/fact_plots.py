@@ -46,11 +46,11 @@ def beam_step(step: pd.DataFrame, channels: int) -> Figure:
         left.scatter(kept, [row] * len(kept), s=22, color=colour)
     left.set(xlabel="input channel", xticks=range(0, channels, 2), yticks=[], ylabel="branches")
     left.set_title(f"kept so far: the start and {len(step['kept'].iloc[0]) - 1} more")
-    for axes, column, weight in ((middle, "cost", "most"), (right, "smoothness", "little")):
+    for axes, column in ((middle, "cost"), (right, "smoothness")):
         lowest = step[column].min()
         axes.barh(range(len(step)), step[column] - lowest, color=colours, height=0.7)
         axes.set(xlabel="above the least", ylim=(len(step) - 0.4, -0.6))
-        axes.set_title(f"{column}: counts {weight}")
+        axes.set_title(column)
     for axes in figure.axes:
         axes.grid(visible=False)
         axes.tick_params(axis="y", length=0)
@@ -61,9 +61,9 @@ def beam_step(step: pd.DataFrame, channels: int) -> Figure:
 def set_smoothness(weight: Tensor, *, groups: int = 8, rate: float = RATE, group: int = 0) -> Figure:
     """Smoothness of every set that could be kept in one group, and where the released search's choice lies.
 
-    Left: all sets of one group, dark those that hold its roughest kernel. Right: for every group, the share of
-    sets that are smoother than the choice; a search for smooth kernels would be near 0 %, a random choice
-    anywhere.
+    Left: all sets of one group, dark those that hold its roughest kernel. Right: for every group, the share
+    of sets that are smoother than the choice; a search for smooth kernels would be near 0 %, a random
+    choice anywhere.
     """
     selection = select(weight, groups=groups, rate=rate)
     own, others = anatomy.smoothness_of_sets(weight, selection, generator=torch.Generator().manual_seed(0))
@@ -131,14 +131,14 @@ def search_changes(found: Mapping[str, Any]) -> Figure:
     axes = figure.subplots()
     axes.hlines(range(len(order)), UNCHANGED, whole["changed"], color=CHOSEN, linewidth=4, alpha=0.3)
     sns.stripplot(
-        frame[frame.network != ALL], x="changed", y="search", order=order, color=CHOSEN, size=3.5, jitter=False,
-        alpha=0.8, ax=axes,
+        frame[frame.network != ALL], x="changed", y="search", order=order, color=CHOSEN, alpha=0.8,
+        size=3.5, jitter=False, ax=axes,
     )  # fmt: skip
     axes.set_xscale("log")
     ticks = [UNCHANGED, 0.1, 1, 10, 100 * RATE, 100]
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticklabels(["none", "0.1", "1", "10", "44", "100"])
+    axes.set_xticklabels(["none", "0.1", "1", "10", f"{100 * RATE:.0f}", "100"])
     axes.axvline(100 * RATE, **DASHED)
     axes.set(ylabel="", ylim=(len(order) - 0.4, -0.6))
     axes.set_xlabel(
@@ -176,7 +176,7 @@ def pruning_times(frame: pd.DataFrame) -> Figure:
     for text, label in zip(axes.get_yticklabels(), frame.method, strict=True):
         text.set_color(spotlit(label).colour)
     axes.set_xlabel(
-        "seconds of the pruning step (log axis); filled: weights alone, median of repeated calls; hollow: one run"
+        "seconds of the pruning step (log axis); filled: weights alone, median of calls; hollow: one run"
     )
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)

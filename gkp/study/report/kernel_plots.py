@@ -56,7 +56,8 @@ def kernels(weight: Tensor, count: int = 24) -> Figure:
 def grouped(weight: Tensor, selection: Selection) -> Figure:
     """One layer four times: dense, masked, its filters in groups, and what is stored and drawn at last.
 
-    A row is a filter, a column an input channel, a cell a kernel: the darker the larger. weight: (O, I, kh, kw).
+    A row is a filter, a column an input channel, a cell a kernel: the darker the larger.
+    weight: (O, I, kh, kw).
     """
     size = weight.detach().double().cpu().square().sum((2, 3)).sqrt()
     groups, keep = selection.kept.shape
@@ -70,25 +71,27 @@ def grouped(weight: Tensor, selection: Selection) -> Figure:
         f"1. dense: {size.numel()} kernels": (size, None, range(len(size))),
         f"2. masked: {held.sum()} stay": (size, ~held, range(len(size))),
         "3. filters in groups": (size[order], ~held[order], order.tolist()),
-        f"4. grouped: {groups} x {members} x {keep}": (small, None, order.tolist()),
+        f"4. stored: {groups} x {members} x {keep}": (small, None, order.tolist()),
     }
     figure = new_figure(DOUBLE, 2.25)
-    widths = [weight.shape[1]] * 3 + [keep]
+    widths = [weight.shape[1]] * 3 + [keep + 3]
     for axes, (title, (cells, empty, names)) in zip(
         figure.subplots(1, 4, width_ratios=widths), panels.items(), strict=True
     ):
         sns.heatmap(
-            cells.numpy(), mask=None if empty is None else empty.numpy(), cmap=SMOOTH, vmin=0, vmax=float(size.max()),
-            linewidths=0.4, linecolor="white", cbar=False, ax=axes, xticklabels=False, yticklabels=list(names),
+            cells.numpy(), mask=None if empty is None else empty.numpy(), cmap=SMOOTH, vmin=0,
+            vmax=float(size.max()), linewidths=0.4, linecolor="white", cbar=False, ax=axes,
+            xticklabels=False, yticklabels=list(names),
         )  # fmt: skip
         axes.tick_params(axis="y", length=0, rotation=0, labelsize=7)
+        axes.grid(visible=False)
         axes.set_title(title)
         axes.set_xlabel("input channel")
         if title[0] in "34":
             for border in range(members, len(weight), members):
                 axes.axhline(border, color=CHOSEN, linewidth=0.8)
     figure.axes[0].set_ylabel("filter")
-    figure.axes[3].set_xlabel("kept channels, packed")
+    figure.axes[3].set_xlabel("kept, packed")
     return figure
 
 

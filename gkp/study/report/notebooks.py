@@ -139,7 +139,8 @@ def run(
 def own_kernel_manager() -> type[KernelManager]:
     """A manager that starts kernels with this very Python, whatever kernels Jupyter's folders offer.
 
-    On clusters another environment's "python3" often comes first (JUPYTER_PATH), without this package.
+    On clusters another environment's "python3" often comes first (JUPYTER_PATH), without this package. It
+    talks to them by sockets of the file system, of which kernels do not warn as they do of open TCP ports.
     """
     from ipykernel.kernelspec import RESOURCES, get_kernel_dict
     from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
@@ -151,6 +152,10 @@ def own_kernel_manager() -> type[KernelManager]:
             return self.kernel_spec_class(resource_dir=RESOURCES, **get_kernel_dict())
 
     class OwnKernelManager(AsyncKernelManager):
+        @default("transport")
+        def _sockets(self) -> str:
+            return "ipc"
+
         @default("kernel_spec_manager")
         def _own_specs(self) -> KernelSpecManager:
             return OwnSpecs(parent=self.parent)

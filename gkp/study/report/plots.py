@@ -127,15 +127,15 @@ def epsilon_curve(
     radii = [0.0 if name == BENIGN else _radius(titles[name]) for name in names]
     figure = new_figure(DOUBLE * 0.75, 3.0)
     axes = figure.subplots()
-    labels = distinct(same, rule)
+    labels = [label for label in distinct(same, rule) if label != CONTROL]
+    last: dict[str, float] = {}
     for label in sorted(labels, key=lambda label: label in SPOTLIGHT):
         gains = [fmean(_gains(same, label, name, rule)) for name in names]
         front = label in SPOTLIGHT
         line = spotlit(label).line if front else {"color": REST, "alpha": 0.45}
         axes.plot(radii, gains, **line, linewidth=1.3 if front else 0.7, zorder=3 if front else 2)
-        if front:
-            place = {"xytext": (5, 0), "textcoords": "offset points", "va": "center"}
-            axes.annotate(method_title(label), (radii[-1], gains[-1]), **place, color=spotlit(label).colour)
+        last |= {label: gains[-1]} if front else {}
+    _names_beside(axes, radii[-1], last)
     if METHOD in labels:
         ends = pd.DataFrame([_interval(same, name, rule) for name in names], radii)
         axes.vlines(ends.index, ends[0], ends[1], color=look(METHOD).colour, linewidth=0.8, zorder=4)
@@ -163,8 +163,18 @@ def _over_eps(axes: Axes, radii: Sequence[float], words: Sequence[str]) -> None:
     axes.xaxis.set_major_locator(FixedLocator(radii))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticklabels(words)
-    axes.set_xlim(-0.2 * radii[1], 3.2 * radii[-1])
+    axes.set_xlim(-0.2 * radii[1], 2.6 * radii[-1])
     axes.axhline(0, color=INK, linewidth=0.8, zorder=1)
+
+
+def _names_beside(axes: Axes, x: float, last: Mapping[str, float]) -> None:
+    """Names right of the ends of lines, label -> height, moved up where two would meet."""
+    room = 0.055 * (axes.get_ylim()[1] - axes.get_ylim()[0])
+    lowest = -float("inf")
+    for label, end in sorted(last.items(), key=lambda item: item[1]):
+        lowest = max(end, lowest + room)
+        place: dict[str, Any] = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
+        axes.annotate(method_title(label), (x, lowest), **place, color=spotlit(label).colour)
 
 
 def _radius(title: str) -> float:
@@ -228,9 +238,14 @@ def ladder(records: Sequence[Record]) -> Figure:
         steps = [place for place, name in enumerate(words) if name != ASIDE]
         axes.plot(steps, middle.iloc[steps], color=FAINT, linewidth=0.8, zorder=1)
         for place, value in enumerate(middle):
-            axes.annotate(f"{value:.0f} %", (place, value), xytext=(9, 3), textcoords="offset points")
+            axes.annotate(f"{value:.0f} %", (place, value), xytext=(14, 4), textcoords="offset points")
         axes.set_title(f"{title}: the same {frame.n.max():,} images")
-        axes.set(xlabel="", ylabel="accuracy (%)", ylim=(-3, 100), xlim=(-0.5, len(order) - 0.1))
+        axes.set(
+            xlabel="",
+            ylabel="" if axes.get_subplotspec().colspan.start else "accuracy (%)",
+            ylim=(-3, 100),
+            xlim=(-0.5, len(order) - 0.1),
+        )
         axes.grid(axis="x", visible=False)
     legend(figure, [label for label in shown if label in SPOTLIGHT])
     return figure
@@ -241,7 +256,7 @@ def _rungs(axes: Axes, frame: pd.DataFrame, order: Sequence[str]) -> None:
     labels = ordered(frame.label)
     for label in sorted(labels, key=lambda label: label in SPOTLIGHT):
         own, front = frame[frame.label == label].set_index("rung")["mean"], label in SPOTLIGHT
-        aside = 0.3 * (labels.index(label) / max(len(labels) - 1, 1) - 0.5)
+        aside = 0.56 * (labels.index(label) / max(len(labels) - 1, 1) - 0.5)
         line = spotlit(label).line | {"markersize": 4.5 if front else 2.5, "alpha": 1 if front else 0.5}
         axes.plot([place + aside for place in range(len(order))], own[list(order)], linestyle="", **line)
     axes.set_xticks(range(len(order)), order)
@@ -284,14 +299,12 @@ def choices(records: Sequence[Record]) -> Figure:
 
 @styled
 def digit(found: Mapping[str, Any], times: int = 50) -> Figure:
-    """One image: clean, and for every eps in both units the difference (`times` as large) and the attacked one.
+    """One image, clean and attacked, with the difference `times` as large, for every eps in both units.
 
     found: the fact of `gkp.study.facts.attacked.attacked_digit`. Grey in a difference is no change.
     """
-    clean, attacked = (
-        unpacked(found["clean"]["image"]),
-        sorted(found["attacked"], key=lambda one: one["furthest"]),
-    )
+    clean = unpacked(found["clean"]["image"])
+    attacked = sorted(found["attacked"], key=lambda one: one["furthest"])
     figure = new_figure(DOUBLE, 3.1)
     cells = figure.subplots(2, 1 + len(attacked))
     cells[0, 0].axis("off")
@@ -301,7 +314,7 @@ def digit(found: Mapping[str, Any], times: int = 50) -> Figure:
         unit = "after normalisation" if one["space"] == "normalized" else "in pixels"
         _picture(cells[0, column], 127.5 + times * change, "")
         cells[0, column].set_title(
-            f"eps {one['eps']:g} {unit}\n= {one['furthest']:.1f}/255", loc="center", fontsize=7
+            f"eps {one['eps']:g} {unit}\n= {one['furthest']:.3g}/255", loc="center", fontsize=7
         )
         _picture(cells[1, column], clean + change, _says(one))
     cells[0, 1].set_ylabel(f"difference x {times}", labelpad=6)

@@ -10,11 +10,20 @@ from torch import nn
 
 from gkp.nets.checkpoint import load_file
 from gkp.study.analysis import comparison as compare
-from gkp.study.analysis.claims import Verdict
+from gkp.study.analysis.claims import CLAIMS, Verdict
 from gkp.study.analysis.labels import CONTROL
 from gkp.study.execute.suite import run_suite
 from gkp.study.report.tables import claims_table, claims_text, to_markdown
 from gkp.study.runs.store import Record
+
+
+def root() -> Path:
+    """The repository that the current folder is in. FileNotFoundError outside of one."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / CLAIMS).exists():
+            return folder
+    raise FileNotFoundError(f"no {CLAIMS} in {here} or above: open the notebook from the repository's folder")
 
 
 def records(root: str | Path, suite: str, *, compute: bool = False) -> list[Record]:

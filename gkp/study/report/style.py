@@ -22,7 +22,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from gkp.study.analysis.labels import base, ordered
+from gkp.study.analysis.labels import base, method_title, ordered
 from gkp.utils.files import atomic_write_bytes
 
 SINGLE, DOUBLE = 3.3, 6.8  # widths of one and of two printed columns, in inches
@@ -194,7 +194,7 @@ def new_figure(width: float, height: float) -> Figure:
 def legend(figure: Figure, labels: Iterable[str], columns: int = 6) -> None:
     """One legend below all panels, in the order of all figures."""
     handles = [
-        Line2D([], [], linestyle="", label=label, **{**look(label).line, "alpha": 1})
+        Line2D([], [], linestyle="", label=method_title(label), **{**look(label).line, "alpha": 1})
         for label in ordered(labels)
     ]
     longest = max(len(str(handle.get_label())) for handle in handles)
