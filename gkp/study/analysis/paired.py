@@ -106,16 +106,21 @@ def against_text(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return table.rename_axis("method").reset_index()
 
 
-def who_beats(frame: pd.DataFrame) -> str:
-    """The pruning methods of an `against` that are shown to be better than its control, as a sentence."""
-    pruned = frame[~frame.method.isin(CONTROLS)]
-    better = list(pruned[pruned.verdict == "better"].method)
-    worse = sum(pruned.verdict == "worse")
-    control = frame.control.iloc[0]
-    return (
-        f"of {len(pruned)} methods, {len(better)} shown to be better than {control}"
-        f"{' (' + ', '.join(better) + ')' if better else ''}, {worse} shown to be worse"
-    )
+def counts_text(frames: Mapping[str, pd.DataFrame], method: str = "sr-gkp") -> pd.DataFrame:
+    """Frames of `against` by title: how many pruning methods are shown to lose, and how many to gain.
+
+    Columns: attack, methods, less accurate, more, not shown, and the method with its difference in points.
+    """
+    rows = []
+    for title, frame in frames.items():
+        pruned = frame[~frame["method"].isin(CONTROLS)]
+        worse, better = (int((pruned["verdict"] == word).sum()) for word in ("worse", "better"))
+        row = {"attack": title, "methods": str(len(pruned)), "less accurate": str(worse), "more": str(better)}
+        row["not shown"] = str(len(pruned) - worse - better)
+        own = pruned[pruned["method"] == method]
+        row[method] = f"{own['difference'].iloc[0]:+.2f}, {own['verdict'].iloc[0]}" if len(own) else "–"
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def p_text(p: float) -> str:

@@ -16,9 +16,8 @@ from gkp.study.analysis import claims
 from gkp.study.analysis import comparison as compare
 from gkp.study.analysis import paper as published
 from gkp.study.analysis.labels import attack_titles
-from gkp.study.report.details import details_of
 from gkp.study.report.readme import fill_blocks
-from gkp.study.report.tables import footnote, self_checks, summary, to_markdown
+from gkp.study.report.tables import details_of, footnote, self_checks, summary, to_markdown
 from gkp.study.runs import suites
 from gkp.study.runs.store import Record, Store, table
 from gkp.study.runs.suites import LIVE

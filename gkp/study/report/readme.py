@@ -67,11 +67,14 @@ def folded(title: str, markdown: str) -> str:
     return f"<details>\n<summary>{title}</summary>\n\n{markdown}\n</details>\n"
 
 
-def statements(abstract: pd.DataFrame) -> str:
-    """`verdict.abstract` as a list: what the paper says, then for, against, how sure, where."""
+def statements(abstract: pd.DataFrame, folder: str = "notebooks/") -> str:
+    """`verdict.abstract` as a list: what the paper says, then for, against, how sure, where.
+
+    folder: of the notebooks, as links need it.
+    """
     lines = []
     for says, found, against, sure, notebook in abstract.itertuples(index=False):
-        link = f"[{notebook}](notebooks/{notebook}.ipynb)"
+        link = f"[{notebook}]({folder}{notebook}.ipynb)"
         lines += [f"- ***{says}***", f"  - for: {found}", f"  - against: {against}", f"  - {sure}; {link}"]
     return "\n".join(lines) + "\n"
 

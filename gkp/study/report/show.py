@@ -13,8 +13,11 @@ from gkp.study.analysis import comparison as compare
 from gkp.study.analysis.claims import CLAIMS, Verdict
 from gkp.study.analysis.labels import CONTROL
 from gkp.study.execute.suite import run_suite
+from gkp.study.report.readme import folded
 from gkp.study.report.tables import claims_table, claims_text, to_markdown
 from gkp.study.runs.store import Record
+
+SHORT = 12  # claims of a table that stands open
 
 
 def root() -> Path:
@@ -61,6 +64,7 @@ def table(frame: pd.DataFrame) -> None:
 
 
 def claims(judged: Sequence[Verdict]) -> None:
-    """Display the verdicts on claims, and how many hold."""
-    table(claims_table(judged))
-    say(claims_text(judged))
+    """Display how many claims hold, and a table of them; what is long opens by a click."""
+    compact = claims_table(judged).drop(columns=["tolerance", "because"])
+    listed = to_markdown(compact) if len(compact) <= SHORT else folded("Each of them", to_markdown(compact))
+    say(claims_text(judged) + " Tolerances and reasons: the README.", "", listed)
