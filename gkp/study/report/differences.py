@@ -104,7 +104,7 @@ def scatter(records: Sequence[Record], across: str, up: str) -> Figure:
     others are left out. Dashed: least squares over the pruned networks.
     """
     first, second = (paired.intervals(records, name).set_index("method") for name in (across, up))
-    both, titles = first.join(second, lsuffix="_x", rsuffix="_y", how="inner"), attack_titles(records)
+    both, titles = first.add_suffix("_x").join(second.add_suffix("_y"), how="inner"), attack_titles(records)
     figure = new_figure(DOUBLE * 0.75, 3.4)
     axes = figure.subplots()
     sns.regplot(

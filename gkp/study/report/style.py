@@ -104,7 +104,7 @@ VARIANTS: dict[str, tuple[str, float]] = {
     "variant-absolute": ("<", 1),
     "beam_width-1": ("d", 0.5),
 }
-LONG_LABEL = 24  # letters; variants have longer ones, of which four fit beside one another
+LINE = 80  # letters of a legend's line
 OTHER_COLOUR, OTHER_MARKERS = "#7A5230", ("8", "1", "2", "3", "4", "|")
 OPEN_MARKERS = "+1234|"  # have no face: their edge carries the colour
 SIZES = {"*": 9.0, "X": 6.5, "P": 6.5, "D": 4.8, "s": 5.2, "+": 7.0}  # in points; the others look like 5.5
@@ -197,8 +197,8 @@ def legend(figure: Figure, labels: Iterable[str], columns: int = 6) -> None:
         Line2D([], [], linestyle="", label=method_title(label), **{**look(label).line, "alpha": 1})
         for label in ordered(labels)
     ]
-    longest = max(len(str(handle.get_label())) for handle in handles)
-    columns = min(columns if longest <= LONG_LABEL else 4, len(handles))
+    lengths = sorted(len(str(handle.get_label())) for handle in handles)
+    columns = min(columns if sum(lengths[-columns:]) <= LINE else 4, len(handles))
     figure.legend(
         handles=handles, ncols=columns, loc="outside lower center", handletextpad=0.2, columnspacing=1.2
     )

@@ -10,7 +10,7 @@ from record_factory import RUN, make_record
 from gkp.study.analysis import choice
 from gkp.study.analysis.comparison import PROTOCOL
 from gkp.study.analysis.labels import BENIGN
-from gkp.study.report import protocol_plots as audit_plots
+from gkp.study.report import plots
 from gkp.study.runs import protocols, suites
 from gkp.train.recipe import Recipe
 
@@ -79,11 +79,11 @@ def test_a_network_without_attacked_epochs_has_no_course(record: dict) -> None:
     del plain["history"], record["checkpoints"]["best-fgsm-0.1"]["metrics"][BENIGN]
     assert choice.courses([plain, record]) == []
     with pytest.raises(ValueError, match="cifar10-resnet20-selection"):
-        audit_plots.choices([plain])
+        plots.choices([plain])
 
 
 def test_the_figure_marks_the_three_rules_and_the_drop(record: dict) -> None:
-    figure = audit_plots.choices([record])
+    figure = plots.choices([record])
     assert len(figure.axes) == 3
     for axes, column in zip(figure.axes, choice.SCORES, strict=True):
         course, drop = axes.lines[0], axes.lines[1]

@@ -113,3 +113,24 @@ def test_the_suites_of_the_readme_say_what_is_recorded(tmp_path: Path) -> None:
     committed = readme.suites_table(Store(".")).set_index("suite")
     assert committed.loc["cifar10-resnet20-selection", "records"] == "2 of 2"
     assert "records" not in readme.suites_table()
+
+
+def test_every_suite_with_comparisons_has_a_page_of_details() -> None:
+    texts = report.generate(".")
+    page = texts[Path("figures/cifar10-resnet20-short/details.md")]
+    assert page.startswith("# CIFAR-10, ResNet-20")
+    assert [line for line in page.splitlines() if line.startswith("## ")] == [
+        f"## Points against {control}; McNemar's exact test on the same images, Holm-corrected"
+        for control in ("unpruned + fine-tune", "unpruned", "sr-gkp")
+    ]
+    assert "paired by seed" in texts[Path("figures/cifar10-resnet20-seeds/details.md")]
+    assert Path("figures/cost/details.md") not in texts
+
+
+def test_figures_below_figures_are_those_that_are_drawn_and_no_more() -> None:
+    """An old figure would stay for ever: nothing compares pictures."""
+    names = {path.stem for path in Path("figures").glob("*/*.png")}
+    assert names == {"differences", "trainings", "epsilon", "ladder", "choices"}
+    for path in Path("figures").rglob("*.png"):
+        assert path.with_suffix(".pdf").exists()
+    assert Path("figures/verdict.png").exists()
