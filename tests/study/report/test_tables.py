@@ -8,6 +8,7 @@ from record_factory import RUN, make_record
 
 from gkp.attacks import Attack
 from gkp.nets import models
+from gkp.study.analysis import labels
 from gkp.study.report import tables
 
 
@@ -75,7 +76,7 @@ def test_columns_are_the_papers_attacks_then_true_labels_then_pixels() -> None:
     ],
 )
 def test_attack_titles(attack: dict, title: str) -> None:
-    assert tables.attack_title(attack) == title
+    assert labels.attack_title(attack) == title
 
 
 def test_what_evaluations_say_about_themselves_is_said_once_with_its_range():
