@@ -244,10 +244,16 @@ def _method(store: Store, records: Sequence[Record]) -> Tables:
         yield "Multiply-adds and parameters, printed and counted", costs.counts_text(fact["facts"])
 
 
+def _cost(store: Store, records: Sequence[Record]) -> Tables:
+    if fact := store.fact("cost", "latency"):
+        yield f"Time of a forward pass, {costs.measured_on(fact)}", costs.latency_text(fact["facts"])
+
+
 SPECIAL: dict[str, Callable[[Store, Sequence[Record]], Tables]] = {
     "cifar10-resnet20-ablations": _ablations,
     "cifar10-resnet56-short": _deeper,
     "cifar10-resnet20-audit": _audit,
     "cifar10-resnet20-selection": _selection,
     "method": _method,
+    "cost": _cost,
 }
