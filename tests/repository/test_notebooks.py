@@ -59,6 +59,12 @@ def test_one_cell_has_the_parameters(notebook):
     assert tagged[0] is _code(notebook)[0]
 
 
+def test_it_changes_no_path_and_types_no_installation(notebook):
+    """The package is installed; `show.root` finds the records."""
+    for cell in _code(notebook):
+        assert "sys.path" not in cell.source
+
+
 def test_it_ends_with_the_claims_it_settles_or_the_way_on(notebook):
     headings = [
         line

@@ -15,7 +15,7 @@ from gkp.study.runs.record import Record
 # Rule of a record -> what tables call it; the paper's names in brackets.
 RULES = {
     "last": "last epoch",
-    "best-validation": "best on validation images",
+    "best-validation": "best on held-out training images",
     "best-test": "best on test images (Best Benign)",
     "best-fgsm-0.01": "best on test images under FGSM 0.01 (Best a)",
     "best-fgsm-0.1": "best on test images under FGSM 0.1 (Best b)",

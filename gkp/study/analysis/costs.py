@@ -81,20 +81,6 @@ def counts_text(found: Mapping[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def conventions_text(comparison: Comparison) -> pd.DataFrame:
-    """One row per network of the records: MACs and parameters (M) in both conventions, and the share left."""
-    rows = []
-    for label, record in _first(r for r in comparison if r.run.recipe).items():
-        row = {"network": label}
-        for name in ("usual", "paper"):
-            before, after = (getattr(count, name) for count in (record.cost.before, record.cost.after))
-            for kind, title, digits in (("macs", "MACs", 2), ("params", "parameters", 3)):
-                size, left = getattr(after, kind), getattr(after, kind) / getattr(before, kind)
-                row[f"{title}, {name}"] = f"{size / 1e6:.{digits}f} ({100 * left:.1f} %)"
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
 def _first(records: Iterable[Record]) -> dict[str, Record]:
     """Label -> its first record, in the order of all figures."""
     found: dict[str, Record] = {}
@@ -119,22 +105,29 @@ def latency_text(found: Mapping[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def methods_text(comparison: Comparison, timed: Mapping[str, Any] | None) -> pd.DataFrame:
-    """Every method's pruning step: seconds after a warm start, seconds as run, images, share of training.
+def steps(comparison: Comparison, timed: Mapping[str, Any] | None) -> pd.DataFrame:
+    """method, seconds, warm, images: the pruning step of every one-shot method of the records.
 
-    timed: the fact `method-time`. "as run" is what the record of the run says, first imports included.
+    timed: the fact `method-time`, medians of repeated calls, for methods that look at weights alone ("warm").
+    The others have the seconds of their run, once, with all that they need beforehand. images: looked at.
     """
-    rows = []
+    found = []
     for label, record in _first(r for r in comparison.trained if r.pruned).items():
-        step, warm = record.pruning, (timed or {"methods": {}})["methods"].get(label)
-        rows.append(
-            {
-                "method": label,
-                "when": pruners.get(record.run.method).schedule,
-                "seconds, warm": seconds_text(warm["seconds"]) if warm else "–",
-                "seconds, as run": seconds_text(step.seconds),
-                "images scored": f"{step.data_images:,}",
-                "share of the fine-tuning": f"{100 * step.seconds / record.training_seconds:.2f} %",
-            }
-        )
+        if pruners.get(record.run.method).schedule == "one-shot":
+            warm = (timed or {"methods": {}})["methods"].get(label)
+            seconds = warm["seconds"] if warm else record.pruning.seconds
+            found.append((label, seconds, bool(warm), record.pruning.data_images))
+    return pd.DataFrame(found, columns=["method", "seconds", "warm", "images"])
+
+
+def left(comparison: Comparison) -> pd.DataFrame:
+    """label, then the share of MACs and parameters that is left, percent: macs_usual, params_paper, ..."""
+    rows = []
+    for label, record in _first(comparison.pruned).items():
+        row: dict[str, Any] = {"label": label}
+        for name in ("usual", "paper"):
+            before, after = (getattr(count, name) for count in (record.cost.before, record.cost.after))
+            for kind in ("macs", "params"):
+                row[f"{kind}_{name}"] = 100 * getattr(after, kind) / getattr(before, kind)
+        rows.append(row)
     return pd.DataFrame(rows)

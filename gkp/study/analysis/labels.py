@@ -21,6 +21,27 @@ FAMILIES: dict[str, tuple[str, ...]] = {  # kind of criterion -> methods, in the
     "gradients and scales": ("taylor", "bn-gamma", "slimming"),
 }
 OTHERS = "others"
+TITLES = {  # in figures; tables have the names that the command line takes
+    "random": "random filters",
+    "sr-gkp": "SR-GKP",
+    "tmi-gkp": "TMI-GKP",
+    "gkp-greedy": "GKP, greedy",
+    "l1": "L1Norm",
+    "l1-a": "L1Norm-A",
+    "l1-b": "L1Norm-B",
+    "l2": "L2Norm",
+    "group-norm": "group norm",
+    "sfp": "SFP",
+    "fpgm": "FPGM",
+    "lrf": "LRF",
+    "fpgm-training": "FPGM, in training",
+    "hrank": "HRank",
+    "chip": "CHIP",
+    "thinet": "ThiNet",
+    "taylor": "Taylor",
+    "bn-gamma": "BN gamma",
+    "slimming": "slimming",
+}
 METHODS = tuple(name for members in FAMILIES.values() for name in members)
 
 
@@ -39,6 +60,14 @@ def ordered(labels: Iterable[str]) -> list[str]:
     """Distinct labels in the order of all figures: controls, grouped kernels, the other families."""
     place = {name: number for number, name in enumerate(METHODS)}
     return sorted(set(labels), key=lambda label: (place.get(base(label), len(place)), label))
+
+
+def method_title(label: str) -> str:
+    """ "l1-b" -> "L1Norm-B"; a variant is called by what it changes, "sr-gkp (alpha-0.0)" -> "alpha 0.0"."""
+    name = base(label)
+    if label != name and name in TITLES:
+        return label.removeprefix(f"{name} (").removesuffix(")").replace("_", " ").replace("-", " ")
+    return TITLES.get(label, label)
 
 
 def network_title(name: str) -> str:

@@ -1,19 +1,20 @@
-"""Paired comparisons: tests on the same images, ranks under two protocols, what predicted labels add.
+"""Paired comparisons: tests and intervals on the same images, what predicted labels add.
 
 Differences are in points (percent of the images).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pandas as pd
 import torch
+from torch import Tensor
 
-from gkp.study.analysis.comparison import Comparison, gain, points
+from gkp.study.analysis.comparison import Answers, Comparison, gain
 from gkp.study.analysis.labels import BENIGN, CONTROL, CONTROLS, ordered
-from gkp.utils.stats import mcnemar, mcnemar_clustered
+from gkp.utils.stats import mcnemar, mcnemar_clustered, paired_difference
 
 LEVEL = 0.05  # of a test, after Holm's correction
 
@@ -30,12 +31,10 @@ def against(comparison: Comparison, attack: str, control: str = CONTROL) -> pd.D
         raise ValueError(f"no record of {control!r} under {attack}: run the suite to its end")
     rows = []
     for label in comparison.labels:
-        pairs = comparison.pairs((label, attack), (control, attack)).values()
-        if label == control or not pairs:
+        a, b = alike(comparison, (label, attack), (control, attack))
+        if label == control or not len(a):
             continue
-        n = min(len(own) for own, _ in pairs)
-        a, b = (torch.stack([answers[:n] for answers in side]) for side in zip(*pairs, strict=True))
-        p = mcnemar(a[0], b[0]) if len(pairs) == 1 else mcnemar_clustered(a, b)
+        p = mcnemar(a[0], b[0]) if len(a) == 1 else mcnemar_clustered(a, b)
         rows.append({"method": label, "control": control, "difference": gain(a, b), "p": p})
     frame = pd.DataFrame(rows, columns=["method", "control", "difference", "p"])
     frame["p"] = holm(frame["p"])
@@ -44,6 +43,27 @@ def against(comparison: Comparison, attack: str, control: str = CONTROL) -> pd.D
         for points, p in zip(frame["difference"], frame["p"], strict=True)
     ]
     return frame
+
+
+def alike(comparison: Comparison, first: Answers, second: Answers) -> tuple[Tensor, Tensor]:
+    """bool (S, N) each: the answers of the two, (label, attack), in common seeds, on common images."""
+    pairs = comparison.pairs(first, second).values()
+    if not pairs:
+        return torch.empty(0, 0, dtype=torch.bool), torch.empty(0, 0, dtype=torch.bool)
+    n = min(len(own) for own, _ in pairs)
+    a, b = (torch.stack([answers[:n] for answers in side]) for side in zip(*pairs, strict=True))
+    return a, b
+
+
+def intervals(comparison: Comparison, attack: str, control: str = CONTROL) -> pd.DataFrame:
+    """`against` with low, high (points: the paired 95 % interval over images, uncorrected), n, seeds."""
+    frame, rows = against(comparison, attack, control), []
+    for label in frame["method"]:
+        a, b = alike(comparison, (label, attack), (control, attack))
+        low, high = paired_difference(a, b)
+        rows.append((100 * low, 100 * high, a.shape[1], len(a)))
+    ends = pd.DataFrame(rows, columns=["low", "high", "n", "seeds"], index=frame.index)
+    return frame.join(ends)
 
 
 def holm(p: pd.Series) -> list[float]:
@@ -68,36 +88,26 @@ def against_text(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return table.rename_axis("method").reset_index()
 
 
-def who_beats(frame: pd.DataFrame) -> str:
-    """The pruning methods of an `against` that are shown to be better than its control, as a sentence."""
-    pruned = frame[~frame.method.isin(CONTROLS)]
-    better = list(pruned[pruned.verdict == "better"].method)
-    worse = sum(pruned.verdict == "worse")
-    control = frame.control.iloc[0]
-    return (
-        f"of {len(pruned)} methods, {len(better)} shown to be better than {control}"
-        f"{' (' + ', '.join(better) + ')' if better else ''}, {worse} shown to be worse"
-    )
+def counts_text(frames: Mapping[str, pd.DataFrame], method: str = "sr-gkp") -> pd.DataFrame:
+    """Frames of `against` by title: how many pruning methods are shown to lose, and how many to gain.
+
+    Columns: attack, methods, less accurate, more, not shown, and the method with its difference in points.
+    """
+    rows = []
+    for title, frame in frames.items():
+        pruned = frame[~frame["method"].isin(CONTROLS)]
+        worse, better = (int((pruned["verdict"] == word).sum()) for word in ("worse", "better"))
+        row = {"attack": title, "methods": str(len(pruned)), "less accurate": str(worse), "more": str(better)}
+        row["not shown"] = str(len(pruned) - worse - better)
+        own = pruned[pruned["method"] == method]
+        row[method] = f"{own['difference'].iloc[0]:+.2f}, {own['verdict'].iloc[0]}" if len(own) else "–"
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def p_text(p: float) -> str:
     """ "p = 0.012" or "p < 0.001"."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
-
-
-def ranks(comparison: Comparison, names: Sequence[str]) -> pd.DataFrame:
-    """Rank of every pruned network under each attack, 1 the most accurate; index: label."""
-    frame = points(comparison.pruned, names)
-    frame = frame[frame.label.isin(comparison.labels)]
-    return frame.pivot_table(index="label", columns="attack", values="mean")[list(names)].rank(
-        ascending=False, method="min"
-    )
-
-
-def agreement(comparison: Comparison, first: str, second: str) -> tuple[float, int]:
-    """Spearman's rank correlation of the pruned networks under two attacks, and their number."""
-    frame = ranks(comparison, list(dict.fromkeys((first, second)))).rank(method="average")
-    return float(frame[first].corr(frame[second])), len(frame)
 
 
 def label_effect(comparison: Comparison) -> pd.DataFrame:

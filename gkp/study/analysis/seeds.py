@@ -70,12 +70,12 @@ def against(comparison: Comparison, attack: str, control: str, confidence: float
 
 
 def against_text(comparison: Comparison, attacks: Sequence[str], control: str) -> pd.DataFrame:
-    """Text table: "-2.20 (-2.81 to -1.59)" per method and attack; bold where the interval leaves zero out."""
+    """Text table: "-2.20 (-2.81 to -1.59)" per method and attack; the intervals are not corrected."""
     columns = {}
     for attack in attacks:
-        cells = {}
-        for row in against(comparison, attack, control).itertuples():
-            text = f"{row.mean:+.2f} ({row.low:+.2f} to {row.high:+.2f})"
-            cells[row.method] = f"**{text}**" if row.low > 0 or row.high < 0 else text
+        cells = {
+            row.method: f"{row.mean:+.2f} ({row.low:+.2f} to {row.high:+.2f})"
+            for row in against(comparison, attack, control).itertuples()
+        }
         columns[comparison.titles.get(attack, attack)] = pd.Series(cells, dtype=object)
     return pd.DataFrame(columns).rename_axis("method").reset_index()

@@ -20,12 +20,13 @@ SMOOTHEST = "sr-gkp (strategy-smoothest)"
 PAPER = PROTOCOL[0]  # FGSM 0.01, the paper's headline
 AUTOATTACK, STRONGEST = "cifar10-resnet20-autoattack", Attack("autoattack", eps=SMALL[0] / 255).name
 ABLATIONS, COST = ("cifar10-resnet20-ablations", "search-ablations"), ("cost", "latency")
+TIMES = ("cost", "pruning-time")
 Tests = Mapping[str, pd.DataFrame]  # attack -> rows of `paired.against`
 
 
 @dataclass(frozen=True)
 class Price:
-    """What the pruning step of SR-GKP took (seconds, images) beside its fine-tuning (seconds, epochs).
+    """What the pruning step of SR-GKP takes (seconds, images) beside its fine-tuning (seconds, epochs).
 
     slower: (network, batch) -> time of the grouped network over that of the unpruned one, measured on
     `device`; empty without a record.
@@ -120,10 +121,11 @@ def filters(comparison: Comparison, attacks: tuple[str, ...]) -> dict[str, pd.Da
 
 def price(root: str | Path, comparison: Comparison) -> Price:
     record = next(record for record in comparison.compared if record.label == METHOD)
-    step, fact = record.pruning, Store(root).fact(*COST)
+    step, fact, timed = record.pruning, Store(root).fact(*COST), Store(root).fact(*TIMES)
+    measured = timed.facts["networks"].get(record.run.network) if timed else None
     networks = fact.facts["networks"] if fact else {}
     return Price(
-        step.seconds,
+        measured["seconds"] if measured else step.seconds,
         step.data_images,
         record.training_seconds,
         record.run.epochs,

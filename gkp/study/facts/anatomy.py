@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from gkp.nets.channels.surgery import kernel_layers
-from gkp.search import Selection, select
+from gkp.search import Selection, beam, grouping, select
+from gkp.search.objective import Problem, grouped_kernel_distance, kept_count, resolve_beta
 from gkp.search.smoothness import smoothness
 
 MAX_SETS = 20_000  # sets that `smoothness_of_sets` lists; beyond, it draws as many at random
@@ -105,3 +106,52 @@ def survey_text(frame: pd.DataFrame) -> pd.DataFrame:
         row["kernels in common"] = f"{100 * part['overlap'].mean():.1f} %"
         rows.append(row | {"sets that are smoother": f"{100 * part['smoother'].mean():.1f} %"})
     return pd.DataFrame(rows)
+
+
+def beam_step(
+    weight: Tensor,
+    *,
+    group: int = 0,
+    first: int = 0,
+    groups: int = 8,
+    rate: float = 0.4375,
+    width: int = 2,
+    check_step: int = 3,
+    alpha: float = 0.9,
+) -> pd.DataFrame:
+    """The released search from one start kernel to its first cut of the beam, as a table of the branches.
+
+    weight: (O, I, kh, kw). kept (channels, the start first), cost, smoothness, survives: `width` to the power
+    of `check_step` branches, the best by Eq. 2 first, and whether the beam keeps them.
+    """
+    weight = weight.detach().double().cpu()
+    order, channels = grouping.snaking(weight, groups), weight.shape[1]
+    beta = resolve_beta("reference", channels, kept_count(channels, rate), 1 + check_step, 1)
+    problem = Problem(
+        grouped_kernel_distance(weight, order), smoothness(weight)[order].sum(1), 1 + check_step, beta, 1
+    )
+    state = beam.start(problem, torch.tensor([group]), torch.tensor([first]))
+    paths = [[first]]
+    for step in range(1, check_step + 1):
+        children = beam.propose(state, problem, width)
+        parents = [path for path in paths for _ in range(width)]
+        paths = [[*path, int(kernel)] for path, kernel in zip(parents, children.kernel[0], strict=True)]
+        if step < check_step:
+            state = beam.grow(state, problem, children)
+    cost = beam.children_cost(state, problem, children, outer=True)
+    best = beam.best_first(beam.rounded(cost), beam.rounded(children.smooth), alpha)[0].tolist()
+    columns = {"kept": paths, "cost": cost[0].tolist(), "smoothness": children.smooth[0].tolist()}
+    return pd.DataFrame(columns).iloc[best].assign(survives=[place < width for place in range(len(best))])
+
+
+def holds_roughest(weight: Tensor, selection: Selection, group: int = 0) -> Tensor:
+    """Which of the sets of `smoothness_of_sets` hold the group's roughest kernel: bool (M,).
+
+    ValueError where there are too many sets to list.
+    """
+    order = selection.filter_order.view(selection.groups, -1)
+    each, keep = group_smoothness(weight, order)[group], selection.kept.shape[1]
+    if math.comb(len(each), keep) > MAX_SETS:
+        raise ValueError(f"{len(each)} channels have too many sets to list: take a layer of at most 16")
+    sets = torch.tensor(list(itertools.combinations(range(len(each)), keep)))
+    return (sets == each.argmax()).any(1)

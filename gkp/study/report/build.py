@@ -17,6 +17,7 @@ from gkp.study.analysis import comparison as compare
 from gkp.study.analysis import paper as published
 from gkp.study.analysis.comparison import Comparison
 from gkp.study.analysis.labels import BENIGN
+from gkp.study.report.pages.details import details_of
 from gkp.study.report.pages.evidence import Evidence
 from gkp.study.report.readme import BLOCK, fill_blocks
 from gkp.study.report.tables import footnote, self_checks, summary, to_markdown
@@ -26,6 +27,7 @@ from gkp.study.runs.suites import LIVE
 from gkp.utils.files import atomic_write_text
 
 NETWORKS = Path("results/networks.json")
+COMPARED, SEVERAL = ("cifar10-resnet20-short", "cifar10-resnet56-short"), "cifar10-resnet20-seeds"
 
 
 def generate(root: str | Path, suite: str | None = None) -> dict[Path, str]:
@@ -35,6 +37,8 @@ def generate(root: str | Path, suite: str | None = None) -> dict[Path, str]:
     texts: dict[Path, str] = {}
     for name in names:
         texts |= suite_tables(name, Comparison(store.of_suite(name)))
+        if details := details_of(name, store):
+            texts[Path("figures") / name / "details.md"] = details
     if suite is None and (store.root / NETWORKS).exists():
         from gkp.study.facts import (
             networks as anybody,  # it prunes, which a report of one suite need not be able to
@@ -64,10 +68,16 @@ def write(root: str | Path, suite: str | None = None, *, figures: bool = True) -
         atomic_write_text(root / path, text)
         written.append(path)
     if figures:
-        from gkp.study.report import plots
+        from gkp.study.report import differences, plots  # they draw, which takes seconds to import
+        from gkp.study.report.style import save
 
+        store = Store(root)
         for folder in sorted({path.parent for path in written} - {Path("."), Path("docs")}):
-            plots.save_all(folder.name, Comparison(Store(root).of_suite(folder.name)), root / folder)
+            plots.save_all(folder.name, Comparison(store.of_suite(folder.name)), root / folder)
+        compared = [Comparison(records) for name in COMPARED if (records := store.of_suite(name))]
+        if suite is None and compared:
+            several = Comparison(store.of_suite(SEVERAL))
+            save(differences.verdict(compared, several), root / "figures" / "verdict")
     return written
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
+import seaborn as sns
 import torch
-from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from gkp.search import Selection, grouping, select
+from gkp.search import Selection, grouping
 from gkp.search.smoothness import filter_smoothness, smoothness
-from gkp.study.facts.anatomy import group_smoothness, share_smoother, smoothness_of_sets
-from gkp.study.report.style import DOUBLE, FAINT, GRID, INK, LOOKS, SINGLE, new_figure, styled
+from gkp.study.facts.anatomy import group_smoothness
+from gkp.study.report.style import DOUBLE, INK, LOOKS, SINGLE, new_figure, styled
 
 DEAD = 1e-12  # smoothness below which weight decay has removed a kernel
 CHOSEN = LOOKS["sr-gkp"][0]
@@ -49,6 +49,49 @@ def kernels(weight: Tensor, count: int = 24) -> Figure:
     figure.supxlabel(
         "kernels from the smoothest to the roughest; above each its smoothness (Eq. 1)", fontsize=7.5
     )
+    return figure
+
+
+@styled
+def grouped(weight: Tensor, selection: Selection) -> Figure:
+    """One layer four times: dense, masked, its filters in groups, and what is stored and drawn at last.
+
+    A row is a filter, a column an input channel, a cell a kernel: the darker the larger.
+    weight: (O, I, kh, kw).
+    """
+    size = weight.detach().double().cpu().square().sum((2, 3)).sqrt()
+    groups, keep = selection.kept.shape
+    order, members = selection.filter_order, len(weight) // groups
+    held = torch.zeros(len(weight), weight.shape[1], dtype=torch.bool)
+    held[order] = torch.zeros(groups, weight.shape[1], dtype=torch.bool).scatter(
+        1, selection.kept, torch.ones_like(selection.kept, dtype=torch.bool)
+    ).repeat_interleave(members, 0)  # fmt: skip
+    small = size[order].gather(1, selection.kept.repeat_interleave(members, 0))
+    panels = {
+        f"1. dense: {size.numel()} kernels": (size, None, range(len(size))),
+        f"2. masked: {held.sum()} stay": (size, ~held, range(len(size))),
+        "3. filters in groups": (size[order], ~held[order], order.tolist()),
+        f"4. stored: {groups} x {members} x {keep}": (small, None, order.tolist()),
+    }
+    figure = new_figure(DOUBLE, 2.25)
+    widths = [weight.shape[1]] * 3 + [keep + 3]
+    for axes, (title, (cells, empty, names)) in zip(
+        figure.subplots(1, 4, width_ratios=widths), panels.items(), strict=True
+    ):
+        sns.heatmap(
+            cells.numpy(), mask=None if empty is None else empty.numpy(), cmap=SMOOTH, vmin=0,
+            vmax=float(size.max()), linewidths=0.4, linecolor="white", cbar=False, ax=axes,
+            xticklabels=False, yticklabels=list(names),
+        )  # fmt: skip
+        axes.tick_params(axis="y", length=0, rotation=0, labelsize=7)
+        axes.grid(visible=False)
+        axes.set_title(title)
+        axes.set_xlabel("input channel")
+        if title[0] in "34":
+            for border in range(members, len(weight), members):
+                axes.axhline(border, color=CHOSEN, linewidth=0.8)
+    figure.axes[0].set_ylabel("filter")
+    figure.axes[3].set_xlabel("kept, packed")
     return figure
 
 
@@ -118,52 +161,3 @@ def kept_map(weight: Tensor, selection: Selection) -> Figure:
     bar.ax.set_yticklabels(["smoothest", "roughest"])
     bar.outline.set_visible(False)
     return figure
-
-
-@styled
-def set_smoothness(weight: Tensor, *, groups: int = 8, rate: float = 0.4375, group: int = 0) -> Figure:
-    """Smoothness of every set that could be kept in one group, and where the released search's choice lies.
-
-    Left: all sets of one group. Right: for every group, the share of sets that are smoother than the
-    choice; a search for smooth kernels would be near 0 %, a random choice anywhere.
-    """
-    selection = select(weight, groups=groups, rate=rate)
-    own, others = smoothness_of_sets(weight, selection, generator=torch.Generator().manual_seed(0))
-    share = 100 * share_smoother(weight, selection, generator=torch.Generator().manual_seed(0))
-    figure = new_figure(DOUBLE, 2.2)
-    left, right = figure.subplots(1, 2, width_ratios=[3, 2])
-    heights = left.hist(others[group].numpy(), bins=80, color="#9DB7D5")[0]
-    left.set_ylim(top=1.3 * heights.max())  # room for the note
-    left.axvline(float(own[group]), color=CHOSEN, linewidth=1.4)
-    _note(left, float(own[group]), "kept: rougher than\n" + f"{share[group]:.1f} % of all sets")
-    left.set(xlabel="smoothness of a set (sum of Eq. 1; smaller is smoother)", ylabel="number of sets")
-    left.set_title(f"the {others.shape[1]:,} sets of {selection.kept.shape[1]} kernels, group {group}")
-    right.barh(range(groups), share.numpy(), color=CHOSEN, height=0.72)
-    for row, value in enumerate(share):
-        inside = value > 20
-        right.annotate(
-            f"{value:.1f}", (float(value), row), xytext=(-3 if inside else 3, 0), textcoords="offset points",
-            ha="right" if inside else "left", va="center", color="white" if inside else INK, fontsize=7,
-        )  # fmt: skip
-    right.set(xlim=(0, 100), yticks=range(groups), ylabel="group", ylim=(groups - 0.4, -0.6))
-    right.set_xlabel("sets smoother than the kept one (%)")
-    right.axvline(50, color=FAINT, linewidth=0.7, linestyle=(0, (4, 3)))
-    right.set_title("all groups; dashed: a typical set")
-    right.grid(axis="y", visible=False)
-    return figure
-
-
-def _note(axes: Axes, x: float, text: str) -> None:
-    """A label left of a vertical line, near the top."""
-    axes.annotate(
-        text,
-        (x, 0.97),
-        xycoords=("data", "axes fraction"),
-        xytext=(-4, 0),
-        textcoords="offset points",
-        ha="right",
-        va="top",
-        color=CHOSEN,
-        fontsize=7,
-        bbox={"facecolor": "white", "edgecolor": GRID, "linewidth": 0.5, "pad": 1.5},
-    )

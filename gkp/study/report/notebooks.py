@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
+import tempfile
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
 
 FOLDER = Path("notebooks")
 EXECUTED = Path("work") / "notebooks"
+LONGEST = 80  # letters of the folder of sockets, whose paths may have about a hundred
 KERNEL = "python3"  # only a name: `own_kernel_manager` decides which Python it is
 
 
@@ -139,10 +143,12 @@ def run(
 def own_kernel_manager() -> type[KernelManager]:
     """A manager that starts kernels with this very Python, whatever kernels Jupyter's folders offer.
 
-    On clusters another environment's "python3" often comes first (JUPYTER_PATH), without this package.
+    On clusters another environment's "python3" often comes first (JUPYTER_PATH), without this package. It
+    talks to them by sockets of the file system, of which kernels do not warn as they do of open TCP ports.
     """
     from ipykernel.kernelspec import RESOURCES, get_kernel_dict
     from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+    from jupyter_client.localinterfaces import localhost
     from jupyter_client.manager import AsyncKernelManager
     from traitlets import default
 
@@ -151,6 +157,15 @@ def own_kernel_manager() -> type[KernelManager]:
             return self.kernel_spec_class(resource_dir=RESOURCES, **get_kernel_dict())
 
     class OwnKernelManager(AsyncKernelManager):
+        @default("transport")
+        def _sockets(self) -> str:
+            return "ipc" if len(tempfile.gettempdir()) < LONGEST else "tcp"
+
+        @default("ip")
+        def _place(self) -> str:  # of the sockets: without it all kernels of a folder would share them
+            own = os.path.join(tempfile.gettempdir(), f"gkp-{uuid.uuid4().hex[:12]}")
+            return own if self.transport == "ipc" else localhost()
+
         @default("kernel_spec_manager")
         def _own_specs(self) -> KernelSpecManager:
             return OwnSpecs(parent=self.parent)

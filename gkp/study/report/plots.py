@@ -1,24 +1,23 @@
-"""Figures of results, drawn from records: one function each, a Matplotlib Figure back.
+"""Figures of attacks: accuracy over eps, one change of the protocol after another, what eps looks like.
 
-Accuracies are in percent. Error bars are 95 % Wilson intervals where there is one seed, else the standard
-deviation over seeds; every figure that has some says which.
+`save_all` writes those of a suite, with the forest plots of `gkp.study.report.differences`.
 """
 
 from __future__ import annotations
 
-import math
-import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import pandas as pd
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
+from gkp.study.analysis import seeds
+from gkp.study.analysis.audit import NORM, PIXEL
+from gkp.study.analysis.choice import MARKS, SCORES, course, courses
 from gkp.study.analysis.comparison import (
     Comparison,
     evenly,
@@ -26,242 +25,302 @@ from gkp.study.analysis.comparison import (
     paper_attacks,
     pixel_attacks,
     points,
-    sound_attack,
 )
-from gkp.study.analysis.labels import BENIGN, CONTROL, base, ordered
-from gkp.study.report.style import DOUBLE, FAINT, in_front, legend, look, new_figure, save, styled
-from gkp.study.runs.record import Record
-from gkp.utils.stats import FEWEST, paired_difference, student
+from gkp.study.analysis.labels import BENIGN, CONTROL, method_title, ordered
+from gkp.study.analysis.paired import alike
+from gkp.study.facts.attacked import unpacked
+from gkp.study.report import differences
+from gkp.study.report.style import (
+    DOUBLE,
+    FAINT,
+    INK,
+    REST,
+    SPOTLIGHT,
+    legend,
+    look,
+    new_figure,
+    save,
+    spotlit,
+    styled,
+)
+from gkp.utils.stats import paired_difference
 
-TITLE_LETTERS = 12  # in a line, so that five panels fit beside one another
 METHOD = "sr-gkp"  # the one whose difference to the control has bars
+FEW = 3  # rows that a forest plot is worth
+
+# title -> {words below the axis: attack}, from the paper's evaluation to a sound one; each builds on the one
+# before, but for ASIDE, which changes the paper's own
+LADDERS: dict[str, dict[str, str]] = {
+    "FGSM 0.01": {
+        "no attack": BENIGN,
+        "as in\nthe paper": "fgsm_norm_0.01_predicted",
+        "true\nlabels": "fgsm_norm_0.01_true",
+        "eps in\npixels": "fgsm_pixel_2.55/255_true",
+    },
+    "PGD 8/255, step 2/255": {
+        "no attack": BENIGN,
+        "as in\nthe paper": f"pgd3_{NORM}",
+        "10 steps": f"pgd10_{NORM}",
+        "50 steps,\na restart": f"pgd50r1_{NORM}",
+        "3 steps, eps\nin pixels": f"pgd3_{PIXEL}",
+    },
+}
+ASIDE = f"pgd3_{PIXEL}"
 
 
 def save_all(suite: str, records: Comparison, folder: str | Path) -> list[Path]:
     """Write every figure that the suite's records allow as PDF and PNG into `folder`; returns the paths.
 
-    Networks that were trained with fewer seeds than most, and seeds that others lack, are left out.
+    Networks that were trained with fewer seeds than most, and seeds that others lack, are left out. A suite
+    that only attacks another's networks has figures of those attacks alone.
     """
     figures: dict[str, Figure] = {}
-    if records := evenly(records):
-        names = headline_attacks(records)
-        figures["tradeoff"] = tradeoff(records, names)
-        figures["methods"] = methods(records, [BENIGN, *names])
-        if pixel_attacks(records, "fgsm"):
+    records = evenly(records)
+    own = any(record.suite == suite for record in records)
+    control = reference(records)
+    if own and control and len(records.labels) > FEW:
+        names = differences.headlines(records)
+        several = not seeds.against(records, names[0], control).empty
+        draw = differences.trainings if several else differences.forest
+        figures["trainings" if several else "differences"] = draw(
+            records, [BENIGN, *paper_attacks(records), *names[1:]], control
+        )
+        if len(pixel_attacks(records, "fgsm")) > 1 and control == CONTROL and not several:
             figures["epsilon"] = epsilon_curve(records)
-        if any(len(record.epochs) > 1 for record in trained(records)):
-            figures["history"] = history(records)
+    if climbed(records):
+        figures["ladder"] = ladder(records)
+    if courses(records):
+        figures["choices"] = choices(records)
     return [path for name, figure in figures.items() for path in save(figure, Path(folder) / name)]
 
 
-def headline_attacks(records: Comparison) -> list[str]:
-    """The paper's first attack and the sound one, as far as all networks met them."""
-    return paper_attacks(records)[:1] + ([sound_attack(records)] if pixel_attacks(records) else [])
+def reference(records: Comparison) -> str:
+    """What a suite's networks are compared with: the method whose variants they are, else the control.
 
-
-# ---- accuracy and robustness ---------------------------------------------------------------------
-
-
-@styled
-def tradeoff(records: Comparison, names: Sequence[str]) -> Figure:
-    """Clean accuracy against accuracy under attack, one panel per attack; dashed lines: the control.
-
-    A network that collapsed (COLLAPSE points below the median) is named above the panels and not drawn,
-    because it would squeeze all others into a corner. Twins are drawn once.
+    "" where there is neither.
     """
-    frame, titles = points(records, [BENIGN, *names]), records.titles
-    frame = frame[frame.label.isin(records.labels)]
-    figure = new_figure(DOUBLE, 3.0 + 0.14 * math.ceil(len(set(frame.label)) / 6))
-    benign = frame[frame.attack == BENIGN].set_index("label")
-    benign, outside = _without_collapsed(benign)
-    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
-        under = frame[frame.attack == name].set_index("label")
-        for label in reversed(ordered(benign.index.intersection(under.index))):
-            _cross(axes, benign.loc[label], under.loc[label], label)
-        _guide(axes, CONTROL, benign, under)
-        axes.set(xlabel="accuracy without attack (%)", ylabel=f"under {titles[name]} (%)")
-        axes.xaxis.set_major_locator(MaxNLocator(5))
-    legend(figure, benign.index)
-    figure.suptitle(_note(frame) + outside, fontsize=7, color=FAINT, x=0.01, ha="left")
-    return figure
+    labels = {record.label for record in records}
+    if METHOD in labels and any(label.startswith(f"{METHOD} (") for label in labels):
+        return METHOD
+    return CONTROL if CONTROL in labels else ""
 
 
-@styled
-def methods(records: Comparison, names: Sequence[str]) -> Figure:
-    """One row per method, one panel per attack: accuracy with its error bar; dashed line: the control."""
-    frame, titles = points(records, names), records.titles
-    labels = ordered(frame.label)
-    figure = new_figure(DOUBLE, 1.0 + 0.17 * len(labels))
-    panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
-    for axes, name in zip(panels, names, strict=True):
-        part = frame[frame.attack == name].set_index("label")
-        for row, label in enumerate(labels):
-            if label in part.index:
-                point = part.loc[label]
-                axes.errorbar(point["mean"], row, xerr=_half(point), **look(label).line, **_BARS)
-        if CONTROL in part.index:
-            axes.axvline(part.loc[CONTROL, "mean"], color=look(CONTROL).colour, **_GUIDE)
-        axes.set_title(textwrap.fill(titles[name], TITLE_LETTERS))
-        axes.xaxis.set_major_locator(MaxNLocator(4))
-        axes.grid(axis="y", visible=False)
-    panels[0].set(yticks=range(len(labels)), yticklabels=labels, ylim=(len(labels) - 0.4, -0.6))
-    figure.supxlabel(f"accuracy (%); {_note(frame)}", fontsize=7)
-    return figure
+# ---- over eps ------------------------------------------------------------------------------------
 
 
 @styled
 def epsilon_curve(records: Comparison, kind: str = "fgsm", names: Sequence[str] = ()) -> Figure:
-    """Accuracy over eps in 1/255 (left) and its difference to the control (right), one line per method.
+    """Difference to the control over eps in 1/255, the control's own accuracy below the axis.
 
     names: the attacks of the curve, by default all of that kind in pixels. eps = 0 is without attack. All
     points are about the same images, the first that every attack saw. Differences are taken seed by seed.
-    Bars: the 95 % interval of SR-GKP's, over seeds where there are three, else over images. The control is
-    the unpruned network, fine-tuned like the others. Twins are drawn once.
+    Bars: the paired 95 % interval of SR-GKP's over images. Twins are drawn once.
     """
-    found = records.attacks
     names = [BENIGN, *(names or pixel_attacks(records, kind))]
-    alike = on_same_images(records, names)
-    frame = points(alike, names)
-    frame = frame[frame.label.isin(alike.labels)]
-    frame["eps"] = [255 * found[name].eps if name != BENIGN else 0.0 for name in frame.attack]
-    wide = frame.pivot_table(index="eps", columns="label", values="mean")
-    figure = new_figure(DOUBLE, 2.8 + 0.14 * math.ceil(len(wide.columns) / 6))
-    left, right = figure.subplots(1, 2)
-    for label in reversed(ordered(wide.columns)):
-        style = _line(label)
-        left.plot(wide.index, wide[label], **style)
-        if CONTROL in wide.columns:
-            gains = [fmean(_gains(alike, label, name) or [math.nan]) for name in names]
-            right.plot(sorted(wide.index), gains, **style)
-    note = f"{frame.n.max():,} images"
-    if {METHOD, CONTROL} <= set(wide.columns):
-        ends = pd.DataFrame([_difference(alike, name) for name in names], sorted(set(frame.eps)))
-        seeds = len(_gains(alike, METHOD, BENIGN))
-        right.vlines(ends.index, ends[0], ends[1], color=look(METHOD).colour, linewidth=0.8, zorder=4)
-        what = f"over {seeds} trainings" if seeds >= FEWEST else "over images"
-        note += f"; control: {CONTROL}; bars: 95 % interval of {METHOD}'s paired difference, {what}"
+    same = on_same_images(records, names)
+    frame = points(same, names)
+    control = frame[frame.label == CONTROL].set_index("attack")["mean"]
+    titles = records.titles
+    radii = [0.0 if name == BENIGN else 255 * records.met[name].eps for name in names]
+    figure = new_figure(DOUBLE * 0.75, 3.0)
+    axes = figure.subplots()
+    labels = [label for label in same.labels if label != CONTROL]
+    last: dict[str, float] = {}
+    for label in sorted(labels, key=lambda label: label in SPOTLIGHT):
+        gains = [fmean(_gains(same, label, name)) for name in names]
+        front = label in SPOTLIGHT
+        line = spotlit(label).line if front else {"color": REST, "alpha": 0.45}
+        axes.plot(radii, gains, **line, linewidth=1.3 if front else 0.7, zorder=3 if front else 2)
+        last |= {label: gains[-1]} if front else {}
+    _names_beside(axes, radii[-1], last)
+    if METHOD in labels:
+        ends = pd.DataFrame([_interval(same, name) for name in names], radii)
+        axes.vlines(ends.index, ends[0], ends[1], color=look(METHOD).colour, linewidth=0.8, zorder=4)
+    _over_eps(
+        axes, radii, [f"{eps:g}\n{control[name]:.0f} %" for eps, name in zip(radii, names, strict=True)]
+    )
+    axes.set_xlabel(
+        f"eps of {titles[names[-1]].split()[0]} (1/255); below it: accuracy that {CONTROL} has left"
+    )
+    axes.set_ylabel(f"difference to {CONTROL} (points)")
+    if kind == "fgsm":
+        axes.annotate(
+            "a large single step overshoots:\nwhat it leaves is no robustness", (0.62, 0.97),
+            xycoords="axes fraction", va="top", ha="right", fontsize=7, color=FAINT,
+        )  # fmt: skip
+    note = (
+        f"{frame.n.max():,} images; grey: the other methods; bars: paired 95 % interval of SR-GKP over images"
+    )
     figure.suptitle(note, fontsize=7, color=FAINT, x=0.01, ha="left")
-    left.set(ylabel="accuracy (%)", ylim=(0, None))
-    right.set(ylabel="difference to the control (points)")
-    for axes in (left, right):
-        axes.set_xscale("symlog", base=2, linthresh=wide.index[1], linscale=0.8)
-        axes.xaxis.set_major_locator(FixedLocator(wide.index))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xticklabels([f"{eps:g}" for eps in wide.index])
-        axes.set_xlim(-0.2 * wide.index[1], 1.2 * wide.index[-1])
-        axes.set_xlabel(f"eps of {kind.upper()}, pixels (1/255)")
-    legend(figure, wide.columns)
     return figure
 
 
-# ---- training ------------------------------------------------------------------------------------
+def _over_eps(axes: Axes, radii: Sequence[float], words: Sequence[str]) -> None:
+    axes.set_xscale("symlog", base=2, linthresh=radii[1], linscale=0.8)
+    axes.xaxis.set_major_locator(FixedLocator(radii))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticklabels(words)
+    axes.set_xlim(-0.2 * radii[1], 2.6 * radii[-1])
+    axes.axhline(0, color=INK, linewidth=0.8, zorder=1)
 
 
-def trained(records: Comparison) -> list[Record]:
-    """The compared networks of the lowest seed that have a training history."""
-    found = [record for record in records.compared if record.epochs]
-    first = min((record.run.seed for record in found), default=0)
-    return [record for record in found if record.run.seed == first]
-
-
-@styled
-def history(records: Comparison) -> Figure:
-    """Fine-tuning: training loss and held-out accuracy after each epoch (none held out: loss alone)."""
-    chosen = trained(records)
-    courses = {record.label: pd.DataFrame(record.epochs) for record in chosen}
-    held_out = [
-        part for part in ("validation", "test") if any(c[part].notna().any() for c in courses.values())
-    ]
-    figure = new_figure(DOUBLE, 2.4 + 0.14 * math.ceil(len(courses) / 6))
-    panels = figure.subplots(1, 1 + bool(held_out), squeeze=False)[0]
-    for label in reversed(ordered(courses)):
-        course = courses[label]
-        style = _line(label) | {"markevery": math.ceil(len(course) / 10)}
-        panels[0].plot(course.epoch, course.train_loss, **style)
-        if held_out:
-            panels[1].plot(course.epoch, 100 * course[held_out[0]].astype(float), **style)
-    panels[0].set(ylabel="training loss", ylim=(0, None))
-    if held_out:
-        panels[1].set(ylabel=f"{held_out[0]} accuracy (%)")
-    for axes in panels:
-        axes.set(xlabel="epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-    legend(figure, courses)
-    seeds = {record.run.seed for record in records.compared}
-    if len(seeds) > 1:
-        note = f"seed {chosen[0].run.seed} of {len(seeds)}"
-        figure.suptitle(note, fontsize=7, color=FAINT, x=0.01, ha="left")
-    return figure
-
-
-# ---- parts ---------------------------------------------------------------------------------------
-
-_BARS: dict[str, Any] = {"linestyle": "", "elinewidth": 0.7, "capsize": 0}
-COLLAPSE = 15  # points of clean accuracy
-_GUIDE: dict[str, Any] = {"linestyle": (0, (4, 3)), "linewidth": 0.7, "zorder": 0.5}
+def _names_beside(axes: Axes, x: float, last: Mapping[str, float]) -> None:
+    """Names right of the ends of lines, label -> height, moved up where two would meet."""
+    room = 0.055 * (axes.get_ylim()[1] - axes.get_ylim()[0])
+    lowest = -float("inf")
+    for label, end in sorted(last.items(), key=lambda item: item[1]):
+        lowest = max(end, lowest + room)
+        place: dict[str, Any] = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
+        axes.annotate(method_title(label), (x, lowest), **place, color=spotlit(label).colour)
 
 
 def _gains(records: Comparison, label: str, name: str) -> list[float]:
     """Accuracy of `label` minus the control's under an attack, in points, one per common seed."""
-    own, other = (records.right(one, name) for one in (label, CONTROL))
-    common = sorted(own.keys() & other.keys())
-    return [100 * (own[s].double().mean() - other[s].double().mean()).item() for s in common]
+    a, b = alike(records, (label, name), (CONTROL, name))
+    return [100 * float(x.double().mean() - y.double().mean()) for x, y in zip(a, b, strict=True)]
 
 
-def _difference(records: Comparison, name: str) -> list[float]:
+def _interval(records: Comparison, name: str) -> list[float]:
     """Ends of the interval of SR-GKP's accuracy minus the control's, in points."""
-    gains = _gains(records, METHOD, name)
-    if len(gains) >= FEWEST:
-        return list(student(gains))
-    own, other = (records.right(label, name) for label in (METHOD, CONTROL))
-    a, b = (torch.stack([side[seed] for seed in sorted(own.keys() & other.keys())]) for side in (own, other))
+    a, b = alike(records, (METHOD, name), (CONTROL, name))
     return [100 * end for end in paired_difference(a, b)]
 
 
-def _half(point: pd.Series) -> list[list[float]]:
-    """Lengths of an error bar below and above."""
-    return [[point["mean"] - point["low"]], [point["high"] - point["mean"]]]
+# ---- one change after another --------------------------------------------------------------------
 
 
-def _without_collapsed(benign: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """Networks that still classify, and a note on those that do not ("" for none)."""
-    alive = benign["mean"] >= benign["mean"].median() - COLLAPSE
-    names = ", ".join(f"{label} at {mean:.0f} %" for label, mean in benign["mean"][~alive].items())
-    return benign[alive], f"; not drawn: {names} without attack" if names else ""
+def climbed(records: Comparison) -> dict[str, Comparison]:
+    """Title -> the networks that met every attack of that ladder, on the images that all of them saw.
 
-
-def _line(label: str) -> dict[str, Any]:
-    """How a course is drawn: controls and grouped kernels over the rest, their variants thin."""
-    front = in_front(label) and label == base(label)
-    return look(label).line | {
-        "linewidth": 1.3 if front else 0.8,
-        "alpha": 1.0 if front else 0.75,
-        "zorder": 3 if front else 2,
+    Ladders that no network met are left out.
+    """
+    found = {title: records.having(rungs.values()) for title, rungs in LADDERS.items()}
+    return {
+        title: on_same_images(networks, list(LADDERS[title].values()))
+        for title, networks in found.items()
+        if len(networks)
     }
 
 
-def _cross(axes: Axes, across: pd.Series, up: pd.Series, label: str) -> None:
-    """A marker with faint error bars both ways."""
-    line, height = look(label).line, 3 if in_front(label) else 2
-    bars = axes.errorbar(
-        across["mean"], up["mean"], xerr=_half(across), yerr=_half(up), zorder=height, **line, **_BARS
-    )
-    for bar in bars[2]:
-        bar.set(alpha=0.4, zorder=1)
+@styled
+def ladder(records: Comparison) -> Figure:
+    """Accuracy (percent) from the paper's evaluation to a sound one: a dot per network, a panel per attack.
+
+    Every panel is about one set of images. The line joins the medians; none leads to ASIDE.
+    ValueError when no network met all attacks of a panel.
+    """
+    panels = climbed(records)
+    if not panels:
+        raise ValueError("no network met every attack of a ladder: run the suite cifar10-resnet20-audit")
+    figure = new_figure(DOUBLE, 2.7)
+    shown: set[str] = set()
+    widths = [len(LADDERS[title]) for title in panels]
+    for axes, (title, networks) in zip(
+        figure.subplots(1, len(panels), squeeze=False, sharey=True, width_ratios=widths)[0],
+        panels.items(),
+        strict=True,
+    ):
+        words = {name: text for text, name in LADDERS[title].items()}
+        frame = points(networks, list(words)).assign(rung=lambda found, words=words: found.attack.map(words))
+        frame = frame[frame.label.isin(networks.labels)]
+        shown |= set(frame.label)
+        order = list(words.values())
+        _rungs(axes, frame, order)
+        middle = frame.groupby("rung")["mean"].median()[order]
+        steps = [place for place, name in enumerate(words) if name != ASIDE]
+        axes.plot(steps, middle.iloc[steps], color=FAINT, linewidth=0.8, zorder=1)
+        for place, value in enumerate(middle):
+            axes.annotate(f"{value:.0f} %", (place, value), xytext=(14, 4), textcoords="offset points")
+        axes.set_title(f"{title}: the same {frame.n.max():,} images")
+        axes.set(
+            xlabel="",
+            ylabel="" if axes.get_subplotspec().colspan.start else "accuracy (%)",
+            ylim=(-3, 100),
+            xlim=(-0.5, len(order) - 0.1),
+        )
+        axes.grid(axis="x", visible=False)
+    legend(figure, [label for label in shown if label in SPOTLIGHT])
+    return figure
 
 
-def _guide(axes: Axes, label: str, across: pd.DataFrame, up: pd.DataFrame) -> None:
-    """Dashed lines through one label: what is right of and above them beats it in both."""
-    if label in across.index and label in up.index:
-        axes.axvline(across.loc[label, "mean"], color=look(label).colour, **_GUIDE)
-        axes.axhline(up.loc[label, "mean"], color=look(label).colour, **_GUIDE)
+def _rungs(axes: Axes, frame: pd.DataFrame, order: Sequence[str]) -> None:
+    """Networks as dots beside one another on every rung, those in the spotlight over the others."""
+    labels = ordered(frame.label)
+    for label in sorted(labels, key=lambda label: label in SPOTLIGHT):
+        own, front = frame[frame.label == label].set_index("rung")["mean"], label in SPOTLIGHT
+        aside = 0.56 * (labels.index(label) / max(len(labels) - 1, 1) - 0.5)
+        line = spotlit(label).line | {"markersize": 4.5 if front else 2.5, "alpha": 1 if front else 0.5}
+        axes.plot([place + aside for place in range(len(order))], own[list(order)], linestyle="", **line)
+    axes.set_xticks(range(len(order)), order)
 
 
-def _note(frame: pd.DataFrame) -> str:
-    """What the error bars and the dashed lines are, in words."""
-    most, least = frame.seeds.max(), frame.seeds.min()
-    bars = "95 % Wilson interval"
-    if most > 1:
-        alone = " (Wilson interval for one seed)" if least == 1 else ""
-        bars = f"standard deviation over {most} seeds{alone}"
-    return f"bars: {bars}" + (f"; dashed: {CONTROL}" if CONTROL in set(frame.label) else "")
+@styled
+def choices(records: Comparison) -> Figure:
+    """Accuracy on the test images after every epoch: a panel per column of SCORES, a line per network.
+
+    B, a and b mark what the paper's rules show; dotted lines: where the learning rate drops. ValueError
+    where no network's epochs were attacked.
+    """
+    titles, networks = records.titles, courses(records)
+    if not networks:
+        raise ValueError("no network's epochs were attacked: run the suite cifar10-resnet20-selection")
+    figure = new_figure(DOUBLE, 2.7)
+    for axes, (column, attack) in zip(figure.subplots(1, len(SCORES)), SCORES.items(), strict=True):
+        for record in networks:
+            frame, height = course(record), 5 if record is networks[0] else -13
+            axes.plot(frame.index, frame[column], **look(record.label).line)
+            marks: dict[int, str] = {}
+            for rule, letter in MARKS.items():
+                epoch = record.kept[rule].epoch
+                marks[epoch] = f"{marks[epoch]}, {letter}" if epoch in marks else letter
+            for epoch, letters in marks.items():
+                place, colour = (epoch, frame[column][epoch]), look(record.label).colour
+                where = {"xytext": (0, height), "textcoords": "offset points", "ha": "center"}
+                axes.annotate(letters, place, **where, color=colour)
+        for epoch in frame.index[frame.lr.diff() < 0]:
+            axes.axvline(epoch - 0.5, color="0.7", linestyle=":", linewidth=0.8)
+        axes.set(title=titles[attack], xlabel="epoch", ylabel="accuracy (%)")
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        axes.margins(y=0.15)
+    legend(figure, [record.label for record in networks])
+    return figure
+
+
+# ---- what eps looks like -------------------------------------------------------------------------
+
+
+@styled
+def digit(found: Mapping[str, Any], times: int = 50) -> Figure:
+    """One image, clean and attacked, with the difference `times` as large, for every eps in both units.
+
+    found: the fact of `gkp.study.facts.attacked.attacked_digit`. Grey in a difference is no change.
+    """
+    clean = unpacked(found["clean"]["image"])
+    attacked = sorted(found["attacked"], key=lambda one: one["furthest"])
+    figure = new_figure(DOUBLE, 3.1)
+    cells = figure.subplots(2, 1 + len(attacked))
+    cells[0, 0].axis("off")
+    _picture(cells[1, 0], clean, f"clean\n{_says(found['clean'])}")
+    for column, one in enumerate(attacked, start=1):
+        change = unpacked(one["difference"])
+        unit = "after normalisation" if one["space"] == "normalized" else "in pixels"
+        _picture(cells[0, column], 127.5 + times * change, "")
+        cells[0, column].set_title(
+            f"eps {one['eps']:g} {unit}\n= {one['furthest']:.3g}/255", loc="center", fontsize=7
+        )
+        _picture(cells[1, column], clean + change, _says(one))
+    cells[0, 1].set_ylabel(f"difference x {times}", labelpad=6)
+    cells[1, 1].set_ylabel("attacked", labelpad=6)
+    return figure
+
+
+def _says(answer: Mapping[str, Any]) -> str:
+    return f"network: {answer['predicted']} ({100 * answer['confidence']:.0f} %)"
+
+
+def _picture(axes: Axes, levels: Any, words: str) -> None:
+    axes.imshow(levels.clamp(0, 255).permute(1, 2, 0).numpy() / 255, interpolation="nearest")
+    axes.set(xticks=[], yticks=[])
+    axes.set_xlabel(words, fontsize=7)
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)

@@ -81,7 +81,7 @@ def results(evidence: Evidence, suite: str) -> str:
 def abstract_of(evidence: Evidence, suite: str) -> str:
     """What the paper's abstract says, beside the records of a suite."""
     found = verdict.findings(evidence.store.root, evidence.comparison(suite))
-    return statements(abstract(found), evidence)
+    return statements(abstract(found), evidence.notebook)
 
 
 def methods_list() -> str:
@@ -90,11 +90,14 @@ def methods_list() -> str:
     return "".join(f"- `{entry.name}`: {entry.summary}\n" for entry in sorted(entries, key=lambda m: m.name))
 
 
-def statements(rows: pd.DataFrame, evidence: Evidence) -> str:
-    """`tables.abstract` as a list: what the paper says, then for, against, how sure, where."""
+def statements(rows: pd.DataFrame, link: Callable[[str], str]) -> str:
+    """`tables.abstract` as a list: what the paper says, then for, against, how sure, where.
+
+    link: name of a notebook -> a link to it.
+    """
     lines = []
     for says, found, against, sure, notebook in rows.itertuples(index=False):
-        source = f"{sure}; {evidence.notebook(notebook)}"
+        source = f"{sure}; {link(notebook)}"
         lines += [f"- ***{says}***", f"  - for: {found}", f"  - against: {against}", f"  - {source}"]
     return "\n".join(lines) + "\n"
 

@@ -10,12 +10,23 @@ from torch import nn
 
 from gkp.nets.checkpoint import load_file
 from gkp.study.analysis import comparison as compare
-from gkp.study.analysis.claims import Verdict
+from gkp.study.analysis.claims import CLAIMS, Verdict
 from gkp.study.analysis.comparison import Comparison
 from gkp.study.analysis.labels import CONTROL
 from gkp.study.execute.suite import run_suite
 from gkp.study.report.tables import claims_table, claims_text, to_markdown
 from gkp.study.runs.record import Record
+
+SHORT = 12  # claims of a table that stands open
+
+
+def root() -> Path:
+    """The repository that the current folder is in. FileNotFoundError outside of one."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / CLAIMS).exists():
+            return folder
+    raise FileNotFoundError(f"no {CLAIMS} in {here} or above: open the notebook from the repository's folder")
 
 
 def records(root: str | Path, suite: str, *, compute: bool = False) -> Comparison:
@@ -52,6 +63,12 @@ def table(frame: pd.DataFrame) -> None:
 
 
 def claims(judged: Sequence[Verdict]) -> None:
-    """Display the verdicts on claims, and how many hold."""
-    table(claims_table(judged))
-    say(claims_text(judged))
+    """Display how many claims hold, and a table of them; what is long opens by a click."""
+    compact = claims_table(judged).drop(columns=["tolerance", "because"])
+    listed = to_markdown(compact) if len(compact) <= SHORT else folded("Each of them", to_markdown(compact))
+    say(claims_text(judged) + " Tolerances and reasons: docs/claims.md.", "", listed)
+
+
+def folded(title: str, markdown: str) -> str:
+    """A block that a reader opens by a click on its title."""
+    return f"<details>\n<summary>{title}</summary>\n\n{markdown}\n</details>\n"

@@ -22,7 +22,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from gkp.study.analysis.labels import base, family, ordered
+from gkp.study.analysis.labels import base, method_title, ordered
 from gkp.utils.files import atomic_write_bytes
 
 SINGLE, DOUBLE = 3.3, 6.8  # widths of one and of two printed columns, in inches
@@ -62,16 +62,16 @@ LOOKS: dict[str, tuple[str, str]] = {  # label -> (colour, marker)
     # controls
     "unpruned": ("#000000", "*"),
     "unpruned + fine-tune": ("#555555", "X"),
-    "random": ("#999999", "P"),
+    "random": ("#009988", "P"),
     "baseline": ("#000000", "+"),
     # grouped kernels
     "sr-gkp": ("#CC3311", "s"),
     "tmi-gkp": ("#EE7733", "D"),
     "gkp-greedy": ("#CC8866", "d"),
     # size of weights
-    "l1": ("#0077BB", "o"),
+    "l1": ("#33AADD", "o"),
     "l1-a": ("#33AADD", "^"),
-    "l1-b": ("#33AADD", "v"),
+    "l1-b": ("#0077BB", "v"),
     "l2": ("#332288", "o"),
     "group-norm": ("#332288", "<"),
     "sfp": ("#0077BB", "h"),
@@ -104,11 +104,12 @@ VARIANTS: dict[str, tuple[str, float]] = {
     "variant-absolute": ("<", 1),
     "beam_width-1": ("d", 0.5),
 }
-LONG_LABEL = 24  # letters; variants have longer ones, of which four fit beside one another
+LINE = 80  # letters of a legend's line
 OTHER_COLOUR, OTHER_MARKERS = "#7A5230", ("8", "1", "2", "3", "4", "|")
 OPEN_MARKERS = "+1234|"  # have no face: their edge carries the colour
 SIZES = {"*": 9.0, "X": 6.5, "P": 6.5, "D": 4.8, "s": 5.2, "+": 7.0}  # in points; the others look like 5.5
-FOREGROUND = ("controls", "grouped kernels")  # what most questions are about: drawn over the rest
+SPOTLIGHT = ("unpruned", "unpruned + fine-tune", "random", "sr-gkp", "l1-b")  # in colour where many are shown
+REST = "#808080"  # the others
 
 
 @dataclass(frozen=True)
@@ -155,8 +156,15 @@ def look(label: str) -> Look:
 
 
 def in_front(label: str) -> bool:
-    """Whether lines of this label stand out where there are many."""
-    return family(label) in FOREGROUND
+    """Whether this label is in colour where many are shown."""
+    return base(label) in SPOTLIGHT
+
+
+def spotlit(label: str) -> Look:
+    """The look of a label among many: its own, or a dot, of its method's colour or grey."""
+    if label in SPOTLIGHT:
+        return look(label)
+    return Look(look(label).colour if in_front(label) else REST, "o")
 
 
 def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
@@ -186,11 +194,11 @@ def new_figure(width: float, height: float) -> Figure:
 def legend(figure: Figure, labels: Iterable[str], columns: int = 6) -> None:
     """One legend below all panels, in the order of all figures."""
     handles = [
-        Line2D([], [], linestyle="", label=label, **{**look(label).line, "alpha": 1})
+        Line2D([], [], linestyle="", label=method_title(label), **{**look(label).line, "alpha": 1})
         for label in ordered(labels)
     ]
-    longest = max(len(str(handle.get_label())) for handle in handles)
-    columns = min(columns if longest <= LONG_LABEL else 4, len(handles))
+    lengths = sorted(len(str(handle.get_label())) for handle in handles)
+    columns = min(columns if sum(lengths[-columns:]) <= LINE else 4, len(handles))
     figure.legend(
         handles=handles, ncols=columns, loc="outside lower center", handletextpad=0.2, columnspacing=1.2
     )

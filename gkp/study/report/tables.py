@@ -8,7 +8,7 @@ from statistics import fmean
 
 import pandas as pd
 
-from gkp.study.analysis import claims, verdict
+from gkp.study.analysis import claims, costs, verdict
 from gkp.study.analysis.comparison import Comparison, marked, mean_size
 from gkp.study.analysis.labels import BENIGN, CONTROL
 
@@ -236,7 +236,7 @@ def _free(price: verdict.Price) -> tuple[str, ...]:
     slower = f"as grouped convolutions it takes {times} the unpruned network's time on {price.device}"
     return (
         "for free: in one shot, from the weights alone",
-        f"{price.seconds:.1f} s beside other work and {price.images} images, "
+        f"{costs.seconds_text(price.seconds)} and {price.images} images, "
         f"{100 * price.seconds / price.training_seconds:.1f} % of a fine-tuning of {price.epochs} epochs",
         slower if times else "its latency has no record yet",
     )

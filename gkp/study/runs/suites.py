@@ -145,11 +145,11 @@ def seeds() -> Suite:
     )
 
 
-def attacked(name: str, title: str, evaluation: protocols.Protocol, first: tuple[str, ...] = ()) -> Suite:
-    """The networks of the short grid under another protocol; those of `first`, by label, before the rest."""
+def attacked(name: str, title: str, evaluation: protocols.Protocol, facts: tuple[str, ...]) -> Suite:
+    """The networks of the short grid under another protocol, the TELLING ones before the rest."""
     runs = [replace(run, evaluation=evaluation) for run in cifar10("resnet20", "authors", short=True).runs]
-    runs.sort(key=lambda run: first.index(run.label) if run.label in first else len(first))
-    return Suite(name, title, "CIFAR-10, and the records of cifar10-resnet20-short", tuple(runs))
+    runs.sort(key=lambda run: TELLING.index(run.label) if run.label in TELLING else len(TELLING))
+    return Suite(name, title, "CIFAR-10, and the records of cifar10-resnet20-short", tuple(runs), facts)
 
 
 def audit() -> Suite:
@@ -157,7 +157,7 @@ def audit() -> Suite:
         "cifar10-resnet20-audit",
         "The short grid's networks: one change of the protocol at a time, PGD-50 over eps",
         protocols.cifar() + protocols.audit(),
-        TELLING,
+        ("attacked-digit",),
     )
 
 
@@ -166,7 +166,7 @@ def autoattack() -> Suite:
         "cifar10-resnet20-autoattack",
         "The short grid's networks under AutoAttack, 128 images",
         (*protocols.paper(), *protocols.strong_pgd(), *protocols.autoattack()),
-        TELLING,
+        ("robustbench",),
     )
 
 

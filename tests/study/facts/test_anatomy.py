@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gkp.nets import models
-from gkp.search import Selection, select
+from gkp.search import Selection, grouping, select
 from gkp.search.smoothness import smoothness
 from gkp.study.facts import anatomy
 
@@ -77,3 +77,31 @@ def test_layers_of_a_network():
     found = anatomy.layers(models.create("resnet8"))
     assert "conv1" not in found
     assert all(weight.shape[2:] == (3, 3) for weight in found.values())
+
+
+def test_the_step_of_the_beam_is_that_of_the_search(weight):
+    """Where four kernels are all that is kept, the survivors of every start are the final beam."""
+    large = torch.randn(16, 7, 3, 3, generator=torch.Generator().manual_seed(3))
+    options = {"groups": 8, "rate": 0.5}  # int(0.5 * 8) = 4 kernels stay: the start and three more
+    kept = select(large, **options, outer_in_beam=True).kept[2]
+    steps = [anatomy.beam_step(large, group=2, first=first, **options) for first in range(7)]
+    assert all(len(step) == 8 and step["survives"].sum() == 2 for step in steps)
+    assert all(step["survives"].tolist() == [True] * 2 + [False] * 6 for step in steps)
+    assert all(step["kept"].map(lambda path: path[0]).eq(first).all() for first, step in enumerate(steps))
+    survivors = [tuple(sorted(path)) for step in steps for path in step["kept"][step["survives"]]]
+    assert tuple(kept.tolist()) in survivors
+    each = anatomy.group_smoothness(large, grouping.snaking(large, 8))[2]
+    for row in steps[0].itertuples():
+        assert row.smoothness == pytest.approx(float(each[row.kept].sum()))
+
+
+def test_sets_with_the_roughest_kernel_are_told_apart():
+    weight = torch.randn(16, 6, 3, 3, generator=torch.Generator().manual_seed(4))
+    weight[:, 4] *= 10
+    selection = select(weight)
+    rough = anatomy.holds_roughest(weight, selection)
+    _, others = anatomy.smoothness_of_sets(weight, selection)
+    assert rough.double().mean() == pytest.approx(selection.kept.shape[1] / 6)
+    assert others[0][rough].min() > others[0][~rough].max()
+    with pytest.raises(ValueError, match="at most 16"):
+        anatomy.holds_roughest(torch.randn(16, 32, 3, 3), select(torch.randn(16, 32, 3, 3)))

@@ -1,27 +1,27 @@
 """Figures: what they show, that they are legible, that equal figures are equal files."""
 
+import copy
 import itertools
-from dataclasses import replace
 
 import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
-from many_records import IMAGES, METHODS, comparison
+from many_records import IMAGES, many_records
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from record_factory import with_metrics, with_right
 
-from gkp.attacks import Attack
+from gkp.attacks.outcome import pack_bits, unpack_bits
 from gkp.search import select
-from gkp.study.analysis import labels
-from gkp.study.analysis.comparison import Comparison, pixel_attacks, points
+from gkp.study.analysis import costs, labels, paired, seeds
+from gkp.study.analysis.comparison import pixel_attacks
 from gkp.study.analysis.labels import BENIGN, CONTROL
-from gkp.study.report import kernel_plots, plots, style
+from gkp.study.facts import anatomy
+from gkp.study.report import differences, fact_plots, kernel_plots, plots, style
 from gkp.study.runs import suites
-from gkp.utils.stats import wilson
+from gkp.study.runs.store import Store
 
 FEW = ("random", "l1", "sr-gkp")
 PGD_3 = "pgd3_norm_8/255_step2/255_true"
@@ -30,7 +30,7 @@ SOUND, PAPER = "pgd10_pixel_0.5/255_step0.125/255_true", "fgsm_norm_0.01_predict
 
 @pytest.fixture(scope="module")
 def few():
-    return comparison(FEW)
+    return many_records(FEW)
 
 
 @pytest.fixture(scope="module")
@@ -41,102 +41,166 @@ def weight():
 @pytest.fixture(scope="module")
 def figures(few, weight):
     """Every figure once."""
+    several = many_records(FEW, seeds=(0, 1, 2))
+    selection = select(weight)
     return {
-        "tradeoff": plots.tradeoff(few, [PAPER, SOUND]),
-        "methods": plots.methods(few, [BENIGN, SOUND]),
+        "forest": differences.forest(few, [BENIGN, PAPER, SOUND]),
+        "verdict": differences.verdict([few, few], several),
+        "trainings": differences.trainings(several, [BENIGN, SOUND]),
+        "scatter": differences.scatter(few, PAPER, SOUND),
         "epsilon": plots.epsilon_curve(few),
-        "history": plots.history(few),
         "kernels": kernel_plots.kernels(weight, 12),
+        "grouped": kernel_plots.grouped(weight, selection),
         "snaking": kernel_plots.snaking(weight),
-        "kept_map": kernel_plots.kept_map(weight, select(weight)),
-        "set_smoothness": kernel_plots.set_smoothness(weight),
+        "kept_map": kernel_plots.kept_map(weight, selection),
+        "beam_step": fact_plots.beam_step(anatomy.beam_step(weight), 16),
+        "set_smoothness": fact_plots.set_smoothness(weight),
+        "pruning_times": fact_plots.pruning_times(costs.steps(few, None)),
+        "digit": plots.digit(Store(".").fact("cifar10-resnet20-audit", "attacked-digit")["facts"]),
     }
 
 
 def test_every_figure_is_legible_in_a_column(figures):
     for name, figure in figures.items():
         assert isinstance(figure, Figure)
-        assert figure.get_figwidth() in (style.SINGLE, style.DOUBLE), name
+        assert style.SINGLE <= figure.get_figwidth() <= style.DOUBLE, name
         sizes = [text.get_fontsize() for text in figure.findobj(Text) if text.get_text()]
         assert min(sizes) >= 7, name
 
 
+def test_no_text_leaves_its_figure(figures):
+    for name, figure in figures.items():
+        renderer = FigureCanvasAgg(figure).get_renderer()
+        for text in filter(Text.get_text, _words(figure)):
+            box = text.get_window_extent(renderer)
+            assert box.x0 >= -1, (name, text.get_text())
+            assert box.x1 <= figure.bbox.x1 + 1, (name, text.get_text())
+
+
+def _words(figure):
+    """All texts but those of ticks, of which some beyond the limits exist and are not drawn."""
+    yield from (text for text in (figure._suptitle, figure._supxlabel) if text)
+    for axes in figure.axes:
+        yield from (axes._left_title, axes.title, axes.xaxis.label, axes.yaxis.label, *axes.texts)
+
+
 def test_titles_of_five_panels_do_not_run_into_each_other(few):
     """Among them the longest title there is."""
-    figure = plots.methods(few, [BENIGN, PAPER, PGD_3, SOUND, pixel_attacks(few, "pgd")[-1]])
+    names = [BENIGN, PAPER, PGD_3, SOUND, pixel_attacks(few, "pgd")[-1]]
+    figure = differences.forest(few, names)
     renderer = FigureCanvasAgg(figure).get_renderer()
-    boxes = [
-        axes.get_title(loc="left") and axes._left_title.get_window_extent(renderer) for axes in figure.axes
-    ]
+    boxes = [axes._left_title.get_window_extent(renderer) for axes in figure.axes]
     assert len(boxes) == 5
     assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
     assert boxes[-1].x1 <= figure.bbox.x1
 
 
 def test_axes_say_what_and_in_which_unit(figures):
-    for axes in figures["tradeoff"].axes:
-        assert "(%)" in axes.get_xlabel()
-        assert "(%)" in axes.get_ylabel()
-    left, right = figures["epsilon"].axes
-    assert "1/255" in left.get_xlabel()
-    assert "(points)" in right.get_ylabel()
-    assert [axes.get_xlabel() for axes in figures["history"].axes] == ["epoch", "epoch"]
+    (axes,) = figures["scatter"].axes
+    assert axes.get_xlabel().endswith("(points)")
+    assert axes.get_ylabel().endswith("(points)")
+    (axes,) = figures["epsilon"].axes
+    assert "(1/255)" in axes.get_xlabel()
+    assert "(points)" in axes.get_ylabel()
+    assert "points" in figures["forest"].get_supxlabel()
 
 
 def test_figures_leave_the_readers_settings_alone(few):
     before = dict(mpl.rcParams)
     with mpl.rc_context({"font.size": 30, "xtick.labelsize": 30}):
-        figure = plots.methods(few, [BENIGN])
+        figure = differences.forest(few, [BENIGN])
         assert mpl.rcParams["font.size"] == 30
     assert dict(mpl.rcParams) == before
     assert max(text.get_fontsize() for text in figure.findobj(Text)) < 10
 
 
-def test_error_bars_are_wilson_intervals(few):
-    figure = plots.methods(few, [BENIGN])
-    drawn = [np.asarray(bar.get_segments()[0])[:, 0] for bar in _bars(figure)]
-    frame = points(few, [BENIGN]).set_index("label")
-    assert len(drawn) == len(frame)
-    for (low, high), label in zip(drawn, style.ordered(frame.index), strict=True):
-        mean, n = frame["mean"][label] / 100, frame["n"][label]
-        assert (low / 100, high / 100) == pytest.approx(wilson(round(mean * n), n))
+def test_a_forest_plot_is_the_paired_intervals_sorted_and_filled_where_shown(few):
+    figure = differences.forest(few, [SOUND])
+    frame = paired.intervals(few, SOUND).sort_values("difference", ascending=False)
+    (axes,) = figure.axes
+    assert [t.get_text() for t in axes.get_yticklabels()] == [labels.method_title(m) for m in frame.method]
+    drawn = {round(container[0].get_ydata()[0]): container for container in axes.containers}
+    for place, row in enumerate(frame.itertuples()):
+        marker, _, (bar,) = drawn[place]
+        assert marker.get_xdata()[0] == pytest.approx(row.difference)
+        assert bar.get_segments()[0][:, 0] == pytest.approx([row.low, row.high])
+        hollow = to_rgb(marker.get_markerfacecolor()) == (1, 1, 1)
+        assert hollow == (row.verdict == "not shown to differ")
 
 
-def test_several_seeds_are_drawn_as_mean_and_deviation():
-    records = comparison(("l1",), seeds=(0, 1, 2))
-    figure = plots.methods(records, [BENIGN])
-    frame = points(records, [BENIGN]).set_index("label")
-    own = [100 * r.metrics()[BENIGN].accuracy for r in records if r.label == "l1"]
-    assert frame.loc["l1", "high"] - frame.loc["l1", "mean"] == pytest.approx(np.std(own, ddof=1))
-    assert "standard deviation over 3 seeds" in figure.get_supxlabel()
+def test_methods_in_the_spotlight_have_their_colours_and_the_rest_is_grey(few):
+    figure = differences.forest(few, [SOUND])
+    names = {labels.method_title(label): label for label in ("sr-gkp", "random", "unpruned", "l1")}
+    for text in figure.axes[0].get_yticklabels():
+        label = names[text.get_text()]
+        expected = style.REST if label == "l1" else style.look(label).colour
+        assert to_rgb(text.get_color()) == to_rgb(expected)
 
 
-def test_the_difference_to_the_control_is_zero_for_the_control(few):
-    right = plots.epsilon_curve(few).axes[1]
-    flat = [line for line in right.lines if np.allclose(line.get_ydata(), 0)]
-    assert [line.get_color() for line in flat] == [style.look(CONTROL).colour]
+def test_three_trainings_are_three_dots():
+    records = many_records(FEW, seeds=(0, 1, 2))
+    frame = seeds.against(records, SOUND, CONTROL).set_index("method")
+    (axes,) = differences.trainings(records, [SOUND]).axes
+    dots = [points.get_offsets()[:, 0].tolist() for points in axes.collections if len(points.get_offsets())]
+    assert sorted(sum(dots, [])) == pytest.approx(sorted(sum(frame["differences"], [])))
+    assert not axes.containers  # and no bars
+
+
+def test_the_verdict_has_a_panel_for_each_network_and_attack(figures):
+    axes = figures["verdict"].axes
+    assert len(axes) == 4
+    assert all(one.get_title(loc="left").startswith("ResNet-20, ") for one in axes)
+    assert "small dots" in figures["verdict"].get_supxlabel()
+
+
+def test_the_scatter_names_the_methods_of_the_spotlight(figures):
+    shown = {text.get_text() for text in figures["scatter"].axes[0].texts}
+    assert {"SR-GKP", "random filters", "unpruned"} <= shown
 
 
 def test_the_curve_is_about_the_same_images_at_every_eps(few):
     """Benign accuracy is known of 400 images; where an attack saw 100, its point is about those."""
-    names = pixel_attacks(few, "fgsm")
-    short = Comparison(
-        with_metrics(r, {n: m.first(100) if n in names else m for n, m in r.metrics().items()}) for r in few
-    )
+    short = copy.deepcopy(few)
+    for record in short:
+        metrics = record["checkpoints"]["last"]["metrics"]
+        for name in pixel_attacks(short, "fgsm"):
+            right = unpack_bits(metrics[name]["bits"], IMAGES)[:100]
+            metrics[name] |= {"bits": pack_bits(right), "n": 100, "accuracy": float(right.double().mean())}
     figure = plots.epsilon_curve(short)
-    left, right = figure.axes
-    (control,) = few.right(CONTROL, BENIGN).values()
-    expected = 100 * control[:100].double().mean().item()
-    own = next(line for line in left.lines if line.get_color() == style.look(CONTROL).colour)
-    assert own.get_ydata()[0] == pytest.approx(expected)
+    (axes,) = figure.axes
+    own, control = (paired.bits(short, label, BENIGN)[0][:100] for label in ("sr-gkp", CONTROL))
+    line = next(line for line in axes.lines if line.get_color() == style.look("sr-gkp").colour)
+    expected = 100 * (own.double().mean() - control.double().mean()).item()
+    assert line.get_ydata()[0] == pytest.approx(expected)
+    assert axes.get_xticklabels()[0].get_text() == f"0\n{100 * control.double().mean():.0f} %"
     assert "100 images" in figure.get_suptitle()
-    line = next(line for line in right.lines if line.get_color() == style.look("sr-gkp").colour)
-    (bars,) = right.collections
-    for (_, low), (_, high) in bars.get_segments():
-        assert low < high
+    (bars,) = axes.collections
+    measured = dict(zip(line.get_xdata(), line.get_ydata(), strict=True))
     for (eps, low), (_, high) in bars.get_segments():
-        measured = dict(zip(line.get_xdata(), line.get_ydata(), strict=True))[eps]
-        assert low <= measured <= high
+        assert low < high
+        assert low <= measured[eps] <= high
+
+
+def test_a_single_large_step_is_said_to_overshoot(few):
+    assert any("overshoots" in text.get_text() for text in plots.epsilon_curve(few).axes[0].texts)
+    pgd = plots.epsilon_curve(few, kind="pgd")
+    assert not any("overshoots" in text.get_text() for text in pgd.axes[0].texts)
+
+
+def test_the_grouped_layer_has_the_kernels_of_its_selection(weight):
+    selection = select(weight)
+    figure = kernel_plots.grouped(weight, selection)
+    cells = [axes.collections[0].get_array() for axes in figure.axes]
+    assert [int(np.ma.count(values)) for values in cells] == [256, 144, 144, 144]
+    size = weight.double().square().sum((2, 3)).sqrt()
+    kept = {
+        round(float(size[f, c]), 9)
+        for group, members in enumerate(selection.filter_order.view(8, 2))
+        for f in members
+        for c in selection.kept[group]
+    }
+    for values in cells[1:]:
+        assert {round(float(v), 9) for v in np.ma.compressed(values)} == kept
 
 
 def test_kept_map_dots_are_the_selection(weight):
@@ -155,8 +219,9 @@ def test_snaking_draws_every_filter_in_every_grouping(weight):
 
 
 def test_set_smoothness_lists_all_sets(weight):
-    left = kernel_plots.set_smoothness(weight).axes[0]
+    left = fact_plots.set_smoothness(weight).axes[0]
     assert sum(bar.get_height() for bar in left.patches) == 11440
+    assert len({bar.get_facecolor() for bar in left.patches}) == 2  # with and without the roughest kernel
 
 
 # ---- files ---------------------------------------------------------------------------------------
@@ -170,43 +235,34 @@ def test_saving_twice_gives_equal_files(figures, tmp_path, monkeypatch):
     assert [path.read_bytes() for path in paths] == first
 
 
-def test_save_all_writes_what_the_records_allow(few, figures, tmp_path, monkeypatch):
-    for name, figure in (("methods", "methods"), ("epsilon_curve", "epsilon"), ("history", "history")):
-        monkeypatch.setattr(
-            plots, name, lambda *_, drawn=figures[figure]: drawn
-        )  # drawing them takes seconds
+@pytest.mark.parametrize(
+    ("names", "seeds", "expected"),
+    [
+        (FEW, (0,), ["differences", "epsilon"]),
+        (FEW, (0, 1, 2), ["trainings"]),
+        ((), (0,), []),  # the control alone is two dots on a canvas
+    ],
+)
+def test_save_all_writes_what_the_records_allow(names, seeds, expected, tmp_path, monkeypatch):
     saved = []
     monkeypatch.setattr(plots, "save", lambda figure, stem: saved.append(stem) or [stem])
-    plots.save_all("small", few, tmp_path)
-    assert [stem.name for stem in saved] == ["tradeoff", "methods", "epsilon", "history"]
+    plots.save_all("small", many_records(names, seeds), tmp_path)
+    assert [stem.name for stem in saved] == expected
 
 
-def test_a_single_epoch_is_no_course(few, figures, tmp_path, monkeypatch):
-    monkeypatch.setattr(plots, "save", lambda figure, stem: [stem])
-    for name in ("methods", "epsilon_curve", "tradeoff"):
-        monkeypatch.setattr(plots, name, lambda *_: figures["methods"])
-    short = [r.history and replace(r.history, epochs=r.epochs[:1]) for r in few]
-    once = Comparison(replace(r, history=course) for r, course in zip(few, short, strict=True))
-    assert "history" not in [stem.name for stem in plots.save_all("small", once, tmp_path)]
+def test_a_suite_that_only_attacks_anothers_networks_repeats_no_figure(few, tmp_path):
+    assert plots.save_all("other", few, tmp_path) == []
 
 
-def test_a_collapsed_network_is_named_instead_of_drawn(few):
-    fifth = torch.arange(IMAGES) < IMAGES / 5
-    collapsed = [with_right(r, Attack("none"), fifth) if r.label == "l1" else r for r in few]
-    figure = plots.tradeoff(Comparison(collapsed), [PAPER])
-    assert "not drawn: l1 at 20 % without attack" in figure.get_suptitle()
-    assert "l1" not in {text.get_text() for text in figure.legends[0].get_texts()}
-    assert figure.axes[0].get_xlim()[0] > 50
-
-
-def test_the_control_is_named_only_where_it_is_drawn(few):
-    alone = Comparison(record for record in few if record.label != CONTROL)
-    assert CONTROL in plots.methods(few, [BENIGN]).get_supxlabel()
-    assert CONTROL not in plots.methods(alone, [BENIGN]).get_supxlabel()
+def test_variants_are_compared_with_their_method(few):
+    assert plots.reference(few) == CONTROL
+    variant = few[-1] | {"label": "sr-gkp (alpha-0.0)"}
+    assert plots.reference([*few, variant]) == "sr-gkp"
+    assert plots.reference([]) == ""
 
 
 def test_nothing_is_drawn_without_results(tmp_path):
-    assert plots.save_all("method", Comparison([]), tmp_path) == []
+    assert plots.save_all("method", [{"config": {"method": "x"}, "facts": {}}], tmp_path) == []
     assert list(tmp_path.iterdir()) == []
 
 
@@ -258,17 +314,7 @@ def test_a_readers_own_method_is_drawn():
     look = style.look("my-method")
     assert look.colour == style.OTHER_COLOUR
     assert labels.family("my-method") == labels.OTHERS
-    assert isinstance(plots.tradeoff(comparison(("l1", "my-method")), [SOUND]), Figure)
-
-
-def test_all_methods_are_in_the_legend():
-    figure = plots.tradeoff(comparison(), [PAPER])
-    shown = {text.get_text() for text in figure.legends[0].get_texts()}
-    assert shown == {*METHODS, "unpruned", CONTROL}
-
-
-def _bars(figure):
-    return [bar for container in figure.axes[0].containers for bar in container[2]]
+    assert isinstance(differences.forest(many_records(("l1", "my-method")), [SOUND]), Figure)
 
 
 def _lab(colour, matrix):

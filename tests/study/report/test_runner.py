@@ -128,3 +128,28 @@ def test_the_kernel_is_this_python_whatever_jupyter_offers(
     path = root / "notebooks" / "00_sum.ipynb"
     path.write_text(path.read_text().replace("print(value + 1)", "import sys; print(sys.executable)"))
     assert printed(notebooks.run(path, root=root)) == f"{sys.executable}\n"
+
+
+def test_kernels_warn_of_nothing_and_leave_no_sockets(root: Path, capfd, monkeypatch, tmp_path: Path) -> None:
+    """Open TCP ports are warned of on the terminal; sockets of the file system are not, and are removed."""
+    sockets = tmp_path / "s"
+    sockets.mkdir()
+    monkeypatch.setattr(notebooks.tempfile, "tempdir", str(sockets))
+    (path,) = notebooks.find(root)
+    if len(str(sockets)) < notebooks.LONGEST:
+        notebooks.run(path, root=root)
+        assert capfd.readouterr() == ("", "")
+        assert list(sockets.glob("gkp-*")) == []
+
+
+def test_every_kernel_has_sockets_of_its_own() -> None:
+    """In one folder they would take one another's messages."""
+    first, second = (notebooks.own_kernel_manager()() for _ in range(2))
+    assert first.transport == "ipc"
+    assert first.ip != second.ip
+
+
+def test_a_folder_too_long_for_sockets_is_passed_over(monkeypatch) -> None:
+    monkeypatch.setattr(notebooks.tempfile, "gettempdir", lambda: "/" + "x" * 90)
+    manager = notebooks.own_kernel_manager()()
+    assert (manager.transport, manager.ip) == ("tcp", "127.0.0.1")

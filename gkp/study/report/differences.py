@@ -1,0 +1,232 @@
+"""Figures of differences: every method minus the control, in points, on the very same images."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import Bbox
+
+from gkp.study.analysis import paired, seeds
+from gkp.study.analysis.comparison import Comparison, paper_attacks, pixel_attacks, sound_attack
+from gkp.study.analysis.labels import CONTROL, DATASETS, method_title, network_title
+from gkp.study.analysis.paired import LEVEL
+from gkp.study.report.style import DOUBLE, FAINT, INK, SPOTLIGHT, new_figure, spotlit, styled
+from gkp.study.runs.run import Run
+
+ROW = 0.15  # inches of a method
+NARROW = 17  # letters in a line above one of many panels
+BOLD: dict[str, Any] = {"fontsize": 8, "weight": "bold"}
+ZERO: dict[str, Any] = {"color": INK, "linewidth": 0.8, "zorder": 1}
+HOW = "bars: paired 95 % interval over images; filled: shown after Holm's correction"
+
+
+@styled
+def forest(records: Comparison, names: Sequence[str], control: str = CONTROL) -> Figure:
+    """Every method's accuracy minus the control's: a row per method, a panel per attack.
+
+    Sorted by the first attack. Bars are the paired 95 % interval over images; a marker is filled where
+    McNemar's test, corrected by Holm for the rows of a panel, shows a difference.
+    """
+    frames = {name: paired.intervals(records, name, control) for name in names}
+    figure = new_figure(DOUBLE, 1.15 + ROW * len(frames[names[0]]))
+    panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    _row_of_panels(panels, frames, records.titles)
+    figure.suptitle(f"{_network(records)}, {_header(records)}", x=0.01, ha="left", **BOLD)
+    figure.supxlabel(f"accuracy minus that of {method_title(control)} (points); {HOW}", fontsize=7)
+    return figure
+
+
+@styled
+def verdict(comparisons: Sequence[Comparison], trainings: Comparison | None = None) -> Figure:
+    """The study in one figure: a row of panels per comparison, a panel for the paper's and a sound attack.
+
+    As `forest`, against the unpruned network with the same training. trainings: records with several seeds;
+    each training's difference is a small dot in the first comparison.
+    """
+    drawn = [{n: paired.intervals(records, n) for n in headlines(records)} for records in comparisons]
+    counts = [len(next(iter(frames.values()))) for frames in drawn]
+    figure = new_figure(DOUBLE, 0.7 + sum(ROW * count + 0.75 for count in counts))
+    heights = [ROW * count + 0.2 for count in counts]
+    shape = len(drawn), max(map(len, drawn))
+    rows = figure.subplots(*shape, sharey="row", squeeze=False, height_ratios=heights)
+    for panels, records, frames in zip(rows, comparisons, drawn, strict=True):
+        _row_of_panels(panels, frames, records.titles)
+        for axes in panels:
+            axes.set_title(f"{_network(records)}, {axes.get_title(loc='left')}")
+        if trainings and records is comparisons[0]:
+            _small_dots(panels, frames, trainings)
+    figure.suptitle(_header(comparisons[0]), x=0.01, ha="left", **BOLD)
+    words = f"accuracy minus that of {CONTROL}, the same training without pruning (points); {HOW}"
+    words += "; small dots: each of several trainings" if trainings else ""
+    words += "; norm.: eps counts after normalisation; pred.: predicted labels; both as in the paper"
+    figure.supxlabel(textwrap.fill(words, 125), fontsize=7)
+    return figure
+
+
+@styled
+def trainings(records: Comparison, names: Sequence[str], control: str = CONTROL) -> Figure:
+    """Every single training's difference to the control of the same seed: three seeds are three dots."""
+    frames = {name: seeds.against(records, name, control) for name in names}
+    order = list(frames[names[0]].sort_values("mean", ascending=False)["method"])
+    titles = records.titles
+    figure = new_figure(DOUBLE, 1.0 + ROW * len(order))
+    panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    for axes, (name, frame) in zip(panels, frames.items(), strict=True):
+        long = frame.explode("differences").astype({"differences": float})
+        sns.stripplot(
+            long, x="differences", y="method", order=order, hue="method", jitter=False, size=4, alpha=0.75,
+            palette={label: spotlit(label).colour for label in order}, legend=False, ax=axes,
+        )  # fmt: skip
+        axes.axvline(0, **ZERO)
+        axes.set(xlabel="", ylabel="", title=textwrap.fill(titles[name], NARROW))
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        _no_rows(axes)
+    _label_rows(panels[0], order)
+    figure.suptitle(f"{_network(records)}, {_header(records)}", x=0.01, ha="left", **BOLD)
+    words = f"accuracy minus that of {method_title(control)} of the same seed (points); a dot is a training"
+    figure.supxlabel(words, fontsize=7)
+    return figure
+
+
+@styled
+def scatter(records: Comparison, across: str, up: str) -> Figure:
+    """The difference to the control under one attack against that under another, a marker per method.
+
+    Bars (of those in colour): paired 95 % intervals over images. Names of grey dots that would run into
+    others are left out. Dashed: least squares over the pruned networks.
+    """
+    first, second = (paired.intervals(records, name).set_index("method") for name in (across, up))
+    both, titles = first.add_suffix("_x").join(second.add_suffix("_y"), how="inner"), records.titles
+    figure = new_figure(DOUBLE * 0.75, 3.4)
+    axes = figure.subplots()
+    sns.regplot(
+        both.drop(index=["unpruned"], errors="ignore"), x="difference_x", y="difference_y", ax=axes, ci=None,
+        scatter=False, line_kws={"color": FAINT, "linewidth": 0.8, "linestyle": (0, (4, 3))},
+    )  # fmt: skip
+    for label, point in both.iterrows():
+        x, y, style = point.difference_x, point.difference_y, spotlit(label)
+        if style.marker != "o":
+            wide, high = [[x - point.low_x], [point.high_x - x]], [[y - point.low_y], [point.high_y - y]]
+            axes.errorbar(x, y, xerr=wide, yerr=high, color=style.colour, alpha=0.4, linewidth=0.8, zorder=2)
+        axes.plot(x, y, linestyle="", zorder=4 if style.marker == "o" else 5, **style.line)
+    axes.axvline(0, **ZERO)
+    axes.axhline(0, **ZERO)
+    axes.set_xlabel(f"difference to {CONTROL} under {titles[across]} (points)")
+    axes.set_ylabel(f"difference to {CONTROL}\nunder {titles[up]} (points)")
+    figure.suptitle(f"{_network(records)}, {_header(records)}", x=0.01, ha="left", **BOLD)
+    figure.draw_without_rendering()
+    _direct_labels(axes, both)
+    return figure
+
+
+# ---- parts ---------------------------------------------------------------------------------------
+
+
+def headlines(records: Comparison) -> list[str]:
+    """The paper's first attack and the sound one, as far as all networks met them."""
+    return paper_attacks(records)[:1] + ([sound_attack(records)] if pixel_attacks(records) else [])
+
+
+def _row_of_panels(
+    panels: Sequence[Axes], frames: Mapping[str, pd.DataFrame], titles: Mapping[str, str]
+) -> None:
+    order = _order(frames)
+    for axes, (name, frame) in zip(panels, frames.items(), strict=False):
+        for point in frame[frame.method.isin(order)].itertuples():
+            _point(axes, point, order.index(point.method))
+        axes.axvline(0, **ZERO)
+        images = f"{frame.n.max():,} images"
+        wrapped = textwrap.fill(titles[name], NARROW) if len(frames) > 2 else titles[name]
+        axes.set_title(f"{wrapped}\n{images}")
+        axes.xaxis.set_major_locator(MaxNLocator(5 if len(frames) <= 3 else 4))
+        _no_rows(axes)
+    panels[0].set(ylim=(len(order) - 0.4, -0.6))
+    _label_rows(panels[0], order)
+
+
+def _order(frames: Mapping[str, pd.DataFrame]) -> list[str]:
+    """The methods, the most accurate under the first attack first."""
+    first = next(iter(frames.values()))
+    return list(first.sort_values("difference", ascending=False)["method"])
+
+
+def _no_rows(axes: Axes) -> None:
+    axes.grid(axis="y", visible=False)
+    axes.tick_params(axis="y", length=0)
+
+
+def _point(axes: Axes, point: Any, row: int) -> None:
+    """A difference and its interval, hollow where nothing is shown."""
+    style = spotlit(point.method)
+    line = style.line | {"markersize": style.line["markersize"] * 0.85}
+    if point.p >= LEVEL:
+        line |= {"markerfacecolor": "white", "markeredgecolor": style.colour, "markeredgewidth": 0.9}
+    bars = [[point.difference - point.low], [point.high - point.difference]]
+    axes.errorbar(point.difference, row, xerr=bars, linestyle="", elinewidth=0.9, capsize=0, zorder=3, **line)
+
+
+def _small_dots(panels: Sequence[Axes], frames: Mapping[str, pd.DataFrame], records: Comparison) -> None:
+    order = _order(frames)
+    for axes, name in zip(panels, frames, strict=False):
+        for row in seeds.against(records, name, CONTROL).itertuples():
+            if row.method in order:
+                places = [order.index(row.method) + 0.32] * len(row.differences)
+                axes.plot(row.differences, places, ".", color=spotlit(row.method).colour, ms=2.6, zorder=2)
+
+
+def _label_rows(axes: Axes, order: Sequence[str]) -> None:
+    """Names of the methods in their colours beside the rows."""
+    axes.set_yticks(range(len(order)), [method_title(label) for label in order])
+    for text, label in zip(axes.get_yticklabels(), order, strict=True):
+        colour = spotlit(label).colour
+        text.set(color=colour, weight="bold" if label in SPOTLIGHT else "normal")
+
+
+def _direct_labels(axes: Axes, both: pd.DataFrame) -> None:
+    """Names beside the markers, those in colour first; a grey one that finds no room is left out."""
+    canvas = FigureCanvasAgg(axes.figure.figure)
+    places = {label: (point.difference_x, point.difference_y) for label, point in both.iterrows()}
+    pixels = {label: axes.transData.transform(place) for label, place in places.items()}
+    taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in pixels.values()]
+    sides = [
+        ((dx, dy), "left" if dx > 0 else "right", va)
+        for dy, va in ((2, "bottom"), (-2, "top"))
+        for dx in (5, -5)
+    ]
+    for label in sorted(places, key=lambda label: label not in SPOTLIGHT):
+        for offset, ha, va in sides:
+            text = axes.annotate(
+                method_title(label), places[label], xytext=offset, textcoords="offset points", ha=ha, va=va,
+                fontsize=7, color=spotlit(label).colour, weight="bold" if label in SPOTLIGHT else "normal",
+            )  # fmt: skip
+            box = text.get_window_extent(canvas.get_renderer())
+            free = axes.bbox.contains(box.x0, box.y0) and axes.bbox.contains(box.x1, box.y1)
+            if free and not box.count_overlaps(taken):
+                taken.append(box)
+                break
+            text.remove()
+
+
+def _header(records: Comparison) -> str:
+    """Data, training and seeds, for the top of a figure."""
+    trained = _trained(records)
+    first, count = trained[0], len({run.seed for run in trained})
+    data = DATASETS.get(first.dataset, first.dataset)
+    training = f"{count} training{'s' * (count > 1)} of each network"
+    return f"{data}: {first.epochs} epochs of fine-tuning, {training}"
+
+
+def _network(records: Comparison) -> str:
+    return network_title(_trained(records)[0].network)
+
+
+def _trained(records: Comparison) -> list[Run]:
+    return [record.run for record in records.trained]

@@ -1,0 +1,112 @@
+"""What somebody looks up about a suite: figures/<suite>/details.md."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import pandas as pd
+
+from gkp.study.analysis import ablation_tables, audit, choice, costs, paired, seeds
+from gkp.study.analysis import paper as published
+from gkp.study.analysis.comparison import PROTOCOL, Comparison, paper_attacks, pixel_attacks, sound_attack
+from gkp.study.analysis.labels import BENIGN, CONTROL
+from gkp.study.report.tables import to_markdown
+from gkp.study.runs import suites
+from gkp.study.runs.store import Store
+
+Tables = Iterable[tuple[str, pd.DataFrame]]
+CONTROLS = (CONTROL, "unpruned", "sr-gkp")
+
+
+def details_of(suite: str, store: Store) -> str:
+    """The page of a suite, as Markdown; "" where there is nothing to put on it."""
+    comparison = Comparison(store.of_suite(suite))
+    tables = [*paired_tests(comparison), *SPECIAL.get(suite, lambda store, comparison: ())(store, comparison)]
+    parts = [f"## {title}\n\n{to_markdown(frame)}" for title, frame in tables if len(frame)]
+    title = suites.get(suite).title if suite in suites.SUITES else suite
+    above = f"# {title}\n\nMade from the records by `python -m gkp report`.\n\n"
+    return above + "\n".join(parts) if parts else ""
+
+
+def paired_tests(comparison: Comparison) -> Tables:
+    """Every network against the controls, under the paper's attacks and a sound one."""
+    sound = [sound_attack(comparison)] if pixel_attacks(comparison) else []
+    names, titles = [BENIGN, *paper_attacks(comparison), *sound], comparison.titles
+    labels = comparison.labels
+    if BENIGN not in titles or len(labels) < 3:
+        return
+    spread = seeds.spread_text(comparison, names)
+    if len(spread):
+        yield "Several trainings: mean ± standard deviation (highest minus lowest), percent", spread
+    for control in (control for control in CONTROLS if control in labels):
+        several = seeds.against_text(comparison, names, control)
+        if len(several):
+            title = f"Points against {control}, paired by seed; Student's 95 % intervals, not corrected"
+            yield title, several
+            continue
+        frames = {titles[name]: paired.against(comparison, name, control) for name in names}
+        title = f"Points against {control}; McNemar's exact test on the same images, Holm-corrected"
+        yield title, paired.against_text(frames)
+
+
+def _ablations(store: Store, comparison: Comparison) -> Tables:
+    expected, suite = store.root / "expected", "cifar10-resnet20-ablations"
+    if fact := store.fact(suite, "search-ablations"):
+        yield (
+            "Which kernels each search keeps, against the released setting",
+            ablation_tables.search_text(fact.facts),
+        )
+        yield (
+            "Sets that are smoother than the kept one, percent",
+            ablation_tables.smoother_text(fact.facts),
+        )
+    attacks = [*PROTOCOL[::2], *pixel_attacks(comparison, "pgd")]
+    yield "Before and after fine-tuning", ablation_tables.networks_text(suite, store.root, attacks)
+    yield "The paper's Tables 4 and 5", ablation_tables.paper_selection(expected / "paper_selection.csv")
+    yield "The paper's Tables 14 to 16, alpha", ablation_tables.paper_alpha(expected / "paper_cifar10.csv")
+
+
+def _deeper(store: Store, comparison: Comparison) -> Tables:
+    printed = store.root / "expected" / "paper_cifar10.csv"
+    yield "The paper's Table 10 beside ours (paper / ours)", published.beside_ours(comparison, printed)
+    unit = audit.effects(Comparison(store.of_suite("cifar10-resnet56-unit")), audit.unit_changes())
+    yield "The unit of eps: by CIFAR-10's deviations instead of ImageNet's", unit
+
+
+def _audit(store: Store, comparison: Comparison) -> Tables:
+    expected, titles = store.root / "expected", comparison.titles
+    yield "One change of the protocol at a time", audit.effects(comparison)
+    effect = paired.label_effect(comparison)
+    yield "What predicted labels add", paired.label_effect_text(effect, titles)
+    yield (
+        "High-pass filtered images, the paper's Table 1",
+        audit.table1(comparison, expected / "paper_table1.csv"),
+    )
+    printed = published.selection_text(expected / "paper_cifar10.csv", titles)
+    yield "What the choice of a checkpoint moves in the paper's tables", printed
+
+
+def _selection(store: Store, comparison: Comparison) -> Tables:
+    if choice.courses(comparison):
+        yield "What each rule shows", choice.rules_text(comparison)
+        yield "How far apart epochs are, points", choice.moved_text(comparison)
+
+
+def _method(store: Store, comparison: Comparison) -> Tables:
+    if fact := store.fact("method", "cost-table"):
+        yield "Multiply-adds and parameters, printed and counted", costs.counts_text(fact.facts)
+
+
+def _cost(store: Store, comparison: Comparison) -> Tables:
+    if fact := store.fact("cost", "latency"):
+        yield f"Time of a forward pass, {costs.measured_on(fact)}", costs.latency_text(fact.facts)
+
+
+SPECIAL: dict[str, Callable[[Store, Comparison], Tables]] = {
+    "cifar10-resnet20-ablations": _ablations,
+    "cifar10-resnet56-short": _deeper,
+    "cifar10-resnet20-audit": _audit,
+    "cifar10-resnet20-selection": _selection,
+    "method": _method,
+    "cost": _cost,
+}
