@@ -170,9 +170,9 @@ def test_permuting_filters_permutes_the_choice(method, resnet8):
 
 
 @pytest.mark.parametrize("method", [name for name in WEIGHTS_ONLY if name not in GROUPED])
-def test_a_rate_too_small_for_one_filter_changes_nothing(method, resnet8):
-    pruned, x = gkp.prune(resnet8, method, rate=1e-9), torch.rand(2, 3, 32, 32)
-    assert torch.equal(pruned(x), resnet8(x))
+def test_a_rate_too_small_for_one_filter_is_refused(method, resnet8):
+    with pytest.raises(ValueError, match="rate=1e-09"):
+        gkp.prune(resnet8, method, rate=1e-9)
 
 
 SLOW_VGG16 = [pytest.param("vgg16", marks=pytest.mark.slow)]

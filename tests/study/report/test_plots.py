@@ -1,22 +1,22 @@
 """Figures: what they show, that they are legible, that equal figures are equal files."""
 
-import copy
 import itertools
+from dataclasses import replace
 
 import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
-from many_records import IMAGES, many_records
+from many_records import comparison
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from record_factory import with_metrics
 
-from gkp.attacks.outcome import pack_bits, unpack_bits
 from gkp.search import select
 from gkp.study.analysis import costs, labels, paired, seeds
-from gkp.study.analysis.comparison import pixel_attacks
+from gkp.study.analysis.comparison import Comparison, pixel_attacks
 from gkp.study.analysis.labels import BENIGN, CONTROL
 from gkp.study.facts import anatomy
 from gkp.study.report import differences, fact_plots, kernel_plots, plots, style
@@ -30,7 +30,7 @@ SOUND, PAPER = "pgd10_pixel_0.5/255_step0.125/255_true", "fgsm_norm_0.01_predict
 
 @pytest.fixture(scope="module")
 def few():
-    return many_records(FEW)
+    return comparison(FEW)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def weight():
 @pytest.fixture(scope="module")
 def figures(few, weight):
     """Every figure once."""
-    several = many_records(FEW, seeds=(0, 1, 2))
+    several = comparison(FEW, seeds=(0, 1, 2))
     selection = select(weight)
     return {
         "forest": differences.forest(few, [BENIGN, PAPER, SOUND]),
@@ -56,7 +56,7 @@ def figures(few, weight):
         "beam_step": fact_plots.beam_step(anatomy.beam_step(weight), 16),
         "set_smoothness": fact_plots.set_smoothness(weight),
         "pruning_times": fact_plots.pruning_times(costs.steps(few, None)),
-        "digit": plots.digit(Store(".").fact("cifar10-resnet20-audit", "attacked-digit")["facts"]),
+        "digit": plots.digit(Store(".").fact("cifar10-resnet20-audit", "attacked-digit").facts),
     }
 
 
@@ -138,7 +138,7 @@ def test_methods_in_the_spotlight_have_their_colours_and_the_rest_is_grey(few):
 
 
 def test_three_trainings_are_three_dots():
-    records = many_records(FEW, seeds=(0, 1, 2))
+    records = comparison(FEW, seeds=(0, 1, 2))
     frame = seeds.against(records, SOUND, CONTROL).set_index("method")
     (axes,) = differences.trainings(records, [SOUND]).axes
     dots = [points.get_offsets()[:, 0].tolist() for points in axes.collections if len(points.get_offsets())]
@@ -160,15 +160,13 @@ def test_the_scatter_names_the_methods_of_the_spotlight(figures):
 
 def test_the_curve_is_about_the_same_images_at_every_eps(few):
     """Benign accuracy is known of 400 images; where an attack saw 100, its point is about those."""
-    short = copy.deepcopy(few)
-    for record in short:
-        metrics = record["checkpoints"]["last"]["metrics"]
-        for name in pixel_attacks(short, "fgsm"):
-            right = unpack_bits(metrics[name]["bits"], IMAGES)[:100]
-            metrics[name] |= {"bits": pack_bits(right), "n": 100, "accuracy": float(right.double().mean())}
+    names = pixel_attacks(few, "fgsm")
+    short = Comparison(
+        with_metrics(r, {n: m.first(100) if n in names else m for n, m in r.metrics().items()}) for r in few
+    )
     figure = plots.epsilon_curve(short)
     (axes,) = figure.axes
-    own, control = (paired.bits(short, label, BENIGN)[0][:100] for label in ("sr-gkp", CONTROL))
+    own, control = (short.right(label, BENIGN)[0][:100] for label in ("sr-gkp", CONTROL))
     line = next(line for line in axes.lines if line.get_color() == style.look("sr-gkp").colour)
     expected = 100 * (own.double().mean() - control.double().mean()).item()
     assert line.get_ydata()[0] == pytest.approx(expected)
@@ -246,7 +244,7 @@ def test_saving_twice_gives_equal_files(figures, tmp_path, monkeypatch):
 def test_save_all_writes_what_the_records_allow(names, seeds, expected, tmp_path, monkeypatch):
     saved = []
     monkeypatch.setattr(plots, "save", lambda figure, stem: saved.append(stem) or [stem])
-    plots.save_all("small", many_records(names, seeds), tmp_path)
+    plots.save_all("small", comparison(names, seeds), tmp_path)
     assert [stem.name for stem in saved] == expected
 
 
@@ -256,13 +254,14 @@ def test_a_suite_that_only_attacks_anothers_networks_repeats_no_figure(few, tmp_
 
 def test_variants_are_compared_with_their_method(few):
     assert plots.reference(few) == CONTROL
-    variant = few[-1] | {"label": "sr-gkp (alpha-0.0)"}
-    assert plots.reference([*few, variant]) == "sr-gkp"
-    assert plots.reference([]) == ""
+    own = next(record for record in few if record.label == "sr-gkp")
+    variant = replace(own, label="sr-gkp (alpha-0.0)")
+    assert plots.reference(Comparison([*few, variant])) == "sr-gkp"
+    assert plots.reference(Comparison([])) == ""
 
 
 def test_nothing_is_drawn_without_results(tmp_path):
-    assert plots.save_all("method", [{"config": {"method": "x"}, "facts": {}}], tmp_path) == []
+    assert plots.save_all("method", Comparison([]), tmp_path) == []
     assert list(tmp_path.iterdir()) == []
 
 
@@ -314,7 +313,7 @@ def test_a_readers_own_method_is_drawn():
     look = style.look("my-method")
     assert look.colour == style.OTHER_COLOUR
     assert labels.family("my-method") == labels.OTHERS
-    assert isinstance(differences.forest(many_records(("l1", "my-method")), [SOUND]), Figure)
+    assert isinstance(differences.forest(comparison(("l1", "my-method")), [SOUND]), Figure)
 
 
 def _lab(colour, matrix):
