@@ -182,7 +182,7 @@ def report(
     """Make tables, figures and pages from the records, and print the verdict on every claim."""
     arguments.suites([] if suite is None else [suite])
     from gkp.study.report import build as reports
-    from gkp.study.report.tables import closing
+    from gkp.study.report.pages.status import closing
 
     if check:
         difference = reports.check(root)

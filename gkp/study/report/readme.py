@@ -11,7 +11,7 @@ from gkp import pruners
 from gkp.study.analysis import verdict
 from gkp.study.report.pages import findings, status
 from gkp.study.report.pages.evidence import Evidence
-from gkp.study.report.tables import abstract, closing, footnote, summary, to_markdown
+from gkp.study.report.tables import abstract, footnote, summary, to_markdown
 from gkp.study.runs import pace as estimates
 from gkp.study.runs import suites
 from gkp.study.runs.pace import GPU_SPEEDUP as GPU
@@ -67,7 +67,7 @@ def makers(evidence: Evidence, argument: str) -> dict[str, Callable[[], str]]:
 def last_lines(evidence: Evidence) -> str:
     """The end of what `python -m gkp report` prints about the committed records, long lines cut."""
     committed = [v for v in evidence.judged if v.claim.ours["suite"] != LIVE]
-    shown = closing(committed, evidence.waiting)[-LAST_LINES:]
+    shown = status.closing(committed, evidence.waiting)[-LAST_LINES:]
     cut = [line if len(line) <= WIDTH else f"{line[:WIDTH].rstrip()} ..." for line in shown]
     return "```text\n" + "\n".join(cut) + "\n```\n"
 

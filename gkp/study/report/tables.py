@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from statistics import fmean
 
 import pandas as pd
@@ -72,20 +72,6 @@ def claims_text(judged: Sequence[claims.Verdict]) -> str:
         f"**{count['OK']} of {len(judged)} claims hold, {count['MISS']} miss, {count['OPEN']} are open** "
         f"({known} of these known and explained), {count['MISSING']} without a record."
     )
-
-
-def closing(judged: Sequence[claims.Verdict], waiting: Mapping[str, int]) -> list[str]:
-    """What the report prints in the end: a line per claim, how many came out as expected, what waits.
-
-    waiting: suite -> how many numbers of the paper's tables have no record.
-    """
-    expected = sum(verdict.as_expected for verdict in judged)
-    lines = [verdict.line for verdict in judged]
-    lines.append(f"{expected} of {len(judged)} claims came out as expected")
-    if waiting:
-        names = ", ".join(f"{count} of {name}" for name, count in waiting.items())
-        lines.append(f"{sum(waiting.values())} numbers of the paper's tables wait for records: {names}")
-    return lines
 
 
 def to_markdown(frame: pd.DataFrame) -> str:

@@ -13,6 +13,8 @@ from gkp.study.report.tables import claims_table, to_markdown
 from gkp.study.runs.suites import LIVE
 
 METHOD = "sr-gkp"
+FEW = 20  # claims that a report prints one by one
+STATUSES = ("OK", "MISS", "OPEN", "MISSING")
 # First letter of a claim's id -> what is printed there, by the paper or by its release.
 PAPER = {
     "C": "multiply-adds and parameters of networks",
@@ -117,3 +119,36 @@ def all_of(evidence: Evidence, name: str) -> str:
     if name not in GROUPS:
         raise ValueError(f"no group of claims {name!r}: use one of {', '.join(GROUPS)}")
     return to_markdown(claims_table(grouped(evidence.judged)[name]))
+
+
+# ---- the end of a report -------------------------------------------------------------------------
+
+
+def closing(judged: Sequence[Verdict], waiting: Mapping[str, int]) -> list[str]:
+    """What the report prints in the end: the claims, how many came out as expected, what waits.
+
+    Few claims have a line each; of many those that did not come out as expected do, and the rest are counted.
+    waiting: suite -> how many numbers of the paper's tables have no record.
+    """
+    wrong = [verdict for verdict in judged if not verdict.as_expected]
+    many = len(judged) > FEW
+    lines = to_markdown(counted(judged)).splitlines() + [""] if many else []
+    lines += [verdict.line for verdict in (wrong if many else judged)]
+    if many:
+        lines.append("One by one, with number, tolerance and reason: docs/claims.md")
+    lines.append(f"{len(judged) - len(wrong)} of {len(judged)} claims came out as expected")
+    if waiting:
+        names = ", ".join(f"{count} of {name}" for name, count in waiting.items())
+        lines.append(f"{sum(waiting.values())} numbers of the paper's tables wait for records: {names}")
+    return lines
+
+
+def counted(judged: Sequence[Verdict]) -> pd.DataFrame:
+    """One row per group of claims: how many are met, missed, open or without a record, and as expected."""
+    rows = []
+    for name, title in GROUPS.items():
+        found = [verdict for verdict in judged if group(verdict) == name]
+        counts = [str([v.status for v in found].count(status)) for status in STATUSES]
+        expected = sum(verdict.as_expected for verdict in found)
+        rows.append([title, *counts, f"{expected} of {len(found)}"])
+    return pd.DataFrame(rows, columns=["claims", *STATUSES, "as expected"])

@@ -100,3 +100,15 @@ def test_a_difference_claims_no_less_than_zero(committed: Evidence) -> None:
     for found in status.grouped(committed.judged)["differences"]:
         assert found.claim.at_least == 0, found.claim.id
         assert found.claim.tolerance == 0, found.claim.id
+
+
+def test_a_report_of_few_claims_ends_with_a_line_each_and_one_of_many_with_a_table():
+    few = status.closing(JUDGED[:3], {})
+    assert [line.split()[0] for line in few] == ["[OK]", "[MISS]", "[OK]", "3"]
+    unexpected = verdict("C9", "MISSING")
+    many = [verdict(f"C{number}", "OK") for number in range(status.FEW)] + [unexpected]
+    lines = status.closing(many, {"s": 4})
+    assert f"| {len(many) - 1} of {len(many)} " in lines[2].replace("  ", " ")
+    assert [line for line in lines if line.startswith("[")] == [unexpected.line]
+    assert lines[-2] == f"{len(many) - 1} of {len(many)} claims came out as expected"
+    assert lines[-1].startswith("4 numbers of the paper's tables wait for records: 4 of s")
