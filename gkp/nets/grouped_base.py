@@ -82,11 +82,6 @@ class GroupedKernels(nn.Module):
             raise ValueError(f"execution {value!r}: choose one of {', '.join(EXECUTIONS)}")
         self._execution = value
 
-    @property
-    def macs_per_output(self) -> int:
-        """Multiply-adds for one number of the output, in both executions: kept weights of a filter."""
-        return self.weight[0].numel()
-
     def to_dense(self) -> nn.Module:
         """An ordinary layer that computes the same."""
         raise NotImplementedError  # by each kind of layer

@@ -49,7 +49,6 @@ def assert_agrees(layer: nn.Module, selection: Selection, x: torch.Tensor) -> No
     assert repr(dense) == repr(layer)
     assert torch.equal(dense.weight, expected.weight)
     assert torch.equal(convert(dense, selection).weight, pruned.weight)
-    assert pruned.macs_per_output == int(expected.weight[0].count_nonzero())
 
 
 @settings(max_examples=40)

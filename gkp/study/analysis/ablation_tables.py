@@ -129,17 +129,6 @@ def _accuracy(record: Record | None, attack: str, unknown: str = MISSING) -> str
     return f"{100 * metric.accuracy:.2f} ± {50 * (metric.high - metric.low):.2f}"
 
 
-def recorded_text(suite: str, root: str | Path) -> str:
-    """How many of the suite's runs have a record, and which do not."""
-    store, runs = Store(root), suites.get(suite).ordered()
-    lacking = [run for run in runs if store.find(run) is None]
-    sentence = f"{len(runs) - len(lacking)} of the {len(runs)} runs of `{suite}` have a record."
-    if not lacking:
-        return sentence
-    names = ", ".join(f"{run.label}, seed {run.seed}" if run.seed else run.label for run in lacking)
-    return f"{sentence} Not yet: {names} (`python -m gkp run --suite {suite}`)."
-
-
 # ---- the paper -----------------------------------------------------------------------------------
 
 

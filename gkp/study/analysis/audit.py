@@ -62,27 +62,6 @@ def unit_changes(ratio: float = suites.PIXEL_RATIO) -> list[Change]:
 # ---- what there is -------------------------------------------------------------------------------
 
 
-def missing(comparison: Comparison, suite: str) -> list[str]:
-    """One sentence per set of attacks that the suite asks for and the same networks have not met yet.
-
-    At most FEW attacks are named, more are counted. A twin of a network that met them does not lack them.
-    """
-    asked, twins = suites.get(suite).runs, comparison.twins
-    lacking: dict[tuple[str, ...], list[str]] = {}
-    for entry in dict.fromkeys(entry for run in asked for entry in run.evaluation):
-        there = comparison.having([entry.attack.name])
-        hashes, met = {record.hash for record in there}, {record.label for record in there}
-        lacks = [run.label for run in asked if run.hash not in hashes and twins.get(run.label) not in met]
-        title = comparison.titles.get(entry.attack.name, entry.attack.name)
-        lacking.setdefault(tuple(ordered(lacks)), []).append(title)
-    sentences = []
-    for labels, attacks in lacking.items():
-        named = ", ".join(attacks) if len(attacks) <= FEW else f"{len(attacks)} attacks"
-        if labels:
-            sentences.append(f"{named} on {len(labels)} of {len(asked)} networks ({', '.join(labels)})")
-    return sentences
-
-
 # ---- one change at a time ------------------------------------------------------------------------
 
 

@@ -367,19 +367,3 @@ def on_same_images(comparison: Comparison, names: Sequence[str]) -> Comparison:
         kept = {"last": replace(record.kept["last"], metrics=metrics)}
         shortened.append(replace(record, kept=kept))
     return Comparison(shortened)
-
-
-def results(comparison: Comparison, names: Sequence[str]) -> pd.DataFrame:
-    """Text table: one row per method, best benign accuracy first, "91.98 ± 0.53" per attack.
-
-    A dagger marks a method that misses the target of MACs.
-    """
-    rows = []
-    for label in ordered(record.label for record in comparison.compared):
-        found = {name: comparison.points.get((label, "last", name)) for name in (BENIGN, *names)}
-        cells = {comparison.titles[name]: point for name, point in found.items() if point}
-        macs, params = mean_size(comparison, label)
-        row = {"method": marked(comparison, label), "MACs (M)": f"{macs:.1f}", "params (M)": f"{params:.3f}"}
-        row |= {title: point.text for title, point in cells.items()}
-        rows += [(next(iter(cells.values())).mean, row)] if cells else []
-    return pd.DataFrame([row for _, row in sorted(rows, key=lambda item: -item[0])]).fillna("–")

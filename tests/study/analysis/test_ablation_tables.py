@@ -46,13 +46,6 @@ def test_every_network_of_the_suite_has_one_row(root):
     assert not [row for row in rows if "untuned" in row]
 
 
-def test_missing_runs_are_named(root):
-    text = tables.recorded_text(SUITE, root)
-    assert "6 of the 32 runs" in text
-    assert "sr-gkp, seed 2" in text
-    assert "alpha-1.0" not in text
-
-
 def test_searches_in_other_groups_have_no_sets_to_compare():
     frame = tables.search_text(FACTS).set_index("search")
     assert frame["groups with the same set"].tolist() == ["8 of 8", "4 of 8", "other groups"]
