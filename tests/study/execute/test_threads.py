@@ -64,7 +64,7 @@ def test_a_run_ends_with_the_threads_that_it_was_begun_with(tiny: Suite, tmp_pat
     assert torch.get_num_threads() == 2
     assert cut.provenance.threads == whole.provenance.threads == 1
     for rule in run.rules:
-        assert cut.kept[rule]["sha256"] == whole.kept[rule]["sha256"]
+        assert cut.kept[rule].sha256 == whole.kept[rule].sha256
 
 
 def test_a_suite_is_continued_with_the_threads_of_its_first_run(

@@ -28,7 +28,7 @@ def test_the_answer_is_the_most_likely_class():
 
 
 def test_the_recorded_digit_was_changed_by_no_more_than_eps():
-    found = Store(".").fact("cifar10-resnet20-audit", "attacked-digit")["facts"]
+    found = Store(".").fact("cifar10-resnet20-audit", "attacked-digit").facts
     assert found["clean"]["predicted"] == found["label"]
     assert attacked.unpacked(found["clean"]["image"]).shape == (3, 32, 32)
     assert [(one["space"], one["eps"]) for one in found["attacked"]] == [
@@ -61,7 +61,7 @@ def test_robustbench_attacks_the_shipped_network_on_the_first_images(monkeypatch
     monkeypatch.setattr(attacked, "benchmark", benchmark)
     found = attacked.robustbench()
     assert (found["clean"], found["robust"], found["attack"]) == (24, 4, "autoattack_pixel_1/255_true")
-    assert found.keys() == Store(".").fact("cifar10-resnet20-autoattack", "robustbench")["facts"].keys()
+    assert found.keys() == Store(".").fact("cifar10-resnet20-autoattack", "robustbench").facts.keys()
 
 
 def test_the_suites_ask_for_facts_that_are_known():

@@ -15,13 +15,13 @@ def test_the_recorded_search_equality_is_that_of_the_search_as_it_is_now(authors
     found = search_equality()
     assert (found["random_equal"], found["random_layers"]) == (24, 24)
     assert (found["resnet20_equal"], found["resnet20_layers"]) == (18, 18)
-    recorded = STORE.fact("method", "search-equality")["facts"]
+    recorded = STORE.fact("method", "search-equality").facts
     assert recorded | {"resnet20_seconds": 0} == found | {"resnet20_seconds": 0}
 
 
 @pytest.mark.evidence
 def test_the_recorded_costs_are_those_that_are_counted_now():
     found = cost_table()
-    assert found == STORE.fact("method", "cost-table")["facts"]
+    assert found == STORE.fact("method", "cost-table").facts
     assert found["SR-GKP"]["networks"] > 0
     assert found["SR-GKP"]["macs_equal"] == found["SR-GKP"]["networks"]
