@@ -121,7 +121,7 @@ keep() {
 gkp() { "$python" -m gkp "$@"; }
 
 smoke() {
-    gkp run --suite digits # without records there is nothing to show: a failure ends the script here
+    gkp run --suite digits --jobs 2 # without records there is nothing to show: a failure ends the script here
     keep gkp notebooks --suite digits --compute
     keep gkp report --suite digits
 }

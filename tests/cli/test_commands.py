@@ -142,6 +142,23 @@ def evaluate_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> int:
     return gkp(monkeypatch, "evaluate", "--suite", "method", "--root", store.root, "--device", "cpu")
 
 
+def test_evaluate_of_one_network_prints_its_accuracy_and_interval(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    model, path = models.create("resnet8").eval(), tmp_path / "net.safetensors"
+    checkpoint.save_model(model, path, network="resnet8", dataset="digits")
+    assert gkp(monkeypatch, "evaluate", "--model", path, "--images", 40, "--device", "cpu") == 0
+    (benign,) = (line for line in capsys.readouterr().out.splitlines() if "benign" in line)
+    test = data.load("digits", "test")
+    expected = 100 * evaluate.accuracy(model, test.pixels(slice(40)), test.labels[:40])
+    _, title, images, accuracy, interval, _ = (cell.strip() for cell in benign.split("|"))
+    assert (title, images, accuracy) == ("benign", "40", f"{expected:.2f}")
+    low, high = map(float, interval.split(" to "))
+    assert low <= expected <= high
+    assert high - low > 5
+
+
 def test_evaluate_agrees_with_a_true_record(
     shipped: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -60,7 +60,7 @@ def test_help_is_not_an_error(sandbox):
         assert word in result.stdout
 
 
-SMOKE = ["run --suite digits", "notebooks --suite digits --compute", "report --suite digits"]
+SMOKE = ["run --suite digits --jobs 2", "notebooks --suite digits --compute", "report --suite digits"]
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_training_says_first_how_long_it_takes(sandbox):
 @pytest.mark.parametrize(
     ("arguments", "fail", "last"),
     [
-        ([], "run --suite digits", "run --suite digits"),
+        ([], "run --suite digits --jobs 2", "run --suite digits --jobs 2"),
         ([], "report --suite digits", "report"),
         (["smoke"], "--compute", "report --suite digits"),
         (["replay"], "gkp notebooks", "report"),
@@ -122,7 +122,7 @@ def test_the_exit_code_is_that_of_the_first_failure(sandbox, arguments, fail, la
     assert sandbox.jobs()[-1] == last
 
 
-@pytest.mark.parametrize("slow", ["run --suite digits", "--compute"])
+@pytest.mark.parametrize("slow", ["run --suite digits --jobs 2", "--compute"])
 def test_control_c_stops_with_a_clean_message(sandbox, slow):
     (sandbox.root / "calls").touch()
     process = subprocess.Popen(
