@@ -154,7 +154,9 @@ def own_kernel_manager() -> type[KernelManager]:
 
     class OwnSpecs(KernelSpecManager):
         def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
-            return self.kernel_spec_class(resource_dir=RESOURCES, **get_kernel_dict())
+            # An idle kernel logs as an error that it is interrupted in order to end; cells tell their own.
+            started = get_kernel_dict(extra_arguments=["--log-level=50"])
+            return self.kernel_spec_class(resource_dir=RESOURCES, **started)
 
     class OwnKernelManager(AsyncKernelManager):
         @default("transport")
