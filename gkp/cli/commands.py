@@ -117,6 +117,10 @@ def run(
     cuda_graphs: Annotated[
         bool, typer.Option("--cuda-graphs", help="Replay training steps as CUDA graphs; nothing on a CPU.")
     ] = False,
+    side_by_side: Annotated[
+        int | None,
+        typer.Option(min=1, help="Networks that train at once in one process; on a GPU found by measuring."),
+    ] = None,
 ) -> None:
     """Prune, fine-tune and attack everything of a suite that has no record yet.
 
@@ -140,6 +144,7 @@ def run(
             progress=Progress(),
             download=download,
             cuda_graphs=cuda_graphs,
+            side_by_side=side_by_side,
         )
     except KeyboardInterrupt:
         places = f"finished runs are in {root / 'results'}, finished epochs in {root / 'work' / 'state'}"

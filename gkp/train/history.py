@@ -50,6 +50,7 @@ class History:
 
     epochs: list[EpochRow] = field(default_factory=list)
     chosen: dict[str, Chosen] = field(default_factory=dict)  # by what chose it, a key of `EpochRow.scores`
+    trainer: str = ""  # how it was computed, where that is not `gkp.train.fine_tune` alone
 
     def add(self, row: EpochRow, model: nn.Module) -> None:
         """Append the row and keep the model's weights where a rule prefers this epoch."""
@@ -72,9 +73,9 @@ class History:
     def state_dict(self) -> dict:
         """Everything, as plain values and tensors; `from_state_dict` turns it back."""
         best = {part: asdict(chosen) for part, chosen in self.chosen.items()}
-        return {"epochs": [asdict(row) for row in self.epochs], "best": best}
+        return {"epochs": [asdict(row) for row in self.epochs], "best": best, "trainer": self.trainer}
 
     @classmethod
     def from_state_dict(cls, state: dict) -> History:
         chosen = {part: Chosen(**best) for part, best in state["best"].items()}
-        return cls([EpochRow(**row) for row in state["epochs"]], chosen)
+        return cls([EpochRow(**row) for row in state["epochs"]], chosen, state.get("trainer", ""))

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +25,7 @@ from gkp.train.graphs import Replayed
 from gkp.train.history import Chosen, EpochRow, History
 from gkp.train.hooks import Hooks
 from gkp.train.recipe import PAPER, SHORT, Recipe, learning_rate
-from gkp.train.rounded import fast_bfloat16
+from gkp.train.reproducible import reproducible
 from gkp.train.state import StateError, identity_of, load_state, save_state
 from gkp.utils.logits import as_logits, logits, weight_type
 from gkp.utils.progress import Progress, Task
@@ -84,7 +83,7 @@ def fine_tune(
     device = torch.device(device)
     model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     held = {part: split.to(device) for part, split in splits.items() if part != "training"}
-    optimizer, graphs = _optimizer(model, recipe), cuda_graphs and device.type in GRAPH_DEVICES
+    optimizer, graphs = sgd(model, recipe), cuda_graphs and device.type in GRAPH_DEVICES
     hooks, attacks = hooks or Hooks(), attacks or {}
     run = _Run(model, train.to(device), held, recipe, optimizer, hooks, seed, attacks, graphs, joined)
     history = History()
@@ -142,7 +141,7 @@ class _Run:
 def _epoch(run: _Run, epoch: int, task: Task) -> EpochRow:
     """Train and evaluate once."""
     started = time.perf_counter()
-    with _reproducible(run, epoch):
+    with reproducible(run.device, run.recipe.precision, stream_seed("epoch", run.seed, epoch)):
         loss = _train(run, epoch, task)
         if run.hooks.after_epoch:
             run.hooks.after_epoch(run.model, epoch)
@@ -171,11 +170,16 @@ def _train(run: _Run, epoch: int, task: Task) -> float:
         finite &= torch.isfinite(loss)
         task.advance()
     if not finite:
-        raise RuntimeError(
-            f"the training loss stopped being a finite number in epoch {epoch}: "
-            f"lower Recipe.lr (now {recipe.lr:g}), or use precision='float32' if it was another"
-        )
+        raise diverged(epoch, recipe)
     return total.item() / n
+
+
+def diverged(epoch: int, recipe: Recipe) -> RuntimeError:
+    """The error of a training whose loss is no number any more."""
+    return RuntimeError(
+        f"the training loss stopped being a finite number in epoch {epoch}: "
+        f"lower Recipe.lr (now {recipe.lr:g}), or use precision='float32' if it was another"
+    )
 
 
 def _step(run: _Run, x: Tensor, y: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor]:
@@ -223,7 +227,8 @@ def _backward(run: _Run, x: Tensor, y: Tensor, epoch: int) -> tuple[Tensor, Tens
     return cross_entropy.detach(), loss.detach()
 
 
-def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+def sgd(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """The optimizer of a training; ValueError when there is nothing to train."""
     trainable = [p for p in model.parameters() if p.requires_grad]
     if not trainable:
         raise ValueError("no parameter of the model requires a gradient: call model.requires_grad_() first")
@@ -240,20 +245,6 @@ def _autocast(run: _Run) -> torch.autocast:
     # A CUDA graph must not find weights that were cast before it was recorded.
     enabled, cache = run.recipe.precision == "bfloat16", not run.graphs
     return torch.autocast(run.device.type, torch.bfloat16, enabled=enabled, cache_enabled=cache)
-
-
-@contextmanager
-def _reproducible(run: _Run, epoch: int) -> Iterator[None]:
-    """The epoch's own random stream (dropout), deterministic cuDNN, fast bfloat16; given back as found."""
-    cuda = [run.device] if run.device.type == "cuda" else []
-    tf32 = run.recipe.precision == "tf32"
-    with (
-        torch.random.fork_rng(devices=cuda),
-        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=tf32),
-        fast_bfloat16(run.device),
-    ):
-        torch.manual_seed(stream_seed("epoch", run.seed, epoch))
-        yield
 
 
 @torch.no_grad()

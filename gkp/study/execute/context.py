@@ -33,6 +33,7 @@ class Context:
     download: bool = False  # fetch data that are missing
     splits: dict[tuple[str, str], Split] = field(default_factory=dict)
     cuda_graphs: bool = False  # see `gkp.train.fine_tune`
+    gathering: bool = False  # trainings are asked for, not done: see `gkp.study.execute.fleet`
 
     def titled(self, title: str) -> Progress:
         """Progress whose pieces of work begin with that title."""

@@ -70,6 +70,8 @@ def first_record(run: Run, suite: str, context: Context, progress: Progress) -> 
         "seconds": round(time.monotonic() - started, 1),
         "peak_memory_mb": peak_memory_mb(context.device),
     }
+    if history and history.trainer:
+        about["trainer"] = history.trainer
     record = Record.of(
         run,
         suite,

@@ -16,9 +16,18 @@ from gkp.pruners.common.budget import cut_to
 from gkp.study.execute.context import Context, OutOfTime
 from gkp.study.runs.run import BASELINE, Run
 from gkp.train import History, Hooks, Recipe, fine_tune, snapshots
+from gkp.train.fleet import Member
 from gkp.utils.progress import Progress
 
 SNAPSHOTS = "training snapshots"  # what a method needs, see gkp.pruners.common.registry.NEEDS
+
+
+class Unfinished(Exception):
+    """A training that is to be done in a fleet."""
+
+    def __init__(self, member: Member) -> None:
+        super().__init__(member.title)
+        self.member = member
 
 
 def prune_and_train(
@@ -157,16 +166,24 @@ def train(
     hooks: Hooks | None = None,
     part: str = "",
 ) -> History:
-    """Train in place, continuing from a saved state; OutOfTime when the deadline has passed at the end."""
+    """Train in place, continuing from a saved state; OutOfTime when the deadline has passed at the end.
+
+    Where trainings are gathered for a fleet, Unfinished instead of a training that one can do.
+    """
     train, validation = training_parts(run, context)
-    state = context.state_path(run, part)
+    test = context.split(run.dataset, "test") if run.selecting or "best-test" in run.rules else None
+    state, hooks = context.state_path(run, part), hooks or Hooks()
     state.parent.mkdir(parents=True, exist_ok=True)
+    if context.gathering:
+        member = Member(model, train, recipe, validation, test, run.seed, state, hooks, run.selecting)
+        if not member.why_alone() and member.epochs_saved() < recipe.epochs:
+            raise Unfinished(member)
     history = fine_tune(
         model,
         train,
         recipe,
         validation=validation,
-        test=context.split(run.dataset, "test") if run.selecting or "best-test" in run.rules else None,
+        test=test,
         attacks=run.selecting,
         device=context.device,
         seed=run.seed,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gkp.study.execute.context import Context, pick_device
+from gkp.study.execute.fleet import train_queue
 from gkp.study.execute.queue import Queue, tidy, work
 from gkp.study.execute.threads import begun_with_in, computing_with
 from gkp.study.execute.workers import work_together
@@ -37,6 +38,7 @@ def run_suite(
     progress: Progress | None = None,
     download: bool = False,
     cuda_graphs: bool = False,
+    side_by_side: int | None = None,
 ) -> Summary:
     """Do every run of the suite that has no complete record yet, the most valuable first.
 
@@ -44,7 +46,8 @@ def run_suite(
     jobs: processes that share the work (small networks leave a GPU idle); they end with this one. Several
     calls at once share it too. Each run keeps the number of threads it was begun with, and what is continued
     that of the first, whatever `jobs` is now. device: "auto", "cpu", "cuda".
-    cuda_graphs: as in `gkp.train.fine_tune`.
+    cuda_graphs: as in `gkp.train.fine_tune`. side_by_side: networks that train at once in one process, as in
+    `gkp.train.fleet.train_together`; without a number a GPU trains so, and a CPU one after the other.
     Raises ValueError for an unknown suite, OSError naming the path when something cannot be written.
     """
     suite = suites.get(name)
@@ -56,7 +59,11 @@ def run_suite(
         record_facts(fact, suite.name, context.store)
     queue = queue_of(suite)
     before = complete_stems(queue, context.store)
-    failed = work_in(jobs, queue, context)
+    failed: dict[str, str] = {}
+    if side_by_side is not None or context.device.type == "cuda":
+        with computing_with(begun_with_in((run for _, run in queue), context)):
+            failed = train_queue(queue, context, side_by_side)
+    failed |= work_in(jobs, [(name, run) for name, run in queue if run.stem not in failed], context)
     context.store.update_manifest()
     return summarize(queue, before, failed, context.store)
 

@@ -1,0 +1,70 @@
+"""The trainings of a queue side by side on one device, ahead of the runs that use them.
+
+A fleet only brings the saved states of trainings to their last epoch. The runs themselves, which prune,
+attack and write records, then find their training done, in whatever order and in however many processes.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import replace
+
+from gkp.study.execute.context import Context
+from gkp.study.execute.one_run import start_model
+from gkp.study.execute.queue import Queue, claim_first, has_start, report_failure
+from gkp.study.execute.steps import Unfinished, prune_and_train
+from gkp.study.runs.run import Run
+from gkp.train.fleet import Member, train_together
+from gkp.utils.progress import Progress
+
+
+def train_queue(queue: Queue, context: Context, side_by_side: int | None = None) -> dict[str, str]:
+    """Train what a fleet can train and nobody else works on; the reasons of the runs that failed.
+
+    Runs are held by their locks meanwhile; those whose start has no record yet are left out. The second
+    training of a method that has two begins when the first of all runs are done. side_by_side: see
+    `gkp.train.fleet.train_together`.
+    """
+    store, failed = context.store, dict[str, str]()
+    with ExitStack() as locks:
+        runs = [run for _, run in queue if run.epochs and store.find(run) is None and has_start(run, store)]
+        held = [run for run in runs if locks.enter_context(claim_first([run], store.root))]
+        while not context.expired():
+            members = trainings([run for run in held if run.stem not in failed], context, failed)
+            if not members:
+                break
+            results = train_together(
+                [member for _, member in members],
+                device=context.device,
+                side_by_side=side_by_side,
+                progress=context.progress,
+                after_epoch=context.expired,
+            )
+            for (run, _), result in zip(members, results, strict=True):
+                if isinstance(result, RuntimeError):
+                    failed |= report_failure([run], result)
+    return failed
+
+
+def trainings(runs: list[Run], context: Context, failed: dict[str, str]) -> list[tuple[Run, Member]]:
+    """The next training of every run that has one; runs that cannot be pruned are added to `failed`."""
+    found = []
+    for run in runs:
+        try:
+            member = next_training(run, context)
+        except (RuntimeError, ValueError, FileNotFoundError, ModuleNotFoundError) as error:
+            failed |= report_failure([run], error)
+        else:
+            found += [(run, member)] if member else []
+    return found
+
+
+def next_training(run: Run, context: Context) -> Member | None:
+    """The first training of the run that is not done and that a fleet can do; None when there is none."""
+    model = start_model(run, context).to(context.device)
+    try:
+        prune_and_train(model, run, replace(context, gathering=True), Progress("off"))
+    except Unfinished as waiting:
+        start = start_model(run, context) if run.prunes else None
+        return replace(waiting.member, start=start, title=f"{run.label}, seed {run.seed}")
+    return None

@@ -1,0 +1,296 @@
+"""One network of a fleet on its device: a step as one CUDA graph on a stream of its own, and its course."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from gkp.data import Split
+from gkp.train.checks import joins_last
+from gkp.train.fleet.flat import Flat
+from gkp.train.fleet.member import Images, Member, pixels
+from gkp.train.fleet.wide import State, alone, widened
+from gkp.train.graphs import WARM_UP
+from gkp.train.history import TITLES, Chosen, EpochRow, History
+from gkp.train.hooks import Hooks
+from gkp.train.loop import diverged
+from gkp.train.recipe import learning_rate
+from gkp.utils.logits import as_logits
+
+EVALUATION_BATCH = 1000  # images
+PROVED_ON = 8  # images on which the wide network must compute what the narrow one does
+COUNTER = "num_batches_tracked"
+
+
+@dataclass
+class Best:
+    """The epoch that has the best score so far, and what the network was then, on the device."""
+
+    epoch: int
+    accuracy: float
+    values: Tensor
+    statistics: Tensor
+
+
+class Lane:
+    """A member between two epochs, or in one. history: its rows, and the best weights as last saved."""
+
+    def __init__(self, member: Member, images: Images, held: dict[str, Split], device: torch.device) -> None:
+        """images and held lie on the device; member.model goes there, and is changed in place."""
+        recipe, n = member.recipe, len(member.train)
+        self.member, self.images, self.held, self.device = member, images, held, device
+        joined = joins_last(member.model, member.train, recipe.batch_size)
+        self.steps = math.ceil(n / recipe.batch_size) - joined
+        self.last = n - (self.steps - 1) * recipe.batch_size  # images of the last step
+        self.initial = {name: t.detach().cpu().clone() for name, t in member.model.state_dict().items()}
+        member.model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # Hooks know the network by its own names and shapes.
+        start = member.start if member.hooks == Hooks() else None
+        example = member.train.pixels(slice(PROVED_ON)).to(device)
+        self.wide = widened(member.model, start.to(device), example) if start else alone(member.model)
+        self.model = self.wide.model
+        self.half = recipe.precision == "bfloat16"
+        self.flat = Flat(self.model, half=self.half, masks=self.wide.mask())
+        _stop_counting(self.model)
+        self.history, self.best = History(), dict[str, Best]()
+
+        def scalar(dtype: torch.dtype = torch.float32, value: float = 0) -> Tensor:
+            return torch.full((), value, dtype=dtype, device=device)
+
+        self.places = torch.arange(max(recipe.batch_size, self.last), device=device)
+        self.lrs = torch.zeros(self.steps, dtype=self.flat.values.dtype, device=device)
+        self.step = torch.zeros(1, dtype=torch.long, device=device)  # of the epoch, from 0
+        self.total, self.finite = scalar(), scalar(torch.bool, True)
+        self.first, self.correct = scalar(torch.long), {part: scalar(torch.long) for part in held}
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.launch: dict[str, Callable[[], object]] = {}
+
+    # ---- what is recorded: the same operations every time ----------------------------------------------
+
+    def _gradients(self, size: int) -> None:
+        """Forward and backward on the next `size` images."""
+        places = self.places[:size] + self.step * self.member.recipe.batch_size
+        found = self._logits(pixels(self.images.images.index_select(0, places)))
+        loss = F.cross_entropy(found, self.images.labels.index_select(0, places))
+        self.flat.take(torch.autograd.grad(loss, [self.flat.leaves[name] for name in self.flat.names]))
+        self.total.add_(loss.detach() * size)
+        self.finite.logical_and_(torch.isfinite(loss.detach()))
+
+    def _update(self) -> None:
+        self.flat.update(self.lrs.index_select(0, self.step), self.member.recipe)
+        self.step.add_(1)
+
+    def _whole(self, size: int) -> None:
+        self._gradients(size)
+        self._update()
+
+    @torch.no_grad()
+    def _count(self, part: str) -> None:
+        """Count the correct ones among the next images of a held part."""
+        split = self.held[part]
+        places = torch.arange(min(EVALUATION_BATCH, len(split)), device=self.device) + self.first
+        inside = places < len(split)
+        places = places.clamp(max=len(split) - 1)
+        found = self._logits(pixels(split.images.index_select(0, places))).argmax(1)
+        self.correct[part].add_(((found == split.labels.index_select(0, places)) & inside).sum())
+        self.first.add_(EVALUATION_BATCH)
+
+    def _logits(self, x: Tensor) -> Tensor:
+        x = x.to(self.flat.values.dtype)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half, cache_enabled=False):
+            found = functional_call(self.model, self.flat.leaves, (x,))
+        return as_logits(found, len(x)).float()
+
+    # ---- recording -------------------------------------------------------------------------------------
+
+    @property
+    def hooked(self) -> bool:
+        """Whether something of the method's stands between gradients and update, or after it."""
+        return bool(self.member.hooks.before_step or self.member.hooks.after_step)
+
+    def record(self) -> None:
+        """Make what is launched in every step; on a GPU each launch replays one CUDA graph."""
+        jobs: dict[str, Callable[[], object]] = {
+            f"count {part}": partial(self._count, part) for part in self.held
+        }
+        for size in {self.size_of(0), self.last}:
+            jobs[f"train {size}"] = partial(self._gradients if self.hooked else self._whole, size)
+        if self.hooked:
+            jobs["update"] = self._update
+        if self.stream is None:
+            self.launch = jobs
+            return
+        with self.unchanged(), torch.cuda.stream(self.stream):
+            for name, job in jobs.items():
+                self.model.train(not name.startswith("count"))
+                self.launch[name] = self._recorded(job)
+
+    def _recorded(self, job: Callable[[], object]) -> Callable[[], object]:
+        for _ in range(WARM_UP):
+            self.rewind()
+            job()
+        self.rewind()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=self.stream):
+            job()
+        return graph.replay
+
+    def rewind(self) -> None:
+        self.step.zero_()
+        self.first.zero_()
+
+    def unchanged(self) -> AbstractContextManager[None]:
+        """What runs inside leaves no trace in the training."""
+        return _Unchanged(self)
+
+    def changing(self) -> list[Tensor]:
+        """What steps and counts change."""
+        own = [self.step, self.total, self.finite, self.first, *self.correct.values()]
+        return [*self.flat.state(), *own]
+
+    # ---- an epoch --------------------------------------------------------------------------------------
+
+    @property
+    def epoch(self) -> int:
+        """Epochs done."""
+        return len(self.history.epochs)
+
+    @property
+    def done(self) -> bool:
+        return self.epoch >= self.member.recipe.epochs
+
+    def size_of(self, step: int) -> int:
+        """Images of that step of an epoch."""
+        return self.last if step == self.steps - 1 else self.member.recipe.batch_size
+
+    def on_stream(self) -> AbstractContextManager[object]:
+        return nullcontext() if self.stream is None else torch.cuda.stream(self.stream)
+
+    def begin(self) -> None:
+        """Everything the next epoch needs, on the device."""
+        self.images.load(self.epoch + 1)
+        self.lrs.copy_(torch.tensor([self._lr(step) for step in range(self.steps)], dtype=torch.float64))
+        for tensor in (self.step, self.total, *self.correct.values()):
+            tensor.zero_()
+        self.finite.fill_(True)
+        self.model.train()
+
+    def _lr(self, step: int) -> float:
+        """The learning rate of that step of the next epoch."""
+        return learning_rate(self.member.recipe, self.epoch * self.steps + step, self.steps)
+
+    def advance(self, step: int) -> None:
+        """Launch one step of the epoch; nothing waits."""
+        hooks, epoch = self.member.hooks, self.epoch + 1
+        self.launch[f"train {self.size_of(step)}"]()
+        if not self.hooked:
+            return
+        if hooks.before_step:
+            hooks.before_step(self.model, epoch, step)
+        self.launch["update"]()
+        if hooks.after_step:
+            hooks.after_step(self.model, epoch, step)
+            self.flat.refresh()
+
+    def evaluate(self) -> None:
+        """After the last step: the method's hook, then count what is classified correctly."""
+        if self.member.hooks.after_epoch:
+            self.member.hooks.after_epoch(self.model, self.epoch + 1)
+            self.flat.refresh()
+        self.model.eval()
+        for part, split in self.held.items():
+            self.first.zero_()
+            for _ in range(math.ceil(len(split) / EVALUATION_BATCH)):
+                self.launch[f"count {part}"]()
+
+    def end(self, seconds: float) -> EpochRow:
+        """The row of the epoch, which it waits for; RuntimeError when the loss stopped being finite."""
+        epoch, n = self.epoch + 1, len(self.member.train)
+        if not self.finite:
+            raise diverged(epoch, self.member.recipe)
+        scores = {part: self.correct[part].item() / len(split) for part, split in self.held.items()}
+        lr, loss = self._lr(self.steps - 1), self.total.item() / n
+        row = EpochRow(epoch, lr, loss, scores.get("validation"), scores.get("test"), seconds)
+        self.history.epochs.append(row)
+        for part, score in scores.items():
+            if score >= self._best_so_far(part):
+                self.best[part] = Best(epoch, score, self.flat.values.clone(), self.flat.statistics.clone())
+        return row
+
+    def _best_so_far(self, part: str) -> float:
+        earlier = self.history.chosen.get(part)
+        return self.best[part].accuracy if part in self.best else earlier.accuracy if earlier else -1.0
+
+    # ---- the network as it was given -------------------------------------------------------------------
+
+    def weights(self, values: Tensor, statistics: Tensor, epoch: int) -> State:
+        """The state_dict of the member's network with these parameters and statistics, on the CPU."""
+        trained = self.wide.narrowed(self.flat.named(values) | self.flat.named_statistics(statistics))
+        found = {}
+        for name, before in self.initial.items():
+            if name in trained:
+                found[name] = trained[name].detach().to("cpu", copy=True).contiguous()
+            else:
+                found[name] = before + epoch * self.steps if name.endswith(COUNTER) else before
+        return found
+
+    def course(self) -> History:
+        """The history with the weights that rules chose."""
+        for part, best in self.best.items():
+            weights = self.weights(best.values, best.statistics, best.epoch)
+            self.history.chosen[part] = Chosen(TITLES[part], best.epoch, best.accuracy, weights)
+        self.best.clear()
+        return self.history
+
+    def finish(self) -> History:
+        """Give the member's network its last weights; nothing of it is shared with the lane afterwards."""
+        last = self.weights(self.flat.values, self.flat.statistics, self.epoch)
+        self.launch.clear()
+        model = self.member.model
+        for name, module in model.named_modules():
+            if isinstance(module, _BatchNorm) and f"{name}.{COUNTER}" in last:
+                module._buffers[COUNTER] = last[f"{name}.{COUNTER}"].to(self.device)
+        with torch.no_grad():
+            for tensor in (*model.parameters(), *model.buffers()):
+                tensor.data, tensor.grad = tensor.detach().clone(), None
+        model.load_state_dict(last)
+        model.eval()
+        return self.course()
+
+
+class _Unchanged:
+    def __init__(self, lane: Lane) -> None:
+        self.lane = lane
+
+    def __enter__(self) -> None:
+        self.kept = [tensor.clone() for tensor in self.lane.changing()]
+        wait(self.lane.device)
+
+    def __exit__(self, *_: object) -> None:
+        wait(self.lane.device)
+        for tensor, value in zip(self.lane.changing(), self.kept, strict=True):
+            tensor.copy_(value)
+        self.lane.flat.refresh()
+        wait(self.lane.device)
+
+
+def wait(device: torch.device) -> None:
+    """Until everything launched on all streams is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _stop_counting(model: nn.Module) -> None:
+    """Batch norms count batches, one kernel each in every step; their number is known without."""
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.num_batches_tracked = None

@@ -1,0 +1,106 @@
+"""What is trained side by side: one training each, and the images of an epoch that several share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+from gkp.train.augment import crop_and_flip, draw_epoch, stream_seed
+from gkp.train.hooks import Hooks
+from gkp.train.recipe import Recipe
+from gkp.train.state import identity_of, load_state
+
+if TYPE_CHECKING:
+    from gkp.attacks import Attack
+    from gkp.data import Split
+
+AUGMENTED_AT_ONCE = 8192  # images
+
+
+@dataclass
+class Member:
+    """One training: the arguments of `gkp.train.fine_tune`, and the network that `model` was pruned from."""
+
+    model: nn.Module
+    train: Split
+    recipe: Recipe
+    validation: Split | None = None
+    test: Split | None = None
+    seed: int = 0
+    state_path: Path | None = None
+    hooks: Hooks = field(default_factory=Hooks)
+    attacks: Mapping[str, Attack] = field(default_factory=dict)
+    start: nn.Module | None = None
+    title: str = "fine-tune"
+
+    @property
+    def held(self) -> dict[str, Split]:
+        """What is evaluated after every epoch."""
+        given = {"validation": self.validation, "test": self.test}
+        return {part: split for part, split in given.items() if split is not None}
+
+    def identity(self) -> dict[str, str]:
+        """What its state file must agree on; before the first step."""
+        splits = {"training": self.train, **self.held}
+        return identity_of(self.model, splits, self.recipe, self.seed, self.attacks)
+
+    def epochs_saved(self, identity: dict[str, str] | None = None) -> int:
+        """How many epochs its state file holds, 0 without one; StateError when it is of another training."""
+        if self.state_path is None or not self.state_path.exists():
+            return 0
+        return len(load_state(self.state_path, identity or self.identity())["epochs"])
+
+    def why_alone(self) -> str:
+        """Why `fine_tune` has to train it by itself; "" where a fleet can."""
+        modules = list(self.model.modules())
+        reasons = {
+            "epochs are chosen by attacks": bool(self.attacks),
+            "its batches are attacked": self.recipe.adversarial is not None,
+            "its method adds to the loss": self.hooks.penalty is not None or self.hooks.loss is not None,
+            "some of its weights are frozen": not all(p.requires_grad for p in self.model.parameters()),
+            "its weights are of several types": len({p.dtype for p in self.model.parameters()}) > 1,
+            "it has dropout": any(isinstance(m, _DropoutNd) and m.p > 0 for m in modules),
+            "a batch norm averages over all batches": any(
+                isinstance(m, _BatchNorm) and m.track_running_stats and m.momentum is None for m in modules
+            ),
+        }
+        return next((reason for reason, holds in reasons.items() if holds), "")
+
+
+class Images:
+    """The training images of one epoch in order, cropped and flipped; members with one seed share them.
+
+    images: (N, C, H, W) uint8, channels last; labels: (N,) int64; both keep their place in memory.
+    """
+
+    def __init__(self, train: Split, recipe: Recipe, seed: int) -> None:
+        self.train, self.recipe, self.seed, self.epoch = train, recipe, seed, 0
+        self.images = torch.zeros_like(train.images, memory_format=torch.channels_last)
+        self.labels = torch.zeros_like(train.labels, dtype=torch.long)
+
+    def load(self, epoch: int) -> None:
+        """Those of `epoch`, by the draws of `gkp.train.fine_tune`."""
+        if epoch == self.epoch:
+            return
+        recipe, n, device = self.recipe, len(self.train), self.images.device
+        generator = torch.Generator().manual_seed(stream_seed("augment", self.seed, epoch))
+        draws = draw_epoch(n, recipe.augment, recipe.padding, generator).to(device)
+        for start in range(0, n, AUGMENTED_AT_ONCE):
+            part = slice(start, start + AUGMENTED_AT_ONCE)
+            chosen = self.train.images[draws.order[part]]
+            corner = draws.top[part], draws.left[part], draws.flip[part]
+            self.images[part] = crop_and_flip(chosen, *corner, recipe.padding)
+        self.labels.copy_(self.train.labels[draws.order])
+        self.epoch = epoch
+
+
+def pixels(images: Tensor) -> Tensor:
+    """uint8 (B, C, H, W) -> float32 in [0, 1], channels last."""
+    return images.to(torch.float32, memory_format=torch.channels_last).div_(255)
