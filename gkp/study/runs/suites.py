@@ -169,6 +169,7 @@ def longer() -> Suite:
         f"CIFAR-10, ResNet-56, {methods}: {MIDDLE_EPOCHS} epochs of the paper's schedule",
         "CIFAR-10 and a GPU",
         (replace(untouched, evaluation=start.evaluation), *trained),
+        facts=("repeated",),
     )
 
 
