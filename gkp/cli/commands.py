@@ -229,7 +229,7 @@ def networks(
 @app.command("list")
 def list_() -> None:
     """The suites and the pruning methods."""
-    from gkp.study.report.readme import methods_table, suites_table
+    from gkp.study.report.pages.blocks import methods_table, suites_table
     from gkp.study.report.tables import to_markdown
 
     print(to_markdown(suites_table()))

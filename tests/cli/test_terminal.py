@@ -82,7 +82,7 @@ COMMANDS = {
     "run": ("gkp.study.execute.suite.run_suite", ["--suite", "digits", "--device", "cpu"]),
     "merge": ("gkp.study.runs.merge.merge", ["folder"]),
     "report": ("gkp.study.report.build.write", []),
-    "list": ("gkp.study.report.readme.suites_table", []),
+    "list": ("gkp.study.report.pages.blocks.suites_table", []),
     "notebooks": ("gkp.study.report.notebooks.find", []),
 }
 

@@ -14,7 +14,7 @@ import yaml
 import gkp
 from gkp.nets.models import CIFAR_STD, IMAGENET_STD
 from gkp.study.analysis.claims import Claim
-from gkp.study.report.readme import BLOCK
+from gkp.study.report.pages.blocks import BLOCK
 from gkp.study.runs.run import RATE
 from gkp.study.runs.suites import PAPER_RECIPE
 

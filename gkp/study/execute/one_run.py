@@ -93,11 +93,13 @@ def keep_and_attack(
     """The checkpoint of every rule; those that choose the same epoch share file and attacks."""
     kept: dict[str, Kept] = {}
     by_epoch: dict[int, Kept] = {}
-    for rule, (epoch, weights) in chosen_weights(run, model, history).items():
+    chosen = chosen_weights(run, model, history)
+    for rule, (epoch, weights) in chosen.items():
         if epoch not in by_epoch:
             model.load_state_dict(weights)
             sha256, file = keep_weights(model, run, suite, rule, context)
-            metrics = attack_all(model, run.dataset, run.evaluation, context, progress)
+            entries = run.entries(*(other for other, (its, _) in chosen.items() if its == epoch))
+            metrics = attack_all(model, run.dataset, entries, context, progress)
             by_epoch[epoch] = Kept(epoch, sha256, file, metrics, self_check(metrics))
         kept[rule] = by_epoch[epoch]
     return kept

@@ -1,4 +1,4 @@
-"""Facts about attacks: what the paper's eps looks like on a digit, and RobustBench's own number."""
+"""Facts about attacks: what the paper's eps looks like on a digit, RobustBench's own number, and repeats."""
 
 from __future__ import annotations
 
@@ -10,20 +10,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gkp import data
+from gkp import data, evaluate
 from gkp.attacks import Attack, fgsm
 from gkp.attacks.robustbench import benchmark
 from gkp.nets import models
 from gkp.nets.checkpoint import load_file
-from gkp.study.runs import suites
+from gkp.study.runs import protocols, suites
 from gkp.study.runs.provenance import CODE
+from gkp.study.runs.record_parts import Kept
 from gkp.study.runs.store import Store
 from gkp.train import fine_tune
+from gkp.utils.files import sha256_file
 
 EPS = (0.01, 0.1)  # of the paper's FGSM
 SPACES = ("normalized", "pixel")  # what eps counts in
 NETWORK = ("cifar10-resnet20-short", "sr-gkp")  # suite and label of the network that RobustBench attacks
 IMAGES, RADIUS = 32, 1.0  # the first of the test set; eps in 1/255
+REPEATED = 500  # images on which recorded attacks are repeated
 
 
 def attacked_digit() -> dict[str, Any]:
@@ -88,3 +91,49 @@ def robustbench() -> dict[str, Any]:
     counts = {"clean": round(IMAGES * clean), "robust": round(IMAGES * robust)}
     attack = Attack("autoattack", eps=eps).name
     return {"suite": suite, "label": label, "attack": attack, "images": IMAGES, **counts}
+
+
+def repeated(suite: str) -> dict[str, Any]:
+    """The paper's attacks on every shipped checkpoint of a suite again, here, image by image.
+
+    {"suite", "recorded_on", "images", "checkpoints", "damaged", "self_checks_differ", "answers", "differ":
+    {name of an attack: count}}. damaged: files with another SHA-256 than recorded. self_checks_differ:
+    checkpoints whose recorded outcomes say something else of themselves than their record does. differ: of
+    the `answers` of each attack, those right here and wrong there or the other way round. About five minutes
+    for twelve ResNet-56. FileNotFoundError when no checkpoint is shipped.
+    """
+    store = Store(CODE)
+    kept, devices = shipped(suite, store)
+    if not kept:
+        raise FileNotFoundError(f"no checkpoint of suite {suite!r} is shipped: run the suite first")
+    first = data.load("cifar10", "test").take(REPEATED)
+    differ = {entry.attack.name: 0 for entry in protocols.paper()}
+    for checkpoint in kept:
+        model = load_file(store.root / str(checkpoint.file)).eval()
+        for name in differ:
+            metric = checkpoint.metrics[name]
+            again = evaluate.outcome(model, first.pixels(), first.labels, metric.attack, batch_size=REPEATED)
+            differ[name] += int((again.correct != metric.right[:REPEATED]).sum())
+    return {
+        "suite": suite,
+        "recorded_on": devices,
+        "images": REPEATED,
+        "checkpoints": len(kept),
+        "damaged": sum(sha256_file(store.root / str(k.file)) != k.sha256 for k in kept),
+        "self_checks_differ": sum(not consistent(k) for k in kept),
+        "answers": REPEATED * len(kept),
+        "differ": differ,
+    }
+
+
+def shipped(suite: str, store: Store) -> tuple[list[Kept], list[str]]:
+    """The checkpoints of the suite's own records, equal weights once, and what they were made on."""
+    records = [record for record in store.of_suite(suite) if record.suite == suite]
+    kept = {each.sha256: each for record in records for each in record.kept.values() if each.file}
+    return list(kept.values()), sorted({str(record.provenance.device) for record in records})
+
+
+def consistent(kept: Kept) -> bool:
+    """Whether the outcomes say of themselves what the record says, in whatever order."""
+    found = evaluate.self_check(metric.outcome for metric in kept.metrics.values())
+    return set(found) == set(kept.self_check)

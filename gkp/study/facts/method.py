@@ -167,6 +167,7 @@ FACTS: dict[str, Callable[[], dict[str, Any]]] = {
     "latency": timings.latency,
     "attacked-digit": attacked.attacked_digit,
     "robustbench": attacked.robustbench,
+    "repeated": lambda: attacked.repeated("cifar10-resnet56-57"),
 }
 
 

@@ -17,9 +17,9 @@ from gkp.study.analysis import comparison as compare
 from gkp.study.analysis import paper as published
 from gkp.study.analysis.comparison import Comparison
 from gkp.study.analysis.labels import BENIGN
+from gkp.study.report.pages.blocks import BLOCK, fill_blocks
 from gkp.study.report.pages.details import details_of
 from gkp.study.report.pages.evidence import Evidence
-from gkp.study.report.readme import BLOCK, fill_blocks
 from gkp.study.report.tables import footnote, self_checks, summary, to_markdown
 from gkp.study.runs import suites
 from gkp.study.runs.store import Store

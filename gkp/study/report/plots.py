@@ -17,7 +17,6 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from gkp.study.analysis import seeds
 from gkp.study.analysis.audit import NORM, PIXEL
-from gkp.study.analysis.choice import MARKS, SCORES, course, courses
 from gkp.study.analysis.comparison import (
     Comparison,
     evenly,
@@ -28,6 +27,7 @@ from gkp.study.analysis.comparison import (
 )
 from gkp.study.analysis.labels import BENIGN, CONTROL, method_title, ordered
 from gkp.study.analysis.paired import alike
+from gkp.study.analysis.training import MARKS, SCORES, course, courses
 from gkp.study.facts.attacked import unpacked
 from gkp.study.report import differences
 from gkp.study.report.style import (

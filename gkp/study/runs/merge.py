@@ -2,46 +2,104 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from gkp import evaluate
 from gkp.study.runs.record import Fact, Record
+from gkp.study.runs.record_parts import Kept
 from gkp.study.runs.store import Store
 from gkp.utils.files import atomic_write_bytes, readable_file, sha256_file
 
+Measurement = tuple[str, str, str]  # rule, SHA-256 of the weights, attack
+
 
 def merge(source: str | Path, store: Store) -> list[str]:
-    """Take the records below `source`/results that say more than those here; one line about each.
+    """Take what the records below `source`/results say and those here do not; one line about each.
 
     A record is taken when none of its configuration is here, or when it has every measurement of the one
-    here and others too. Its weights come with it, from below `source`. All is checked before anything is
-    written: FileNotFoundError where there are no records, or weights are missing; ValueError for weights
-    with another SHA-256 than recorded; DamagedRecord, naming the file.
+    here and others too. Where each has some of the same weights that the other lacks, the one here gets
+    them (`united`). Weights come along, from below `source`. All is checked before anything is written:
+    FileNotFoundError where there are no records, or weights are missing; ValueError for weights with
+    another SHA-256 than recorded; DamagedRecord, naming the file.
     """
     other = Store(source)
     records = other.files()
     if not records:
         raise FileNotFoundError(f"no records in {other.results}: give a folder that holds results/ of gkp")
     here = {record.hash: record for record in store.files()}
-    wanted = [r for r in records if r.hash not in here or _says(r) > _says(here[r.hash])]
+    wanted, lines = [], []
+    for record in records:
+        chosen, line = _chosen(record, here.get(record.hash))
+        lines.append(line)
+        if chosen is not None:
+            wanted.append(chosen)
     weights = {file: data for record in wanted for file, data in _weights(record, other, store).items()}
     for file, data in weights.items():
         atomic_write_bytes(store.root / file, data)
     for record in wanted:
         store.write(record)
     store.update_manifest()
-    left = [record for record in records if record not in wanted]
-    return [
-        *(f"took {record.suite}/{record.stem}" for record in wanted),
-        *(f"left {record.suite}/{record.stem}: what is here says as much" for record in left),
+    return sorted(lines, key=lambda line: line.startswith("left"))
+
+
+def _chosen(record: Record | Fact, here: Record | Fact | None) -> tuple[Record | Fact | None, str]:
+    """What is to be written of a record and of the one here, None for nothing; a line that says so."""
+    name = f"{record.suite}/{record.stem}"
+    if here is None:
+        return record, f"took {name}"
+    if not isinstance(record, Record) or not isinstance(here, Record):
+        return None, f"left {name}: what is here says as much"
+    new, old = _says(record), _says(here)
+    more = {key for key, n in new.items() if n > old.get(key, -1)}
+    if more and record.suite == here.suite and not any(n > new.get(key, -1) for key, n in old.items()):
+        return record, f"took {name}"
+    both = united(here, record)
+    if both is not here:
+        return both, f"united {name}: {len(_says(both)) - len(old)} measurements came to those here"
+    if more:
+        return None, f"left {name}: its weights are of another training than those here, which stay"
+    return None, f"left {name}: what is here says as much"
+
+
+def united(here: Record, other: Record) -> Record:
+    """The record here with the attacks that only the other has, or has on more images, of the same weights.
+
+    Where both have an attack on equally many images, what is here stays. The other's evaluations come along,
+    so that it is known where each number is from. `here` itself where there is nothing to add.
+    """
+    kept: dict[str, Kept] = {}
+    added: set[str] = set()
+    for rule, own in here.kept.items():
+        theirs = other.kept.get(rule)
+        same = theirs is not None and theirs.sha256 == own.sha256
+        found = theirs.metrics if theirs is not None and same else {}
+        more = {a: m for a, m in found.items() if a not in own.metrics or m.n > own.metrics[a].n}
+        added |= more.keys()
+        kept[rule] = _with(own, more) if more else own
+    if not added:
+        return here
+    origins = (*other.evaluations, {**other.source["provenance"], "attacks": sorted(added - other.later)})
+    known = [
+        {**origin, "attacks": names} for origin in origins if (names := sorted(added & {*origin["attacks"]}))
     ]
+    return replace(here, kept=kept, evaluations=(*here.evaluations, *known))
 
 
-def _says(record: Record | Fact) -> set[tuple[Any, ...]]:
-    """The measurements of a record: rule, weights, attack and number of images of each."""
+def _with(kept: Kept, more: Mapping[str, Any]) -> Kept:
+    """The checkpoint with more metrics, and what its evaluation then says of itself."""
+    metrics = {**kept.metrics, **more}
+    said = evaluate.self_check(metric.outcome for metric in metrics.values())
+    return replace(kept, metrics=metrics, self_check=tuple(said))
+
+
+def _says(record: Record) -> dict[Measurement, int]:
+    """The measurements of a record, with the number of images of each."""
     return {
-        (rule, kept.sha256, attack, metric.n)
-        for rule, kept in (record.kept.items() if isinstance(record, Record) else ())
+        (rule, kept.sha256, attack): metric.n
+        for rule, kept in record.kept.items()
         for attack, metric in kept.metrics.items()
     }
 

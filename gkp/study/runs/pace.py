@@ -28,7 +28,8 @@ def evaluation_minutes(run: Run, device: str = "cpu") -> float:
     """The part of `minutes` that the attacks on every kept checkpoint take."""
     passes = 0.0
     for entry in run.evaluation:
-        passes += entry.passes * (entry.n or TEST_IMAGES[run.dataset]) * len(run.rules)
+        networks = sum(entry.is_for(rule) for rule in run.rules)
+        passes += entry.passes * (entry.n or TEST_IMAGES[run.dataset]) * networks
     return _minutes(passes, run, device)
 
 

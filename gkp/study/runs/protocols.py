@@ -26,10 +26,17 @@ SELECTION = {
 
 @dataclass(frozen=True)
 class Entry:
-    """One attack of a protocol, on the first `n` test images (None: on all of them)."""
+    """One attack of a protocol, on the first `n` test images (None: on all of them).
+
+    rules: the checkpoint rules whose weights it is for; None for those of all rules.
+    """
 
     attack: Attack
     n: int | None = None
+    rules: tuple[str, ...] | None = None
+
+    def is_for(self, rule: str) -> bool:
+        return self.rules is None or rule in self.rules
 
     @property
     def passes(self) -> float:
@@ -113,6 +120,16 @@ def strong_pgd(n: int | None = 250) -> Protocol:
 def autoattack(n: int | None = 128) -> Protocol:
     """AutoAttack's standard version (Croce & Hein 2020) in pixels at 0.5/255 and 1/255."""
     return tuple(Entry(Attack("autoattack", eps=e / 255), n) for e in SMALL)
+
+
+def strong() -> Protocol:
+    """What arrives: the curve of PGD-50 over eps on 250 images, and AutoAttack."""
+    return (*(Entry(attack, 250) for attack in curve()), *autoattack())
+
+
+def for_rules(protocol: Protocol, *rules: str) -> Protocol:
+    """The same attacks, asked for on the weights of these rules alone."""
+    return tuple(replace(entry, rules=rules) for entry in protocol)
 
 
 def whole() -> Protocol:

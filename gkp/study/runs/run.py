@@ -58,7 +58,8 @@ class Run:
             raise ValueError(f"{self.method}: give either macs_ratio or rate")
         if self.weights is None and self.baseline is None:
             raise ValueError(f"{self.method}: give weights, or the recipe that trains the baseline")
-        if unknown := set(self.rules) - set(RULES):
+        named = {rule for entry in self.evaluation for rule in entry.rules or ()}
+        if unknown := {*self.rules, *named} - set(RULES):
             raise ValueError(f"checkpoint rule {', '.join(sorted(unknown))}: choose of {', '.join(RULES)}")
 
     @property
@@ -70,6 +71,10 @@ class Run:
         """Epochs that this run trains, 0 for none."""
         recipe = self.baseline if self.method == BASELINE else self.recipe
         return recipe.epochs if recipe else 0
+
+    def entries(self, *rules: str) -> tuple[Entry, ...]:
+        """The attacks of `evaluation` that are for the weights of one of these rules."""
+        return tuple(entry for entry in self.evaluation if any(entry.is_for(rule) for rule in rules))
 
     @property
     def selecting(self) -> dict[str, Attack]:

@@ -141,9 +141,9 @@ class Store:
 
 def asked_for(record: Record, run: Run) -> Record:
     """The record with the attacks of `run.evaluation` alone, and what their evaluations say of themselves."""
-    names = {entry.attack.name for entry in run.evaluation}
     found = {}
     for rule, kept in record.kept.items():
+        names = {entry.attack.name for entry in run.entries(rule)}
         others = kept.metrics.keys() - names
         metrics = {name: metric for name, metric in kept.metrics.items() if name in names}
         said = tuple(text for text in kept.self_check if others.isdisjoint(NAME.findall(text)))
@@ -162,7 +162,7 @@ def missing_entries(record: Record, run: Run) -> dict[str, list[Entry]]:
     missing = {}
     for rule, kept in record.kept.items():
         have = {name: metric.asked_n for name, metric in kept.metrics.items()}
-        lacking = [entry for entry in run.evaluation if have.get(entry.attack.name, -1) != entry.n]
+        lacking = [entry for entry in run.entries(rule) if have.get(entry.attack.name, -1) != entry.n]
         if lacking:
             missing[rule] = lacking
     return missing

@@ -7,7 +7,7 @@ import pytest
 from record_factory import RUN, edited, make_record
 
 from gkp.study.report import build as report
-from gkp.study.report import readme
+from gkp.study.report.pages import blocks
 from gkp.study.report.pages.evidence import Evidence
 from gkp.study.runs.store import Store
 
@@ -88,7 +88,7 @@ def test_pages_of_docs_are_filled_and_checked_where_they_have_blocks(root: Path)
 
 def test_the_verdict_block_has_every_statement_with_both_sides() -> None:
     frame = pd.DataFrame([["it is free", "0.9 s", "4.1 times", "one machine", "04_cost"]])
-    assert readme.statements(frame, Evidence(Store("."), up="../").notebook) == (
+    assert blocks.statements(frame, Evidence(Store("."), up="../").notebook) == (
         "- ***it is free***\n  - for: 0.9 s\n  - against: 4.1 times\n"
         "  - one machine; [04_cost](../notebooks/04_cost.ipynb)\n"
     )
@@ -96,11 +96,11 @@ def test_the_verdict_block_has_every_statement_with_both_sides() -> None:
 
 def test_the_last_lines_are_those_of_the_report(root: Path) -> None:
     evidence = Evidence(Store(root), report.verdicts(root), {"method": 7})
-    first, second, third = readme.last_lines(evidence).splitlines()[1:-1]
+    first, second, third = blocks.last_lines(evidence).splitlines()[1:-1]
     assert first.startswith("[OK]      T1  expected 90.00 % | ours 90.00 (n=1)")
     assert second == "1 of 1 claims came out as expected"
     assert third == "7 numbers of the paper's tables wait for records: 7 of method"
-    assert len(readme.last_lines(evidence).splitlines()) == readme.LAST_LINES + 2
+    assert len(blocks.last_lines(evidence).splitlines()) == blocks.LAST_LINES + 2
 
 
 def test_live_digits_are_judged_when_asked_for_or_present(root: Path) -> None:
@@ -121,20 +121,20 @@ def test_the_pages_of_the_repository_show_what_the_records_give() -> None:
 
 
 def test_the_suites_say_what_is_recorded(tmp_path: Path) -> None:
-    table = readme.suites_table(Store(tmp_path)).set_index("suite")
+    table = blocks.suites_table(Store(tmp_path)).set_index("suite")
     assert table.loc["cifar10-resnet20-selection", "records"] == "0 of 2"
     assert table.loc["cost", "records"] == "0 of 4"
     assert table.loc["digits", "records"] == "made live"
-    committed = readme.suites_table(Store(".")).set_index("suite")
+    committed = blocks.suites_table(Store(".")).set_index("suite")
     assert committed.loc["cifar10-resnet20-selection", "records"] == "2 of 2"
-    assert "records" not in readme.suites_table()
+    assert "records" not in blocks.suites_table()
 
 
 def test_estimates_are_of_runs_that_have_no_record(tmp_path: Path) -> None:
-    nothing = readme.estimates_table(Store(tmp_path)).set_index("suite")
-    committed = readme.estimates_table(Store(".")).set_index("suite")
+    nothing = blocks.estimates_table(Store(tmp_path)).set_index("suite")
+    committed = blocks.estimates_table(Store(".")).set_index("suite")
     assert "cifar10-resnet20-short" in nothing.index
     assert "cifar10-resnet20-short" not in committed.index
     assert "digits" not in nothing.index
     cpu, gpu = (float(text.split()[0].replace(",", "")) for text in committed.loc["cifar10-vgg16"].iloc[1:])
-    assert cpu / gpu == pytest.approx(readme.GPU, rel=0.05)
+    assert cpu / gpu == pytest.approx(blocks.GPU, rel=0.05)

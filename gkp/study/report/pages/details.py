@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 import pandas as pd
 
-from gkp.study.analysis import ablation_tables, audit, choice, costs, paired, seeds
+from gkp.study.analysis import ablation_tables, audit, costs, paired, seeds, training
 from gkp.study.analysis import paper as published
 from gkp.study.analysis.comparison import PROTOCOL, Comparison, paper_attacks, pixel_attacks, sound_attack
 from gkp.study.analysis.labels import BENIGN, CONTROL
@@ -87,9 +87,9 @@ def _audit(store: Store, comparison: Comparison) -> Tables:
 
 
 def _selection(store: Store, comparison: Comparison) -> Tables:
-    if choice.courses(comparison):
-        yield "What each rule shows", choice.rules_text(comparison)
-        yield "How far apart epochs are, points", choice.moved_text(comparison)
+    if training.courses(comparison):
+        yield "What each rule shows", training.rules_text(comparison)
+        yield "How far apart epochs are, points", training.moved_text(comparison)
 
 
 def _method(store: Store, comparison: Comparison) -> Tables:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from record_factory import RUN, edited, make_record, measured, with_metrics
 
-from gkp.study.analysis import choice
+from gkp.study.analysis import training
 from gkp.study.analysis.comparison import PROTOCOL, Comparison
 from gkp.study.analysis.labels import BENIGN
 from gkp.study.report import plots
@@ -42,7 +42,7 @@ ROWS = [
 def kept(epoch: int) -> Kept:
     """The checkpoint of that epoch: 100 images, right as often as the course says."""
     found = {entry.attack.name: 0.5 for entry in protocols.paper()}
-    found |= {attack: COURSE[column][epoch - 1] for column, attack in choice.SCORES.items()}
+    found |= {attack: COURSE[column][epoch - 1] for column, attack in training.SCORES.items()}
     metrics = {
         entry.attack.name: measured(entry.attack, torch.arange(100) < round(100 * found[entry.attack.name]))
         for entry in protocols.paper()
@@ -57,13 +57,13 @@ def record() -> Record:
 
 
 def test_rules_show_their_epoch_and_what_it_has(record: Record) -> None:
-    table = choice.rules_text(Comparison([record])).set_index("checkpoint")
+    table = training.rules_text(Comparison([record])).set_index("checkpoint")
     assert list(table.epoch) == ["4", "3", "4", "2", "1"]
     assert list(table.iloc[3, 2:5]) == ["84.00", "70.00", "10.00"]
 
 
 def test_moved_is_highest_minus_lowest_among_the_epochs_named(record: Record) -> None:
-    table = choice.moved_text(Comparison([record]))
+    table = training.moved_text(Comparison([record]))
     assert list(table.among) == [
         "all 4 epochs",
         "epochs at the last learning rate",
@@ -79,11 +79,11 @@ def test_moved_is_highest_minus_lowest_among_the_epochs_named(record: Record) ->
 def test_a_network_without_attacked_epochs_has_no_course(record: Record) -> None:
     rows = [{key: value for key, value in row.items() if key != "attacked"} for row in ROWS]
     plain = edited(record, (("history",), {"epochs": rows}))
-    assert choice.courses(Comparison([plain, make_record(TRAINED)])) == []
-    assert choice.courses(Comparison([plain, record])) == [record]
+    assert training.courses(Comparison([plain, make_record(TRAINED)])) == []
+    assert training.courses(Comparison([plain, record])) == [record]
     rule = "best-fgsm-0.1"
     lacking = with_metrics(record, {BENIGN: record.metrics(rule)[BENIGN]}, rule)
-    assert choice.courses(Comparison([edited(plain, (("history",), None)), lacking])) == []
+    assert training.courses(Comparison([edited(plain, (("history",), None)), lacking])) == []
     with pytest.raises(ValueError, match="cifar10-resnet20-selection"):
         plots.choices(Comparison([plain]))
 
@@ -91,7 +91,7 @@ def test_a_network_without_attacked_epochs_has_no_course(record: Record) -> None
 def test_the_figure_marks_the_three_rules_and_the_drop(record: Record) -> None:
     figure = plots.choices(Comparison([record]))
     assert len(figure.axes) == 3
-    for axes, column in zip(figure.axes, choice.SCORES, strict=True):
+    for axes, column in zip(figure.axes, training.SCORES, strict=True):
         course, drop = axes.lines[0], axes.lines[1]
         assert list(course.get_ydata()) == pytest.approx([100 * value for value in COURSE[column]])
         assert list(drop.get_xdata()) == [2.5, 2.5]
@@ -101,5 +101,5 @@ def test_the_figure_marks_the_three_rules_and_the_drop(record: Record) -> None:
 
 def test_the_suite_keeps_what_the_tables_ask_for() -> None:
     for run in suites.get("cifar10-resnet20-selection").runs:
-        assert set(run.rules) == set(choice.RULES)
+        assert set(run.rules) == set(training.RULES)
         assert {entry.attack.name for entry in run.evaluation} == {BENIGN, *PROTOCOL}
