@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import replace
 
-from gkp.study.execute.context import Context
+from gkp.study.execute.context import Context, OutOfTime
 from gkp.study.execute.one_run import start_model
 from gkp.study.execute.queue import Queue, claim_first, has_start, report_failure
 from gkp.study.execute.steps import Unfinished, prune_and_train
@@ -18,14 +18,17 @@ from gkp.train.fleet import Member, train_together
 from gkp.utils.progress import Progress
 
 
-def train_queue(queue: Queue, context: Context, side_by_side: int | None = None) -> dict[str, str]:
-    """Train what a fleet can train and nobody else works on; the reasons of the runs that failed.
+def train_queue(
+    queue: Queue, context: Context, side_by_side: int | None = None
+) -> tuple[Queue, dict[str, str]]:
+    """Train what a fleet can train and nobody else works on.
 
-    Runs are held by their locks meanwhile; those whose start has no record yet are left out. The second
-    training of a method that has two begins when the first of all runs are done. side_by_side: see
+    Returns what was trained, to the end unless the time is up, and the reasons of the runs that failed. Runs
+    are held by their locks meanwhile; those whose start has no record yet are left out. The second training
+    of a method that has two begins when the first of all runs are done. side_by_side: see
     `gkp.train.fleet.train_together`.
     """
-    store, failed = context.store, dict[str, str]()
+    store, failed, trained = context.store, dict[str, str](), set[str]()
     with ExitStack() as locks:
         runs = [run for _, run in queue if run.epochs and store.find(run) is None and has_start(run, store)]
         held = [run for run in runs if locks.enter_context(claim_first([run], store.root))]
@@ -33,6 +36,7 @@ def train_queue(queue: Queue, context: Context, side_by_side: int | None = None)
             members = trainings([run for run in held if run.stem not in failed], context, failed)
             if not members:
                 break
+            trained |= {run.stem for run, _ in members}
             results = train_together(
                 [member for _, member in members],
                 device=context.device,
@@ -43,7 +47,7 @@ def train_queue(queue: Queue, context: Context, side_by_side: int | None = None)
             for (run, _), result in zip(members, results, strict=True):
                 if isinstance(result, RuntimeError):
                     failed |= report_failure([run], result)
-    return failed
+    return [(suite, run) for suite, run in queue if run.stem in trained - failed.keys()], failed
 
 
 def trainings(runs: list[Run], context: Context, failed: dict[str, str]) -> list[tuple[Run, Member]]:
@@ -64,6 +68,8 @@ def next_training(run: Run, context: Context) -> Member | None:
     model = start_model(run, context).to(context.device)
     try:
         prune_and_train(model, run, replace(context, gathering=True), Progress("off"))
+    except OutOfTime:
+        return None
     except Unfinished as waiting:
         start = start_model(run, context) if run.prunes else None
         return replace(waiting.member, start=start, title=f"{run.label}, seed {run.seed}")

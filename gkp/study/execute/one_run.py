@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from gkp.attacks.autoattack import AutoAttackOutcome
 
 BATCH = {"cpu": 500, "cuda": 2500}  # images per step of an evaluation
-AUTOATTACK_BATCH = 64  # images after which it can stop and continue
+AUTOATTACK_BATCH = {"cpu": 64, "cuda": 128}  # images after which it can stop and continue
 
 
 def execute(run: Run, suite: str, context: Context) -> Record:
@@ -200,7 +200,7 @@ def attack(model: nn.Module, dataset: str, entry: Entry, context: Context, task:
         return outcome
 
     def seen(done: int, total: int) -> None:
-        task.advance(whole * min(AUTOATTACK_BATCH, total) / total)
+        task.advance(whole * min(AUTOATTACK_BATCH[context.device.type], total) / total)
         if done < total and context.expired():
             raise OutOfTime
 
@@ -232,7 +232,7 @@ def autoattack(
         y,
         eps=attack.eps,
         seed=attack.seed,
-        batch_size=AUTOATTACK_BATCH,
+        batch_size=AUTOATTACK_BATCH[context.device.type],
         state_path=state,
         progress=seen,
     )

@@ -205,7 +205,7 @@ def joined(first: History, second: History) -> History:
     chosen = {
         part: dataclasses.replace(best, epoch=best.epoch + offset) for part, best in second.chosen.items()
     }
-    return History(first.epochs + rows, chosen)
+    return History(first.epochs + rows, chosen, second.trainer)
 
 
 def chosen_weights(

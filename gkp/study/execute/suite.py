@@ -61,9 +61,8 @@ def run_suite(
     before = complete_stems(queue, context.store)
     failed: dict[str, str] = {}
     if side_by_side is not None or context.device.type == "cuda":
-        with computing_with(begun_with_in((run for _, run in queue), context)):
-            failed = train_queue(queue, context, side_by_side)
-    failed |= work_in(jobs, [(name, run) for name, run in queue if run.stem not in failed], context)
+        failed = work_in_fleets(jobs, queue, context, side_by_side)
+    failed |= work_in(jobs, without(queue, failed), context)
     context.store.update_manifest()
     return summarize(queue, before, failed, context.store)
 
@@ -76,6 +75,23 @@ def work_in(jobs: int, queue: Queue, context: Context) -> dict[str, str]:
         return work_together(queue, jobs, context, threads)
     with computing_with(threads):
         return work(queue, context)
+
+
+def work_in_fleets(jobs: int, queue: Queue, context: Context, side_by_side: int | None) -> dict[str, str]:
+    """Train side by side what can be, and finish those runs: others may start from what they leave."""
+    failed: dict[str, str] = {}
+    while not context.expired():
+        with computing_with(begun_with_in((run for _, run in queue), context)):
+            trained, reasons = train_queue(without(queue, failed), context, side_by_side)
+        failed |= reasons
+        if not trained:
+            break
+        failed |= work_in(jobs, trained, context)
+    return failed
+
+
+def without(queue: Queue, failed: dict[str, str]) -> Queue:
+    return [(name, run) for name, run in queue if run.stem not in failed]
 
 
 def queue_of(suite: Suite) -> Queue:

@@ -253,7 +253,7 @@ def test_autoattack_is_an_entry_like_the_others(tiny: Suite, tmp_path: Path) -> 
 def test_autoattack_stops_between_batches_and_continues_there(
     tiny: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(execute, "AUTOATTACK_BATCH", 2)
+    monkeypatch.setitem(execute.AUTOATTACK_BATCH, "cpu", 2)
     attack = Attack("autoattack", eps=8 / 255)
     run = dataclasses.replace(baseline_of(tiny), evaluation=(Entry(Attack("none"), 20),))
     record = execute.execute(run, "tiny", context(tmp_path))

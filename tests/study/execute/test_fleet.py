@@ -1,0 +1,69 @@
+"""Suites whose trainings are done side by side: the same records, whatever ends them in the middle."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from gkp.study.execute import fleet
+from gkp.study.execute.context import Context
+from gkp.study.execute.queue import claim_first
+from gkp.study.execute.suite import queue_of, run_suite
+from gkp.study.runs.record import Record
+from gkp.study.runs.store import Store
+from gkp.study.runs.suites import Suite
+
+
+def records(root: Path) -> dict[str, Record]:
+    return {record.stem: record for record in Store(root).all("tiny") if isinstance(record, Record)}
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("plain")
+
+
+def test_a_suite_in_fleets_has_the_records_of_one_without(tiny: Suite, tmp_path: Path) -> None:
+    for name, options in {"plain": {}, "fleet": {"side_by_side": 3}}.items():
+        summary = run_suite("tiny", root=tmp_path / name, device="cpu", **options)
+        assert (len(summary.done), summary.left, summary.failed) == (7, [], {})
+        assert not list((tmp_path / name / "work" / "state").iterdir())
+    expected, found = records(tmp_path / "plain"), records(tmp_path / "fleet")
+    assert list(found) == list(expected)
+    for stem, record in found.items():
+        other = expected[stem]
+        assert record.cost == other.cost
+        assert record.kept.keys() == other.kept.keys()
+        assert (
+            [row["epoch"] for row in record.json["history"]["epochs"]]
+            == [row["epoch"] for row in other.json["history"]["epochs"]]
+            if record.json["history"]
+            else not other.json["history"]
+        )
+        trainer = record.json["provenance"].get("trainer", "")
+        assert trainer.startswith("fleet: ") == (record.json["history"] is not None)
+    # What all start from was trained in the same arithmetic, on one network, where little adds up.
+    first = next(stem for stem in found if stem.startswith("baseline"))
+    losses = [store[first].json["history"]["epochs"][0]["train_loss"] for store in (found, expected)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-3)
+
+
+def test_a_fleet_leaves_alone_what_others_work_on(tiny: Suite, tmp_path: Path) -> None:
+    run_suite("tiny", root=tmp_path, device="cpu", budget_minutes=1e-9)
+    context = Context(Store(tmp_path), torch.device("cpu"))
+    queue = queue_of(tiny)
+    baseline = queue[0][1]
+    with claim_first([baseline], tmp_path):
+        assert fleet.train_queue(queue, context, 2) == ([], {})
+    trained, failed = fleet.train_queue(queue, context, 2)
+    assert ([run for _, run in trained], failed) == ([baseline], {})  # the others start from its record
+
+
+def test_a_fleet_stops_when_the_time_is_up_and_continues(tiny: Suite, tmp_path: Path, monkeypatch) -> None:
+    run_suite("tiny", root=tmp_path, device="cpu", side_by_side=2, budget_minutes=1e-9)
+    assert not records(tmp_path)
+    rounds = 0
+    while run_suite("tiny", root=tmp_path, device="cpu", side_by_side=2, budget_minutes=0.02).left:
+        rounds += 1
+        assert rounds < 60
+    assert len(records(tmp_path)) == 7
