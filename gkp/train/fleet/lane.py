@@ -234,7 +234,7 @@ class Lane:
 
     def weights(self, values: Tensor, statistics: Tensor, epoch: int) -> State:
         """The state_dict of the member's network with these parameters and statistics, on the CPU."""
-        trained = self.wide.narrowed(self.flat.named(values) | self.flat.named_statistics(statistics))
+        trained = self.wide.narrowed(self.flat.named(values) | self.flat.running.views(statistics))
         found = {}
         for name, before in self.initial.items():
             if name in trained:

@@ -38,7 +38,7 @@ def restore(lane: Lane, about: dict[str, str]) -> None:
     content = load_state(path, about)
     lane.history = History.from_state_dict(content)
     flat = lane.flat
-    trained = flat.named(flat.values) | flat.named_statistics(flat.statistics)
+    trained = flat.named(flat.values) | flat.running.views(flat.statistics)
     _copy(lane.wide.widen(content["model"]), trained)
     names = [name for name, _ in lane.member.model.named_parameters()]
     momenta = {names[i]: state["momentum_buffer"] for i, state in content["optimizer"]["state"].items()}
