@@ -28,6 +28,7 @@ from torch import Generator, Tensor, nn
 from gkp.attacks.ascent import LOSSES, SPACES, Trace, allowed_box, ascend, choose, more_damaging, uniform
 from gkp.attacks.frequency import high_pass
 from gkp.utils.logits import class_labels, logits
+from gkp.utils.precision import full_precision
 
 LABELS = ("true", "predicted")
 KINDS = ("none", "highpass", "fgsm", "pgd", "autoattack")
@@ -187,7 +188,10 @@ class Attack:
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """Eval mode and parameters without gradients inside; every flag restored outside, also on error."""
+    """Eval mode, parameters without gradients and products in full precision inside.
+
+    Every flag is restored outside, also on error.
+    """
     training = [(module, module.training) for module in model.modules()]
     # What was made in inference mode has no gradient, and cannot be told to have one.
     gradients = [(p, p.requires_grad) for p in model.parameters() if not p.is_inference()]
@@ -195,7 +199,8 @@ def frozen(model: nn.Module) -> Iterator[None]:
         model.eval()
         for parameter, _ in gradients:
             parameter.requires_grad_(False)
-        yield
+        with full_precision():
+            yield
     finally:
         for module, flag in training:
             module.training = flag

@@ -31,6 +31,7 @@ from gkp.pruners.common.weights_check import refuse_non_finite, refuse_other_tha
 from gkp.search import check_rate
 from gkp.train import fine_tune
 from gkp.train.recipe import SHORT, Recipe
+from gkp.utils.precision import full_precision
 
 __all__ = [
     "Cut",
@@ -136,7 +137,9 @@ def prepare(
     refuse_non_finite(model)
     if entry.needs.startswith("images") and data is None:
         raise ValueError(f"{method} scores with {entry.needs}: give data=gkp.data.load(...)")
-    return entry.prepare(model, groups=groups, example_input=example_input, data=data, **options)
+    with full_precision():
+        cut = entry.prepare(model, groups=groups, example_input=example_input, data=data, **options)
+    return full_precision()(cut)
 
 
 def start(

@@ -22,6 +22,7 @@ from gkp.nets.channels.layers import in_groups, mixes, sizes, unwrapped, weights
 from gkp.nets.channels.probe import probe
 from gkp.nets.channels.replacement import shared_weights
 from gkp.nets.channels.running import Modes, modes
+from gkp.utils.precision import full_precision
 
 TIED = "its filters are summed with those of"
 TO_OUTPUT = "its filters are the network's output"
@@ -127,6 +128,7 @@ class _Nodes:
             label = joined
 
 
+@full_precision()
 def analyse(model: nn.Module, x: Tensor) -> Channels:
     """The channels of `model` on x (1, C, H, W), in both modes. ValueError where it does not run on x."""
     model = unwrapped(model)

@@ -19,6 +19,7 @@ from gkp.nets.channels.groups import Bundle, Channels
 from gkp.nets.channels.layers import answers_in, channel_axis, copied, in_groups, mixes, tensors_in, unwrapped
 from gkp.nets.channels.running import OnePrecision, as_float, plainly, run, seeded, set_mode
 from gkp.nets.channels.shrink import keep, shrink, silenced
+from gkp.utils.precision import full_precision
 
 TOLERANCE = 1e-4  # of the standard deviation of a layer's output, in float32, with random weights
 ROUNDING = {torch.float64: 1e-3, torch.float32: 1e-3}  # of the logits', with the network's own; else 0.1
@@ -173,6 +174,7 @@ def alike(a: Tensor, b: Tensor, tolerance: float = TOLERANCE) -> bool:
     return bool((a - b)[~same].abs().max() <= tolerance * spread.clamp_min(1e-30))
 
 
+@full_precision()
 def must_agree(pruned: nn.Module, reference: nn.Module, x: Tensor, how: str) -> None:
     """ValueError unless both networks give the same on x, up to rounding in their own precision.
 
@@ -199,6 +201,7 @@ def must_agree(pruned: nn.Module, reference: nn.Module, x: Tensor, how: str) -> 
         )
 
 
+@full_precision()
 def must_run(pruned: nn.Module, model: nn.Module, x: Tensor) -> None:
     """ValueError unless `pruned` takes what `model` takes and gives results of the same shapes."""
     shapes = [[tuple(t.shape) for t in _answers(which, x)] for which in (model, pruned)]

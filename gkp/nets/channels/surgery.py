@@ -301,7 +301,7 @@ def remove_filters(
         owner = channels.filters.get(name)
         if owner is None:
             raise ValueError(f"there is no layer {name} whose filters could be removed")
-        chosen = set(owner[torch.as_tensor(indices, dtype=torch.long)].tolist())
+        chosen = set(owner[torch.as_tensor(indices, dtype=torch.long, device=owner.device)].tolist())
         if len(owner.unique()) <= len(chosen):
             raise ValueError(f"layer {name} would lose all of its {len(owner)} filters: lower the rate")
         if not chosen <= offered:

@@ -18,9 +18,8 @@ def records(root: Path) -> dict[str, Record]:
     return {record.stem: record for record in Store(root).all("tiny") if isinstance(record, Record)}
 
 
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("plain")
+def epochs(record: Record) -> list[int]:
+    return [row["epoch"] for row in (record.json["history"] or {"epochs": []})["epochs"]]
 
 
 def test_a_suite_in_fleets_has_the_records_of_one_without(tiny: Suite, tmp_path: Path) -> None:
@@ -34,12 +33,7 @@ def test_a_suite_in_fleets_has_the_records_of_one_without(tiny: Suite, tmp_path:
         other = expected[stem]
         assert record.cost == other.cost
         assert record.kept.keys() == other.kept.keys()
-        assert (
-            [row["epoch"] for row in record.json["history"]["epochs"]]
-            == [row["epoch"] for row in other.json["history"]["epochs"]]
-            if record.json["history"]
-            else not other.json["history"]
-        )
+        assert epochs(record) == epochs(other)
         trainer = record.json["provenance"].get("trainer", "")
         assert trainer.startswith("fleet: ") == (record.json["history"] is not None)
     # What all start from was trained in the same arithmetic, on one network, where little adds up.
@@ -59,11 +53,9 @@ def test_a_fleet_leaves_alone_what_others_work_on(tiny: Suite, tmp_path: Path) -
     assert ([run for _, run in trained], failed) == ([baseline], {})  # the others start from its record
 
 
-def test_a_fleet_stops_when_the_time_is_up_and_continues(tiny: Suite, tmp_path: Path, monkeypatch) -> None:
-    run_suite("tiny", root=tmp_path, device="cpu", side_by_side=2, budget_minutes=1e-9)
-    assert not records(tmp_path)
+def test_a_fleet_stops_when_the_time_is_up_and_continues(tiny: Suite, tmp_path: Path) -> None:
     rounds = 0
-    while run_suite("tiny", root=tmp_path, device="cpu", side_by_side=2, budget_minutes=0.02).left:
+    while run_suite("tiny", root=tmp_path, device="cpu", side_by_side=2, budget_minutes=0.15).left:
         rounds += 1
-        assert rounds < 60
+        assert rounds < 20
     assert len(records(tmp_path)) == 7
