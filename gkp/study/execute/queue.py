@@ -92,7 +92,7 @@ def claim_first(runs: Sequence[Run], root: Path) -> Iterator[Run | None]:
     The lock is the operating system's, so that of a killed process is free again at once.
     """
     for run in runs:
-        lock = _lock(run, root)
+        lock = alone(run.hash, root)
         try:
             lock.acquire(blocking=False)
         except Timeout:
@@ -111,8 +111,9 @@ def is_claimed(run: Run, root: Path) -> bool:
         return claimed is None
 
 
-def _lock(run: Run, root: Path) -> FileLock:
-    path = root / "work" / "locks" / f"{run.hash}.lock"
+def alone(name: str, root: Path) -> FileLock:
+    """The lock of that name, for a `with` block in which no other process is; nothing is held yet."""
+    path = root / "work" / "locks" / f"{name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(path, mode=0o666)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from gkp.study.execute.context import Context, pick_device
-from gkp.study.execute.queue import Queue, tidy, work
+from gkp.study.execute.queue import Queue, alone, tidy, work
 from gkp.study.execute.threads import begun_with_in, computing_with
 from gkp.study.execute.workers import work_together
 from gkp.study.facts.method import record_facts
@@ -37,6 +38,7 @@ def run_suite(
     progress: Progress | None = None,
     download: bool = False,
     cuda_graphs: bool = False,
+    skip: Collection[str] = (),
 ) -> Summary:
     """Do every run of the suite that has no complete record yet, the most valuable first.
 
@@ -44,7 +46,7 @@ def run_suite(
     jobs: processes that share the work (small networks leave a GPU idle); they end with this one. Several
     calls at once share it too. Each run keeps the number of threads it was begun with, and what is continued
     that of the first, whatever `jobs` is now. device: "auto", "cpu", "cuda".
-    cuda_graphs: as in `gkp.train.fine_tune`.
+    cuda_graphs: as in `gkp.train.fine_tune`. skip: file stems of runs that are not tried.
     Raises ValueError for an unknown suite, OSError naming the path when something cannot be written.
     """
     suite = suites.get(name)
@@ -53,10 +55,12 @@ def run_suite(
     deadline = None if budget_minutes is None else time.monotonic() + 60 * budget_minutes
     context = Context(Store(root), pick_device(device), progress, deadline, download, cuda_graphs=cuda_graphs)
     for fact in suite.facts:
-        record_facts(fact, suite.name, context.store)
+        with alone(f"{name}-{fact}", context.store.root):  # some are times, which neighbours would change
+            record_facts(fact, suite.name, context.store)
     queue = queue_of(suite)
     before = complete_stems(queue, context.store)
-    failed = work_in(jobs, queue, context)
+    wanted = [(owner, run) for owner, run in queue if run.stem not in skip]
+    failed = work_in(jobs, wanted, context)
     context.store.update_manifest()
     return summarize(queue, before, failed, context.store)
 
