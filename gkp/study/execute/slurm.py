@@ -1,4 +1,4 @@
-"""A suite in jobs of a Slurm cluster: what is asked of it, how jobs are submitted, and how they are waited for.
+"""A suite in jobs of a Slurm cluster: what is asked of it, how jobs are submitted and waited for.
 
 submitit talks to Slurm; its local executor makes jobs of this machine's processes where there is no cluster.
 What a job does is in `gkp.study.execute.share`.
