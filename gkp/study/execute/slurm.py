@@ -170,7 +170,8 @@ def wait(submission: Submission, progress: Progress) -> list[str]:
             task.advance(found - done)
             done = found
             if done == total and not cancelled and submission.executor == "slurm":
-                subprocess.run(["scancel", "--state=PENDING", submission.array], check=True)
+                # Those that just ended by themselves are an error to it, which is none here.
+                subprocess.run(["scancel", "--state=PENDING", submission.array], capture_output=True)
                 cancelled, asked = True, 0.0
             pause = 0 if submission.executor == "local" or done == total else SQUEUE_SECONDS
             if time.monotonic() - asked >= pause:

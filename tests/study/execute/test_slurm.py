@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 import tiny_jobs
 import torch
+from submitit.helpers import DelayedSubmission
 from tiny_checks import assert_same, undisturbed
 
 from gkp.cli import cluster
@@ -83,9 +84,11 @@ def test_ctrl_c_leaves_the_jobs_running_and_the_command_it_names_ends_them(
     variables = tiny_jobs.environment(METHODS, compiled, TINY_EPOCHS=10_000)
     command = tiny_jobs.command(tmp_path, "executor=local,jobs=1")
     command[1:3] = [str(tmp_path / "interrupted.py")]
-    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 130, done.stderr
-    (cancel,) = [part for part in done.stderr.split("`") if part.startswith("kill ")]
+    said = tmp_path / "said"
+    with said.open("w") as errors:  # a pipe would stay open as long as the jobs run
+        done = subprocess.run(command, env=variables, stdout=errors, stderr=errors, timeout=300)
+    assert done.returncode == 130, said.read_text()
+    (cancel,) = {part for part in said.read_text().split("`") if part.startswith("kill ")}
     (job,) = map(int, cancel.split()[1:])
     try:
         assert eventually(lambda: "epoch 1/10000" in logs(tmp_path)), logs(tmp_path)
@@ -167,7 +170,9 @@ def test_a_job_with_work_left_is_continued_with_what_failed(
     job = Share("tiny", tmp_path, 60, options={"device": "cpu"}, failed={"other": "why"})
     assert "the same command continues" in job()["stopped"]
     assert asked == [1]
-    continued = job.checkpoint().function
+    asked_again = job.checkpoint()
+    assert isinstance(asked_again, DelayedSubmission)
+    continued = asked_again.function
     assert (continued.failed, continued.fruitless) == ({"other": "why"}, 1)
 
 

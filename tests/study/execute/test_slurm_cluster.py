@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,34 +72,41 @@ def test_four_jobs_share_the_work_while_one_is_killed_and_the_time_of_others_end
     assert left == ""
 
 
-def kill_one(slurm: dict[str, str], draw: random.Random) -> str | None:
-    """Kill a job that computes, by kill -9 of its process or by Slurm's scancel; which, or None for neither."""
+def kill_one(slurm: dict[str, str], log: Path, draw: random.Random) -> str | None:
+    """Kill a job, by kill -9 of its process or by Slurm's scancel; what was done, or None for nothing.
+
+    One that wrote something already, where there is one, and at times one that only starts.
+    """
     jobs = at_work(slurm)
-    if not jobs:
+    begun = {int(line.split()[0]) for line in log.read_text().splitlines()} if log.exists() else set()
+    computing = sorted(jobs.keys() & begun)
+    if not computing and (not jobs or draw.random() < 0.8):
         return None
-    pid = draw.choice(sorted(jobs))
+    pid = draw.choice(computing or sorted(jobs))
+    when = "computing" if computing else "starting"
     if draw.random() < 0.5:
         slurm_cluster.asked(slurm, "scancel", "--full", "--signal=KILL", jobs[pid])
-        return "scancel"
+        return f"scancel, {when}"
     try:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:  # it ended by itself meanwhile
         return None
-    return "kill -9"
+    return f"kill -9, {when}"
 
 
 def run_with_kills(
-    root: Path, variables: dict[str, str], slurm: dict[str, str], draw: random.Random, most: int
+    root: Path, log: Path, slurm: dict[str, str], draw: random.Random, compiled: Path, most: int
 ) -> list[str]:
     """Give the command until every run has its record; which kills there were, `most` at most."""
     kills: list[str] = []
     quiet = subprocess.DEVNULL
+    variables = tiny_jobs.environment(MORE, compiled, TINY_LOG=log, TINY_HOUR=12, **slurm)
     for _ in range(most + 1):  # each time after the first, all jobs of the time before were killed
         command = tiny_jobs.command(root, ASKED)
         with subprocess.Popen(command, env=variables, stdout=quiet, stderr=quiet) as process:
             while process.poll() is None and len(kills) < most:
-                time.sleep(draw.uniform(0.5, 8))
-                if kind := kill_one(slurm, draw):
+                time.sleep(draw.uniform(0.1, 5))
+                if kind := kill_one(slurm, log, draw):
                     kills.append(kind)
             if process.wait(900) == 0:
                 return kills
@@ -115,15 +123,15 @@ def test_kills_at_random_moments_lose_nothing_and_repeat_nothing(
     for place in range(KILLS):
         root, log = tmp_path / f"killed{place}", tmp_path / f"log{place}"
         root.mkdir()
-        variables = tiny_jobs.environment(MORE, compiled, TINY_LOG=log, TINY_HOUR=12, **slurm)
-        found = run_with_kills(root, variables, slurm, draw, KILLS - len(kills))
+        found = run_with_kills(root, log, slurm, draw, compiled, KILLS - len(kills))
         kills += found
         assert_same(Store(root), expected)
         # A process may be killed between a file's new name and the line about it.
         written = tiny_jobs.written_records(log)
         assert runs - len(found) <= written <= runs
-        times, submitted = logs(root).count("Requeued job"), len(list(root.glob("work/slurm/*")))
-        print(f"{found}: {runs} runs, {written} records written, {submitted} submissions, {times} continued")
+        print(f"{runs} runs, {written} records written, {dict(Counter(found))}", end=", ")
+        print(f"{len(list(root.glob('work/slurm/*')))} submissions", end=", ")
+        print(f"{logs(root).count('Requeued job')} times continued when the time was up")
         if len(kills) == KILLS:
             break
     assert len(kills) == KILLS
