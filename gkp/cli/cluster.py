@@ -86,8 +86,12 @@ Slurm = Annotated[
 def run(suite: str, given: dict[str, Any], root: Path, **options: Any) -> None:
     """Submit jobs, say which, and wait for them unless asked not to; typer.Exit(1) if something is left."""
     from gkp.study.execute import slurm
+    from gkp.study.runs.store import Store
     from gkp.utils.progress import Progress
 
+    if not slurm.missing(suite, Store(root)):
+        print(f"{suite}: every run has its record; nothing to submit")
+        return
     waits = given.pop("wait", True)
     submission = slurm.submit(suite, slurm.Allocation(**given), root=root, **options)
     cancel = f"`{submission.cancel}` cancels the jobs"

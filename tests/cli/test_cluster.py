@@ -65,6 +65,15 @@ def test_a_mistake_is_one_sentence_that_names_the_fix(text: str, said: str) -> N
     assert len(message.splitlines()) == 1
 
 
+def test_nothing_is_submitted_where_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(slurm, "missing", lambda *_: [])
+    monkeypatch.setattr(slurm, "submit", lambda *_, **__: pytest.fail("submitted"))
+    cluster.run("digits", {"jobs": 2}, tmp_path)
+    assert "nothing to submit" in capsys.readouterr().out
+
+
 def test_the_time_is_said_once(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="give minutes=N in --slurm"):
         commands.run("digits", budget_minutes=5.0, root=tmp_path, slurm={"jobs": 1})

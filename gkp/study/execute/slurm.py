@@ -21,9 +21,9 @@ import torch
 from gkp.study.execute.context import Context
 from gkp.study.execute.queue import tidy
 from gkp.study.execute.share import Report, Share
-from gkp.study.execute.suite import complete_stems, queue_of
+from gkp.study.execute.suite import queue_of
 from gkp.study.runs import suites
-from gkp.study.runs.store import Store
+from gkp.study.runs.store import Store, is_complete
 from gkp.utils.progress import Progress
 
 POLL_SECONDS = 2.0  # how often records are counted
@@ -154,32 +154,38 @@ def parameters(suite: str, allocation: Allocation) -> dict[str, Any]:
     return {name: value for name, value in known.items() if value is not None}
 
 
-def wait(submission: Submission, progress: Progress) -> list[str]:
-    """Show how many records there are until the jobs have ended; the file stems of the runs that are left.
+def missing(suite: str, store: Store) -> list[str]:
+    """The file stems of runs without a complete record, and the names of facts without one."""
+    wanted = suites.get(suite)
+    facts = [name for name in wanted.facts if store.fact(suite, name) is None]
+    return [run.stem for run in wanted.ordered() if not is_complete(run, store)] + facts
 
-    Jobs that wait for a machine when nothing is left are cancelled. Ctrl-C ends the waiting alone.
+
+def wait(submission: Submission, progress: Progress) -> list[str]:
+    """Show how many records there are until the jobs have ended; what is `missing` then.
+
+    Jobs that wait for a machine when nothing is missing are cancelled. Ctrl-C ends the waiting alone.
     """
-    queue, store = queue_of(suites.get(submission.suite)), submission.store
-    total, done = len(queue), len(complete_stems(queue, store))
+    suite, store = suites.get(submission.suite), submission.store
+    total = len(suite.ordered()) + len(suite.facts)
+    left = len(missing(suite.name, store))
     asked, cancelled = time.monotonic(), False
     running = submission.ids
-    with progress.task(f"{submission.suite} in {len(running)} jobs", total, done=done) as task:
+    with progress.task(f"{suite.name} in {len(running)} jobs", total, done=total - left) as task:
         while running:
             time.sleep(POLL_SECONDS)
-            found = len(complete_stems(queue, store))
-            task.advance(found - done)
-            done = found
-            if done == total and not cancelled and submission.executor == "slurm":
+            before, left = left, len(missing(suite.name, store))
+            task.advance(before - left)
+            if not left and not cancelled and submission.executor == "slurm":
                 # Those that just ended by themselves are an error to it, which is none here.
                 subprocess.run(["scancel", "--state=PENDING", submission.array], capture_output=True)
-                cancelled, asked = True, 0.0
-            pause = 0 if submission.executor == "local" or done == total else SQUEUE_SECONDS
+                cancelled = True
+            pause = SQUEUE_SECONDS if left and submission.executor == "slurm" else 0
             if time.monotonic() - asked >= pause:
                 running, asked = submission.running(), time.monotonic()
-    tidy(queue, Context(store, torch.device("cpu")))
+    tidy(queue_of(suite), Context(store, torch.device("cpu")))
     store.update_manifest()
-    complete = complete_stems(queue, store)
-    return [run.stem for _, run in queue if run.stem not in complete]
+    return missing(suite.name, store)
 
 
 def reports(submission: Submission) -> tuple[Report, list[str]]:

@@ -24,6 +24,9 @@ from gkp.study.execute.context import Context, OutOfTime
 from gkp.study.execute.queue import claim_first, work
 from gkp.study.execute.share import Share, hopeful
 from gkp.study.execute.suite import queue_of
+from gkp.study.runs import suites
+from gkp.study.runs.provenance import provenance
+from gkp.study.runs.record import Fact
 from gkp.study.runs.store import Store
 from gkp.study.runs.suites import Suite
 
@@ -290,6 +293,18 @@ def test_what_is_asked_of_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert (job.budget_minutes, job.threads, job.options) == (50, 4, {"jobs": 2})
     again = slurm.submit("digits", wanted, root=tmp_path)
     assert again.folder != submission.folder
+
+
+def test_runs_and_facts_are_missing_until_they_have_a_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, suite = Store(tmp_path), suites.get("method")
+    assert suite.facts
+    stems = [run.stem for run in suite.ordered()]
+    assert slurm.missing("method", store) == [*stems, *suite.facts]
+    store.write(Fact.of(suite.facts[0], "method", {"a": 1}, {**provenance("cpu"), "seconds": 0.1}))
+    monkeypatch.setattr(slurm, "is_complete", lambda run, _: run.stem == stems[0])
+    assert slurm.missing("method", store) == [*stems[1:], *suite.facts[1:]]
 
 
 @pytest.mark.parametrize(

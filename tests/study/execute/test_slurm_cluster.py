@@ -100,7 +100,7 @@ def run_with_kills(
     """Give the command until every run has its record; which kills there were, `most` at most."""
     kills: list[str] = []
     quiet = subprocess.DEVNULL
-    variables = tiny_jobs.environment(MORE, compiled, TINY_LOG=log, TINY_HOUR=12, **slurm)
+    variables = tiny_jobs.environment(MORE, compiled, TINY_LOG=log, TINY_HOUR=4, **slurm)
     for _ in range(most + 1):  # each time after the first, all jobs of the time before were killed
         command = tiny_jobs.command(root, ASKED)
         with subprocess.Popen(command, env=variables, stdout=quiet, stderr=quiet) as process:
