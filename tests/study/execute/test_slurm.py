@@ -17,6 +17,8 @@ import tiny_jobs
 import torch
 from submitit.helpers import DelayedSubmission
 from tiny_checks import assert_same, undisturbed
+from tiny_run import suite_of
+from tiny_suite import tiny_suite
 
 from gkp.cli import cluster
 from gkp.study.execute import queue, share, slurm
@@ -80,6 +82,7 @@ cli.main()
 """
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_the_jobs_running_and_the_command_it_names_ends_them(
     tmp_path: Path, compiled: Path
 ) -> None:
@@ -105,8 +108,6 @@ def test_ctrl_c_leaves_the_jobs_running_and_the_command_it_names_ends_them(
 
 
 def queue_of_tiny(epochs: int) -> queue.Queue:
-    from tiny_run import suite_of
-
     return queue_of(suite_of(list(METHODS), epochs))
 
 
@@ -128,6 +129,7 @@ def eventually(condition, seconds: float = 120) -> bool:
 def failing(tiny: Suite, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Runs of "l1" fail; the stems of all that were tried."""
     tried, whole = [], queue.execute
+    monkeypatch.setitem(suites.SUITES, "tiny", lambda: tiny_suite("l1"))
 
     def execute(run, suite, context):
         tried.append(run.stem)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import time
@@ -18,7 +19,7 @@ from tiny_checks import assert_same, undisturbed
 
 from gkp.study.runs.store import Store
 
-METHODS = ("l1",)
+METHODS, EPOCHS = ("l1",), 6
 MORE = ("sfp", "tmi-gkp", "random", "l1", "sr-gkp", "fpgm-training", "slimming", "thinet", "taylor")
 KILLS = int(os.environ.get("GKP_KILLS", 20))
 ASKED = f"partition={slurm_cluster.PARTITION},jobs=4,minutes=60"
@@ -50,10 +51,11 @@ def at_work(slurm: dict[str, str]) -> dict[int, str]:
 def test_four_jobs_share_the_work_while_one_is_killed_and_the_time_of_others_ends(
     tmp_path: Path, compiled: Path, slurm: dict[str, str]
 ) -> None:
-    whole = undisturbed(tmp_path / "whole", METHODS, threads=1)
+    whole = undisturbed(tmp_path / "whole", METHODS, threads=1, epochs=EPOCHS)
     root, log = tmp_path / "root", tmp_path / "log"
     root.mkdir()
-    variables = tiny_jobs.environment(METHODS, compiled, TINY_LOG=log, TINY_HOUR=5, **slurm)
+    more = {"TINY_LOG": log, "TINY_HOUR": 5, "TINY_EPOCHS": EPOCHS}
+    variables = tiny_jobs.environment(METHODS, compiled, **more, **slurm)
     pipe = subprocess.PIPE
     with subprocess.Popen(tiny_jobs.command(root, ASKED), env=variables, text=True, stdout=pipe) as process:
         while not log.exists():  # until the baseline's first epoch is saved
@@ -64,7 +66,7 @@ def test_four_jobs_share_the_work_while_one_is_killed_and_the_time_of_others_end
         os.kill(victim, signal.SIGKILL)
         said, _ = process.communicate(timeout=600)
     assert process.returncode == 0, said + logs(root)
-    assert f"`scancel {said.split('scancel ')[1].split('`')[0]}` cancels the jobs" in said
+    assert re.search(r"submitted (\d+)_0, \1_1, \1_2, \1_3; `scancel \1` cancels the jobs", said), said
     assert "Requeued job" in logs(root)
     assert_same(Store(root), whole)
     assert tiny_jobs.written_records(log) == len(whole.all())
