@@ -74,8 +74,9 @@ class Share:
                 print(f"stopped: {error}", file=sys.stderr, flush=True)
                 return {"failed": self.failed, "stopped": str(error)}
         self.failed |= summary.failed
-        if not self.worth_continuing():
-            return {"failed": self.failed, "stopped": None}
+        if not self.possible(self.budget_minutes):
+            long = f"what is left takes more than {self.budget_minutes:g} minutes at once: give more minutes"
+            return {"failed": self.failed, "stopped": long if self.possible(None) else None}
         again()
         reason = "this job could not be put into the queue again; the same command continues"
         return {"failed": self.failed, "stopped": reason}
@@ -86,18 +87,17 @@ class Share:
 
         fruitless = self.fruitless + 1 if achieved(Store(self.root)) == self._before else 0
         if fruitless >= MOST_FRUITLESS:
-            budget = f"{self.budget_minutes:g} minutes"
-            print(
-                f"stopped: {fruitless} times {budget} led to nothing new: give more minutes", file=sys.stderr
-            )
+            often = f"{fruitless} times {self.budget_minutes:g} minutes"
+            print(f"stopped: {often} led to nothing new: give more minutes", file=sys.stderr, flush=True)
             return None
         return DelayedSubmission(replace(self, fruitless=fruitless))
 
-    def worth_continuing(self) -> bool:
-        """Whether a job with all its time again could do something that no other job does now."""
+    def possible(self, minutes: float | None) -> bool:
+        """Whether there is something to do in so much time that did not fail and that nobody does now."""
         device = pick_device(self.options.get("device", "auto"))
-        whole = Context(Store(self.root), device, deadline=time.monotonic() + 60 * self.budget_minutes)
-        return bool(hopeful(queue_of(suites.get(self.suite)), self.failed, whole))
+        deadline = None if minutes is None else time.monotonic() + 60 * minutes
+        context = Context(Store(self.root), device, deadline=deadline)
+        return bool(hopeful(queue_of(suites.get(self.suite)), self.failed, context))
 
 
 def hopeful(queue: Queue, failed: Mapping[str, str], context: Context) -> list[Run]:

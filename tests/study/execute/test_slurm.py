@@ -209,6 +209,18 @@ def test_a_users_mistake_stops_a_job(tiny: Suite, tmp_path: Path, monkeypatch: p
     assert report == {"failed": {}, "stopped": "no CIFAR-10 here"}
 
 
+def test_what_takes_longer_than_a_job_is_said(
+    tiny: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(share, "again", no_time_again)
+    baseline, evaluated = (run for run in tiny.ordered() if run.label in ("baseline", "unpruned"))
+    monkeypatch.setitem(suites.SUITES, "tiny", lambda: Suite("tiny", "", "", (evaluated,)))
+    work([("tiny", baseline)], Context(Store(tmp_path), torch.device("cpu")))
+    report = Share("tiny", tmp_path, 1e-6, options={"device": "cpu"})()
+    assert report["failed"] == {}
+    assert "more than 1e-06 minutes at once: give more minutes" in report["stopped"]
+
+
 def test_what_is_worth_a_job(tiny: Suite, tmp_path: Path) -> None:
     work_left = queue_of(tiny)
     runs = [run for _, run in work_left]
