@@ -28,7 +28,7 @@ DAEMONS = ("munged", "slurmctld", "slurmd")
 SYSTEM = ("/usr/sbin", "/usr/local/sbin", "/sbin")  # not on everybody's PATH
 
 MUNGE = {"key-file": "key", "socket": "socket", "pid-file": "pid", "log-file": "log", "seed-file": "seed"}
-# A job that was put into the queue again may not start before its credential has expired.
+# A job that was put into the queue again may not start before its credential has expired; 5 s are the least.
 CONFIGURATION = """\
 ClusterName=one
 SlurmctldHost=localhost
@@ -38,7 +38,7 @@ SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
 CredType=cred/munge
-AuthInfo=socket={folder}/munge.socket,cred_expire=3
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool
 SlurmctldPidFile={folder}/slurmctld.pid
