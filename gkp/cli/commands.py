@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from gkp.cli import arguments, terminal
+from gkp.cli import arguments, cluster, terminal
 
 app = typer.Typer(
     help="Grouped kernel pruning and what it does to robustness: prune, attack, compare, report.",
@@ -121,12 +121,20 @@ def run(
         int | None,
         typer.Option(min=1, help="Networks that train at once in one process; on a GPU found by measuring."),
     ] = None,
+    slurm: cluster.Slurm = None,
 ) -> None:
     """Prune, fine-tune and attack everything of a suite that has no record yet.
 
     Killing it loses at most one epoch; the same command continues.
     """
     arguments.suites([suite])
+    if slurm is not None:
+        if budget_minutes is not None:
+            raise ValueError("--budget-minutes is for this machine: give minutes=N in --slurm")
+        options = {"jobs": jobs, "device": device, "download": download}
+        options |= {"cuda_graphs": cuda_graphs, "side_by_side": side_by_side}
+        cluster.run(suite, slurm, root, **options)
+        return
     arguments.pick_device(device)
     from gkp.study.execute.suite import run_suite
     from gkp.study.runs import effort

@@ -36,6 +36,7 @@ def declared(requirements: list[str]) -> set[str]:
 
 
 LIBRARY = declared(PROJECT["dependencies"])
+OPTIONAL = declared(PROJECT["optional-dependencies"]["slurm"])  # imported in the functions that need it
 TESTS = declared(PROJECT["optional-dependencies"]["test"])
 
 
@@ -69,7 +70,7 @@ def imported(folder: str) -> set[str]:
 
 
 def test_what_the_package_and_the_notebooks_import_is_declared() -> None:
-    assert imported("gkp") | imported("notebooks") <= LIBRARY
+    assert imported("gkp") | imported("notebooks") <= LIBRARY | OPTIONAL
 
 
 def test_what_the_tests_and_benchmarks_import_is_declared() -> None:
@@ -77,6 +78,6 @@ def test_what_the_tests_and_benchmarks_import_is_declared() -> None:
 
 
 def test_what_is_declared_is_used() -> None:
-    assert imported("gkp") | imported("notebooks") | set(OTHERWISE) >= LIBRARY
+    assert imported("gkp") | imported("notebooks") | set(OTHERWISE) >= LIBRARY | OPTIONAL
     assert imported("tests") | imported("benchmarks") | set(OTHERWISE) >= TESTS
     assert set(OTHERWISE) <= LIBRARY | TESTS

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import stat
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -33,6 +34,8 @@ def work(queue: Queue, context: Context) -> dict[str, str]:
         ready = [run for run in unfinished if has_start(run, context.store)]
         possible = affordable(ready, context)
         with claim_first(possible, context.store.root) as run:
+            if run is not None:
+                look_anew(context)
             if run is not None and not is_complete(run, context.store):
                 try:
                     execute(run, next(suite for suite, other in queue if other == run), context)
@@ -56,6 +59,16 @@ def work(queue: Queue, context: Context) -> dict[str, str]:
                 continue
         idle = False
     return failed
+
+
+def look_anew(context: Context) -> None:
+    """Have a network file system ask its server what is in the folders of records and states.
+
+    Machines remember for up to a minute that a file is not there, which another one has written since.
+    """
+    for folder in (*context.store.results.glob("*/"), context.store.results, context.state_folder):
+        with suppress(OSError):  # not there yet, or somebody else's
+            folder.chmod(stat.S_IMODE(folder.stat().st_mode))  # the answer tells when it was changed
 
 
 def report_failure(runs: list[Run], error: Exception) -> dict[str, str]:
@@ -92,7 +105,7 @@ def claim_first(runs: Sequence[Run], root: Path) -> Iterator[Run | None]:
     The lock is the operating system's, so that of a killed process is free again at once.
     """
     for run in runs:
-        lock = _lock(run, root)
+        lock = alone(run.hash, root)
         try:
             lock.acquire(blocking=False)
         except Timeout:
@@ -111,8 +124,9 @@ def is_claimed(run: Run, root: Path) -> bool:
         return claimed is None
 
 
-def _lock(run: Run, root: Path) -> FileLock:
-    path = root / "work" / "locks" / f"{run.hash}.lock"
+def alone(name: str, root: Path) -> FileLock:
+    """The lock of that name, for a `with` block in which no other process is; nothing is held yet."""
+    path = root / "work" / "locks" / f"{name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(path, mode=0o666)
 

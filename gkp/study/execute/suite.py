@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from gkp.study.execute.context import Context, pick_device
 from gkp.study.execute.fleet import train_queue
-from gkp.study.execute.queue import Queue, tidy, work
+from gkp.study.execute.queue import Queue, alone, tidy, work
 from gkp.study.execute.threads import begun_with_in, computing_with
 from gkp.study.execute.workers import work_together
 from gkp.study.facts.method import record_facts
@@ -39,6 +40,7 @@ def run_suite(
     download: bool = False,
     cuda_graphs: bool = False,
     side_by_side: int | None = None,
+    skip: Collection[str] = (),
 ) -> Summary:
     """Do every run of the suite that has no complete record yet, the most valuable first.
 
@@ -47,7 +49,8 @@ def run_suite(
     calls at once share it too. Each run keeps the number of threads it was begun with, and what is continued
     that of the first, whatever `jobs` is now. device: "auto", "cpu", "cuda".
     cuda_graphs: as in `gkp.train.fine_tune`. side_by_side: networks that train at once in one process, as in
-    `gkp.train.fleet.train_together`; without a number a GPU trains so, and a CPU one after the other.
+    `gkp.train.fleet.train_together`; without a number a GPU trains so, and a CPU one after the other. skip:
+    file stems of runs that are not tried.
     Raises ValueError for an unknown suite, OSError naming the path when something cannot be written.
     """
     suite = suites.get(name)
@@ -56,13 +59,15 @@ def run_suite(
     deadline = None if budget_minutes is None else time.monotonic() + 60 * budget_minutes
     context = Context(Store(root), pick_device(device), progress, deadline, download, cuda_graphs=cuda_graphs)
     for fact in suite.facts:
-        record_facts(fact, suite.name, context.store)
+        with alone(f"{name}-{fact}", context.store.root):  # some are times, which neighbours would change
+            record_facts(fact, suite.name, context.store)
     queue = queue_of(suite)
     before = complete_stems(queue, context.store)
     failed: dict[str, str] = {}
+    wanted = without(queue, skip)
     if side_by_side is not None or context.device.type == "cuda":
-        failed = work_in_fleets(jobs, queue, context, side_by_side)
-    failed |= work_in(jobs, without(queue, failed), context)
+        failed = work_in_fleets(jobs, wanted, context, side_by_side)
+    failed |= work_in(jobs, without(wanted, failed), context)
     context.store.update_manifest()
     return summarize(queue, before, failed, context.store)
 
@@ -90,8 +95,8 @@ def work_in_fleets(jobs: int, queue: Queue, context: Context, side_by_side: int 
     return failed
 
 
-def without(queue: Queue, failed: dict[str, str]) -> Queue:
-    return [(name, run) for name, run in queue if run.stem not in failed]
+def without(queue: Queue, stems: Collection[str]) -> Queue:
+    return [(name, run) for name, run in queue if run.stem not in stems]
 
 
 def queue_of(suite: Suite) -> Queue:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import subprocess
@@ -15,14 +14,10 @@ from pathlib import Path
 from signal import SIGHUP, SIGTERM
 
 import pytest
-from tiny_run import few_digits, lasting, started, suite_of
+from tiny_checks import assert_same, undisturbed
+from tiny_run import started, suite_of
 
-from gkp import data
-from gkp.study.execute.leftovers import TEMPORARY
 from gkp.study.execute.queue import is_claimed
-from gkp.study.execute.suite import run_suite
-from gkp.study.execute.threads import computing_with
-from gkp.study.runs import suites
 from gkp.study.runs.store import Store
 
 METHODS = ("sfp", "tmi-gkp")
@@ -31,34 +26,9 @@ MORE = (*METHODS, "random", "l1", "sr-gkp", "fpgm-training", "slimming", "thinet
 PATIENCE_SECONDS = 60
 
 
-def undisturbed(root: Path, methods: tuple[str, ...]) -> Store:
-    """The suite done by this process, with the threads that each of two processes has."""
-    with pytest.MonkeyPatch.context() as patch, computing_with(max(1, (os.cpu_count() or 1) // 2)):
-        patch.setattr(data, "load", data.load)  # to be put back
-        few_digits()
-        patch.setitem(suites.SUITES, "tiny", lambda: suite_of(list(methods), 2))
-        run_suite("tiny", root=root, device="cpu")
-    return Store(root)
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return undisturbed(tmp_path_factory.mktemp("whole"), METHODS)
-
-
-def assert_same(found: Store, expected: Store) -> None:
-    """Bit-equal records and weights, and nothing else left."""
-    assert [lasting(record.json) for record in found.all()] == [
-        lasting(record.json) for record in expected.all()
-    ]
-    weights = [
-        {path.relative_to(store.root): path.read_bytes() for path in store.root.rglob("*.safetensors")}
-        for store in (found, expected)
-    ]
-    assert weights[0] == weights[1]
-    assert found.manifest() == expected.manifest() != {}
-    assert not [path for pattern in TEMPORARY for path in found.root.glob(pattern)]
-    assert not list(found.root.glob("work/state/*.pt"))
 
 
 # ---- the end of the parent -----------------------------------------------------------------------
