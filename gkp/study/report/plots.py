@@ -29,7 +29,7 @@ from gkp.study.analysis.labels import BENIGN, CONTROL, method_title, ordered
 from gkp.study.analysis.paired import alike
 from gkp.study.analysis.training import MARKS, SCORES, course, courses
 from gkp.study.facts.attacked import unpacked
-from gkp.study.report import differences
+from gkp.study.report import course_plots, differences
 from gkp.study.report.style import (
     DOUBLE,
     FAINT,
@@ -47,6 +47,7 @@ from gkp.utils.stats import paired_difference
 
 METHOD = "sr-gkp"  # the one whose difference to the control has bars
 FEW = 3  # rows that a forest plot is worth
+MANY = 20  # epochs whose course is worth a figure
 
 # title -> {words below the axis: attack}, from the paper's evaluation to a sound one; each builds on the one
 # before, but for ASIDE, which changes the paper's own
@@ -91,6 +92,8 @@ def save_all(suite: str, records: Comparison, folder: str | Path) -> list[Path]:
         figures["ladder"] = ladder(records)
     if courses(records):
         figures["choices"] = choices(records)
+    if own and len(records.trained) and records.trained[0].run.epochs > MANY:
+        figures["course"] = course_plots.course(records)
     return [path for name, figure in figures.items() for path in save(figure, Path(folder) / name)]
 
 

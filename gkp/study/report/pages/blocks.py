@@ -9,7 +9,7 @@ import pandas as pd
 
 from gkp import pruners
 from gkp.study.analysis import verdict
-from gkp.study.report.pages import findings, status
+from gkp.study.report.pages import answer, findings, longer, status
 from gkp.study.report.pages.evidence import Evidence
 from gkp.study.report.tables import abstract, footnote, summary, to_markdown
 from gkp.study.runs import pace as estimates
@@ -48,10 +48,11 @@ def makers(evidence: Evidence, argument: str) -> dict[str, Callable[[], str]]:
     """Kind of block -> what writes it; `argument` is a suite, or a group of claims."""
     store = evidence.store
     return {
-        "answer": lambda: findings.three_lines(evidence),
+        "answer": lambda: answer.first_lines(evidence),
         "findings": lambda: findings.findings(evidence),
-        "limits": lambda: findings.limits(evidence),
-        "price": lambda: findings.price(evidence),
+        "limits": lambda: answer.limits(evidence),
+        "price": lambda: answer.price(evidence),
+        "longer": lambda: longer.longer(evidence),
         "status": lambda: status.status(evidence),
         "claims": lambda: status.all_of(evidence, argument),
         "last-lines": lambda: last_lines(evidence),
