@@ -6,7 +6,7 @@ the others. Accuracies are in percent, differences in points.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -154,35 +154,53 @@ def table1(comparison: Comparison, path: str | Path) -> pd.DataFrame:
 # ---- ranks ----------------------------------------------------------------------------------------
 
 
-def rank_agreement(comparison: Comparison, first: str, second: str, draws: int = 500) -> dict[str, float]:
-    """Spearman's rank correlation of the pruned networks under two attacks, with a bootstrap interval.
+def rank_agreement(
+    comparison: Comparison,
+    first: str,
+    second: str,
+    draws: int = 500,
+    *,
+    others: Comparison | None = None,
+    measure: Callable[[pd.DataFrame, pd.DataFrame], pd.Series] | None = None,
+) -> dict[str, float]:
+    """Rank correlation of the pruned networks under two attacks, with a bootstrap interval.
 
-    The images are drawn again, the same for all networks, and for both attacks where they saw as many. Every
-    draw adds to the noise that the ranks have already, so that drawn correlations sit low; low and high hold
-    95 % of them when their mean is moved to the measured one (at most 1). A wide interval says that these
-    images do not settle the ranking. Keys: correlation, low, high, networks, images.
+    others: where the networks of the same labels under the second attack are, if not here; measure:
+    `spearman`, which is the default, or `kendall`. Of several seeds the mean counts. The images are drawn
+    again, the same for all networks, and for both attacks where they saw as many. Every draw adds to the
+    noise that the ranks have already, so that drawn correlations sit low; low and high hold 95 % of them
+    when their mean is moved to the measured one (at most 1). A wide interval says that these images do not
+    settle the ranking. Keys: correlation, low, high, networks, images.
     """
-    pruned = comparison.having((first, second)).pruned
-    labels = pruned.labels
+    correlate = measure or spearman
+    sides = [comparison.having([first]).pruned, (others or comparison).having([second]).pruned]
+    labels = [label for label in sides[0].labels if label in sides[1].labels]
     measured, drawn, n = [], [], 0
-    for name in (first, second):
-        outcomes = [pruned.right(label, name) for label in labels]
-        seeds = [min(found) for found in outcomes]
-        n = min(len(found[seed]) for found, seed in zip(outcomes, seeds, strict=True))
-        right = np.stack([found[seed][:n] for found, seed in zip(outcomes, seeds, strict=True)], axis=1)
+    for side, name in zip(sides, (first, second), strict=True):
+        right = _shares(side, labels, name)
+        n = len(right)
         generator = np.random.default_rng(0)
         weights = generator.multinomial(n, np.full(n, 1 / n), size=draws)  # how often each image is drawn
         measured.append(pd.DataFrame([right.mean(0)]))
         drawn.append(pd.DataFrame(weights.astype(np.float32) @ right.astype(np.float32)))
-    correlation, again = float(_spearman(*measured)[0]), _spearman(*drawn)
+    correlation, again = float(correlate(*measured)[0]), correlate(*drawn)
     low, high = np.nanquantile(again, (0.025, 0.975)) + correlation - np.nanmean(again)
     return {
         "correlation": correlation,
-        "low": float(low),
+        "low": max(-1.0, float(low)),
         "high": min(1.0, float(high)),
         "networks": len(labels),
         "images": n,
     }
+
+
+def _shares(comparison: Comparison, labels: Sequence[str], name: str) -> np.ndarray:
+    """(N, labels): the share of each label's trainings that have an image right, of the seeds all have."""
+    outcomes = [comparison.right(label, name) for label in labels]
+    common = set.intersection(*(set(found) for found in outcomes)) if outcomes else set()
+    n = min((len(found[seed]) for found in outcomes for seed in common), default=0)
+    shares = [np.mean([found[seed][:n].numpy() for seed in sorted(common)], axis=0) for found in outcomes]
+    return np.stack(shares, axis=1)
 
 
 def ranks_text(sources: Sequence[Comparison], first: str, others: Sequence[str]) -> pd.DataFrame:
@@ -208,6 +226,14 @@ def ranks_text(sources: Sequence[Comparison], first: str, others: Sequence[str])
     return pd.DataFrame(lines)
 
 
-def _spearman(a: pd.DataFrame, b: pd.DataFrame) -> pd.Series:
-    """Rank correlation of each row of a with the same row of b."""
+def spearman(a: pd.DataFrame, b: pd.DataFrame) -> pd.Series:
+    """Spearman's rank correlation of each row of a with the same row of b."""
     return a.rank(axis=1).corrwith(b.rank(axis=1), axis=1)
+
+
+def kendall(a: pd.DataFrame, b: pd.DataFrame) -> pd.Series:
+    """Kendall's tau-b of each row of a with the same row of b: pairs in the same order less the others."""
+    first, second = np.triu_indices(a.shape[1], k=1)
+    signs = [np.sign(side.to_numpy()[:, first] - side.to_numpy()[:, second]) for side in (a, b)]
+    untied = np.sqrt(np.prod([(each != 0).sum(1) for each in signs], axis=0))
+    return pd.Series((signs[0] * signs[1]).sum(1) / untied)

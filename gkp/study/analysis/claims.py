@@ -10,7 +10,9 @@
                      `against`, with `attack`: the difference to that label on the same images, in points,
                      seed by seed;
                      `over`, with `attack`: the difference to the same network under that other attack, on
-                     the images that both saw, in points
+                     the images that both saw, in points;
+                     `before`, with `attack` and a label: the difference to the same label in that other
+                     suite, which trained it less, on the same images, in points, seed by seed
     each             true: every matching record has to meet the claim, the worst one is shown; a network
                      under two names counts once
     verdict          "miss" where an honest miss is known, "open" where chance cannot be told from a
@@ -39,7 +41,17 @@ from gkp.utils.files import readable_file
 from gkp.utils.stats import FEWEST, paired_difference, student
 
 CLAIMS = Path("expected") / "claims.toml"
-PLACES = ("suite", "attack", "path", "rule", "against", "over")  # fields of `ours` that are no condition
+PLACES = (
+    "suite",
+    "attack",
+    "path",
+    "rule",
+    "against",
+    "over",
+    "before",
+)  # fields of `ours` that are no condition
+
+COMPARED = ("against", "before")  # two networks on the same images
 
 
 @dataclass(frozen=True)
@@ -68,12 +80,15 @@ class Claim:
             raise ValueError(f'claim {self.id}: verdict "miss" or "open" needs an explanation, "ok" has none')
         if ("attack" in self.ours) == ("path" in self.ours) or "suite" not in self.ours:
             raise ValueError(f"claim {self.id}: ours needs a suite, and either an attack or a path")
-        if "against" in self.ours and not {"attack", "label"} <= set(self.ours):
-            raise ValueError(f"claim {self.id}: against needs an attack and a label")
+        for word in (word for word in COMPARED if word in self.ours):
+            if not {"attack", "label"} <= set(self.ours):
+                raise ValueError(f"claim {self.id}: {word} needs an attack and a label")
+            if self.each or self.expect is not None:
+                raise ValueError(f"claim {self.id}: {word} needs a bound, at_least or at_most, and no each")
         if "over" in self.ours and ("attack" not in self.ours or "against" in self.ours):
             raise ValueError(f"claim {self.id}: over needs an attack, and no against")
-        if "against" in self.ours and (self.each or self.expect is not None):
-            raise ValueError(f"claim {self.id}: against needs a bound, at_least or at_most, and no each")
+        if len({"against", "over", "before"} & set(self.ours)) > 1:
+            raise ValueError(f"claim {self.id}: give one of against, over and before")
 
     @property
     def wanted(self) -> str:
@@ -171,14 +186,20 @@ def judge(claims: Sequence[Claim], records_of: Callable[[str], Sequence[Filed]])
 
     A claim without a matching record, or with a NaN, is "MISSING".
     """
-    known = {suite: records_of(suite) for suite in {claim.ours["suite"] for claim in claims}}
-    return [_judge(claim, known[claim.ours["suite"]]) for claim in claims]
+    suites = {suite for claim in claims for suite in (claim.ours["suite"], _other_suite(claim))}
+    known = {suite: records_of(suite) for suite in suites}
+    return [_judge(claim, known[claim.ours["suite"]], known[_other_suite(claim)]) for claim in claims]
 
 
-def _judge(claim: Claim, records: Sequence[Filed]) -> Verdict:
+def _other_suite(claim: Claim) -> str:
+    """Where the network is that the claim's is compared with."""
+    return str(claim.ours.get("before", claim.ours["suite"]))
+
+
+def _judge(claim: Claim, records: Sequence[Filed], others: Sequence[Filed]) -> Verdict:
     interval = None
-    if "against" in claim.ours:
-        pairs = _pairs(claim, records)
+    if any(word in claim.ours for word in COMPARED):
+        pairs = _pairs(claim, records, others)
         values = tuple(100 * float(a.double().mean() - b.double().mean()) for a, b in pairs)
         interval = _interval(values, pairs) if pairs else None
     else:
@@ -214,16 +235,16 @@ def _matching(claim: Claim, records: Sequence[Filed], label: str | None = None) 
     return [record for record in records if record.meets(conditions)]
 
 
-def _pairs(claim: Claim, records: Sequence[Filed]) -> list[tuple[Tensor, Tensor]]:
+def _pairs(claim: Claim, records: Sequence[Filed], others: Sequence[Filed]) -> list[tuple[Tensor, Tensor]]:
     """Per common seed, which images the claim's network and the other one have right, the same images."""
-    attack = claim.ours["attack"]
+    attack, label = claim.ours["attack"], claim.ours["label"]
     own, other = (
         {
             seed: metrics[attack].right
-            for seed, metrics in _measured(claim, _matching(claim, records, label))
+            for seed, metrics in _measured(claim, _matching(claim, side, name))
             if attack in metrics
         }
-        for label in (claim.ours["label"], claim.ours["against"])
+        for side, name in ((records, label), (others, claim.ours.get("against", label)))
     )
     sizes = {seed: min(len(own[seed]), len(other[seed])) for seed in sorted(own.keys() & other.keys())}
     return [(own[seed][:n], other[seed][:n]) for seed, n in sizes.items()]

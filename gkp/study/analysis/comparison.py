@@ -116,12 +116,11 @@ class Comparison:
 
     @cached_property
     def attacks(self) -> dict[str, Attack]:
-        """Name -> every attack that all networks to compare met, benign first."""
+        """Name -> every attack that all networks to compare met after their last epoch, benign first."""
         shared: dict[str, Attack] | None = None
         for record in self.compared:
-            for kept in record.kept.values():
-                own = {name: metric.attack for name, metric in kept.metrics.items()}
-                shared = own if shared is None else {name: a for name, a in shared.items() if name in own}
+            own = {name: metric.attack for name, metric in record.metrics().items()}
+            shared = own if shared is None else {name: a for name, a in shared.items() if name in own}
         return dict(sorted((shared or {}).items(), key=lambda item: item[0] != BENIGN))
 
     @cached_property
@@ -145,9 +144,14 @@ class Comparison:
         metrics = {r.run.seed: r.metrics().get(attack) for r in self if r.label == label}
         return {seed: metric.right for seed, metric in metrics.items() if metric}
 
-    def pairs(self, first: Answers, second: Answers) -> dict[int, tuple[Tensor, Tensor]]:
-        """Seed that both have -> the answers of the two, (label, attack), on the images that both saw."""
-        own, other = self.right(*first), self.right(*second)
+    def pairs(
+        self, first: Answers, second: Answers, others: Comparison | None = None
+    ) -> dict[int, tuple[Tensor, Tensor]]:
+        """Seed that both have -> the answers of the two, (label, attack), on the images that both saw.
+
+        others: where the second is, if not here.
+        """
+        own, other = self.right(*first), (others or self).right(*second)
         sizes = {seed: min(len(own[seed]), len(other[seed])) for seed in sorted(own.keys() & other.keys())}
         return {seed: (own[seed][:n], other[seed][:n]) for seed, n in sizes.items()}
 
@@ -165,6 +169,21 @@ class Comparison:
         """The records to compare whose network met every one of these attacks."""
         wanted = set(names)
         return Comparison(record for record in self.compared if wanted <= record.metrics().keys())
+
+    def chosen_by(self, rule: str) -> Comparison:
+        """The trained networks as the rule keeps them, in place of their last epoch; the others as here."""
+        found = []
+        for record in self.compared:
+            if rule in record.kept:
+                found.append(replace(record, kept={"last": record.kept[rule]}))
+            elif not record.run.recipe:
+                found.append(record)
+        return Comparison(found)
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds of the trained networks."""
+        return sorted({record.run.seed for record in self.trained})
 
     @property
     def pruned(self) -> Comparison:

@@ -34,8 +34,7 @@ def against(comparison: Comparison, attack: str, control: str = CONTROL) -> pd.D
         a, b = alike(comparison, (label, attack), (control, attack))
         if label == control or not len(a):
             continue
-        p = mcnemar(a[0], b[0]) if len(a) == 1 else mcnemar_clustered(a, b)
-        rows.append({"method": label, "control": control, "difference": gain(a, b), "p": p})
+        rows.append({"method": label, "control": control, "difference": gain(a, b), "p": chance(a, b)})
     frame = pd.DataFrame(rows, columns=["method", "control", "difference", "p"])
     frame["p"] = holm(frame["p"])
     frame["verdict"] = [
@@ -45,9 +44,19 @@ def against(comparison: Comparison, attack: str, control: str = CONTROL) -> pd.D
     return frame
 
 
-def alike(comparison: Comparison, first: Answers, second: Answers) -> tuple[Tensor, Tensor]:
-    """bool (S, N) each: the answers of the two, (label, attack), in common seeds, on common images."""
-    pairs = comparison.pairs(first, second).values()
+def chance(a: Tensor, b: Tensor) -> float:
+    """p of McNemar's test for bool (S, N) each: exact for one seed, with images as clusters for several."""
+    return mcnemar(a[0], b[0]) if len(a) == 1 else mcnemar_clustered(a, b)
+
+
+def alike(
+    comparison: Comparison, first: Answers, second: Answers, others: Comparison | None = None
+) -> tuple[Tensor, Tensor]:
+    """bool (S, N) each: the answers of the two, (label, attack), in common seeds, on common images.
+
+    others: where the second is, if not in the same comparison.
+    """
+    pairs = comparison.pairs(first, second, others).values()
     if not pairs:
         return torch.empty(0, 0, dtype=torch.bool), torch.empty(0, 0, dtype=torch.bool)
     n = min(len(own) for own, _ in pairs)

@@ -1,16 +1,23 @@
-"""What choosing a checkpoint moves: one training, and the epochs that different rules show of it.
+"""What the training moves: which of its epochs is shown, and how many it has.
 
-The paper evaluates every epoch on the test set and prints up to three of them. Here are networks whose
-epochs were all attacked too (suite cifar10-resnet20-selection), so that the same choice can be made.
+The paper evaluates every epoch on the test set and prints up to three of them. Networks whose epochs were all
+attacked too (suite cifar10-resnet20-selection) show what that choice is worth; networks that were trained in
+a short and in a long recipe show what the length is worth, and whether it changes who is ahead.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import combinations
+
 import pandas as pd
 
-from gkp.study.analysis.comparison import PROTOCOL, Comparison
+from gkp.study.analysis.audit import kendall, rank_agreement, spearman
+from gkp.study.analysis.comparison import PROTOCOL, Comparison, gain
 from gkp.study.analysis.labels import BENIGN, ordered
+from gkp.study.analysis.paired import LEVEL, alike, chance, holm
 from gkp.study.runs.record import Record
+from gkp.utils.stats import paired_difference
 
 # Rule of a record -> what tables call it; the paper's names in brackets.
 RULES = {
@@ -77,3 +84,126 @@ def moved_text(comparison: Comparison) -> pd.DataFrame:
                 line[comparison.titles[attack]] = f"{part[column].max() - part[column].min():.2f}"
             lines.append(line)
     return pd.DataFrame(lines)
+
+
+# ---- the length of the training ------------------------------------------------------------------
+
+
+def by_epoch(comparison: Comparison) -> pd.DataFrame:
+    """label, seed, epoch, lr, loss (of training), test, validation (percent) of every trained network."""
+    rows = [
+        (r.label, r.run.seed, e.epoch, e.lr, e.train_loss, 100 * e.test, 100 * e.validation)
+        for r in comparison.trained
+        for e in r.epochs
+        if e.test is not None and e.validation is not None
+    ]
+    return pd.DataFrame(rows, columns=["label", "seed", "epoch", "lr", "loss", "test", "validation"])
+
+
+def phases_text(comparison: Comparison) -> pd.DataFrame:
+    """Text table: test accuracy (percent, mean over seeds) where each learning rate ends, a row per label."""
+    frame = by_epoch(comparison)
+    ends = frame[frame.lr != frame.groupby(["label", "seed"]).lr.shift(-1)]
+    lines = []
+    for label in ordered(ends.label):
+        part = ends[ends.label == label].groupby(["epoch", "lr"])["test"].mean()
+        cells = {f"epoch {epoch}, after lr {lr:g}": f"{value:.2f}" for (epoch, lr), value in part.items()}
+        lines.append({"method": label} | cells)
+    return pd.DataFrame(lines)
+
+
+def longer(short: Comparison, long: Comparison, attack: str) -> pd.DataFrame:
+    """What more epochs bring: label, seeds, n, short, long (percent), difference, low, high (points), p.
+
+    The same networks under the same attack after two recipes, in common seeds, on the same images; low and
+    high are the paired 95 % interval over images, p is McNemar's, corrected by Holm for the rows.
+    """
+    rows = []
+    for label in (label for label in long.labels if any(record.run.recipe for record in _of(long, label))):
+        after, before = alike(long, (label, attack), (label, attack), short)
+        if len(after):
+            low, high = paired_difference(after, before)
+            levels = [100 * side.double().mean().item() for side in (before, after)]
+            ends = [gain(after, before), 100 * low, 100 * high, chance(after, before)]
+            rows.append((label, len(after), after.shape[1], *levels, *ends))
+    columns = ["label", "seeds", "n", "short", "long", "difference", "low", "high", "p"]
+    frame = pd.DataFrame(rows, columns=columns)
+    return frame.assign(p=holm(frame["p"]))
+
+
+def longer_text(short: Comparison, long: Comparison, attacks: Sequence[str]) -> pd.DataFrame:
+    """Text table: "66.02 to 68.57, +2.56 shown" for each label and attack."""
+    columns = {}
+    for attack in attacks:
+        frame = longer(short, long, attack)
+        cells = [
+            f"{row.short:.2f} to {row.long:.2f}: {row.difference:+.2f}{' shown' if row.p < LEVEL else ''}"
+            for row in frame.itertuples()
+        ]
+        columns[long.titles[attack]] = pd.Series(cells, index=list(frame.label), dtype=object)
+    table = pd.DataFrame(columns)
+    return table.loc[ordered(table.index)].fillna("–").rename_axis("method").reset_index()
+
+
+def ranks(short: Comparison, long: Comparison, attack: str) -> dict[str, dict[str, float]]:
+    """Whether the pruned networks rank alike after both recipes: `audit.rank_agreement` by both measures."""
+    measures = {"spearman": spearman, "kendall": kendall}
+    return {
+        name: rank_agreement(short, attack, attack, others=long, measure=measure)
+        for name, measure in measures.items()
+    }
+
+
+def order_kept(short: Comparison, long: Comparison, attack: str) -> dict[str, int]:
+    """Of all pairs of trained networks: how many the long recipe tells apart, and what the short one says.
+
+    "pairs"; "shown": told apart after the long recipe (McNemar, Holm-corrected for all pairs); of these
+    "same": shown the same way round after the short one, "open": not told apart there, "other": shown the
+    other way round. "only": told apart after the short recipe alone.
+    """
+    labels = [label for label in long.labels if len(_common(short, long, label))]
+    labels = [label for label in labels if _of(long, label)[0].run.recipe]
+    signs = [_shown(recipe, labels, attack) for recipe in (short, long)]
+    both = list(zip(*signs, strict=True))
+    return {
+        "pairs": len(both),
+        "shown": sum(after != 0 for _, after in both),
+        "same": sum(before == after != 0 for before, after in both),
+        "open": sum(before == 0 != after for before, after in both),
+        "other": sum(before * after < 0 for before, after in both),
+        "only": sum(before != 0 == after for before, after in both),
+    }
+
+
+def ranks_kept_text(short: Comparison, long: Comparison, attacks: Sequence[str]) -> pd.DataFrame:
+    """Text table: rank correlations of the two recipes and how many shown differences stay, by attack."""
+    lines = []
+    for attack in attacks:
+        found, kept = ranks(short, long, attack), order_kept(short, long, attack)
+        cells = {
+            name.title(): f"{r['correlation']:+.2f} ({r['low']:+.2f} to {r['high']:+.2f})"
+            for name, r in found.items()
+        }
+        counts = {"shown": f"{kept['shown']} of {kept['pairs']}"}
+        counts |= {"so already": str(kept["same"]), "open then": str(kept["open"])}
+        counts |= {"other way then": str(kept["other"]), "shown then alone": str(kept["only"])}
+        lines.append({"attack": long.titles[attack]} | cells | counts)
+    return pd.DataFrame(lines)
+
+
+def _shown(comparison: Comparison, labels: Sequence[str], attack: str) -> list[int]:
+    """Per pair of labels 1 where the first is shown to be ahead, -1 the second, 0 neither."""
+    pairs = [alike(comparison, (a, attack), (b, attack)) for a, b in combinations(labels, 2)]
+    p = holm(pd.Series([chance(a, b) for a, b in pairs], dtype=float))
+    return [
+        0 if each >= LEVEL else 1 if gain(a, b) > 0 else -1 for each, (a, b) in zip(p, pairs, strict=True)
+    ]
+
+
+def _of(comparison: Comparison, label: str) -> list[Record]:
+    return [record for record in comparison.compared if record.label == label]
+
+
+def _common(short: Comparison, long: Comparison, label: str) -> set[int]:
+    """Seeds of a label that both have."""
+    return {r.run.seed for r in _of(short, label)} & {r.run.seed for r in _of(long, label)}

@@ -28,13 +28,14 @@ Tests = Mapping[str, pd.DataFrame]  # attack -> rows of `paired.against`
 class Price:
     """What the pruning step of SR-GKP takes (seconds, images) beside its fine-tuning (seconds, epochs).
 
+    training_seconds is None where the training ran on another kind of device than the pruning step.
     slower: (network, batch) -> time of the grouped network over that of the unpruned one, measured on
     `device`; empty without a record.
     """
 
     seconds: float
     images: int
-    training_seconds: float
+    training_seconds: float | None
     epochs: int
     slower: Mapping[tuple[str, str], float]
     device: str | None
@@ -79,7 +80,7 @@ class Findings:
 
 def findings(root: str | Path, comparison: Comparison) -> Findings:
     """All of them; `comparison` of one suite, facts and AutoAttack from the whole store."""
-    sound, hard = sound_attack(comparison), strong(root)
+    sound, hard = sound_attack(comparison), strong(root, comparison)
     attacks, trained = (*PROTOCOL, sound), comparison.trained
     images = {name: metric.n for name, metric in trained[0].metrics().items()}
     if hard:
@@ -106,11 +107,18 @@ def findings(root: str | Path, comparison: Comparison) -> Findings:
     )
 
 
-def strong(root: str | Path) -> Comparison:
-    """The networks that met AutoAttack at its smaller eps; none before SR-GKP and another have."""
-    found = Comparison(Store(root).of_suite(AUTOATTACK)).having([STRONGEST])
-    pruned = {record.label for record in found.pruned}
-    return found if METHOD in pruned and len(pruned) > 1 else Comparison(())
+def strong(root: str | Path, comparison: Comparison) -> Comparison:
+    """Networks that met AutoAttack at its smaller eps: these, or the same ones in a suite of their own.
+
+    None before SR-GKP and another have.
+    """
+    known = {(record.label, record.run.network) for record in comparison}
+    apart = (r for r in Store(root).of_suite(AUTOATTACK) if (r.label, r.run.network) in known)
+    for found in (comparison.having([STRONGEST]), Comparison(apart).having([STRONGEST])):
+        pruned = {record.label for record in found.pruned}
+        if METHOD in pruned and len(pruned) > 1:
+            return found
+    return Comparison(())
 
 
 def filters(comparison: Comparison, attacks: tuple[str, ...]) -> dict[str, pd.DataFrame]:
@@ -124,10 +132,13 @@ def price(root: str | Path, comparison: Comparison) -> Price:
     step, fact, timed = record.pruning, Store(root).fact(*COST), Store(root).fact(*TIMES)
     measured = timed.facts["networks"].get(record.run.network) if timed else None
     networks = fact.facts["networks"] if fact else {}
+    device = (record.provenance.device or "").partition(":")[0]
+    timed_on = ((timed.provenance.device if timed else None) or "").partition(":")[0]
+    alike = not measured or not device or device == timed_on
     return Price(
         measured["seconds"] if measured else step.seconds,
         step.data_images,
-        record.training_seconds,
+        record.training_seconds if alike else None,
         record.run.epochs,
         {
             (network, batch): found["pruned, grouped"]["ratio"]

@@ -17,8 +17,8 @@ from gkp.study.analysis import comparison as compare
 from gkp.study.analysis import paper as published
 from gkp.study.analysis.comparison import Comparison
 from gkp.study.analysis.labels import BENIGN
+from gkp.study.report.pages import details
 from gkp.study.report.pages.blocks import BLOCK, fill_blocks
-from gkp.study.report.pages.details import details_of
 from gkp.study.report.pages.evidence import Evidence
 from gkp.study.report.tables import footnote, self_checks, summary, to_markdown
 from gkp.study.runs import suites
@@ -27,7 +27,9 @@ from gkp.study.runs.suites import LIVE
 from gkp.utils.files import atomic_write_text
 
 NETWORKS = Path("results/networks.json")
-COMPARED, SEVERAL = ("cifar10-resnet20-short", "cifar10-resnet56-short"), "cifar10-resnet20-seeds"
+# The study in one figure: the paper's own network, trained longest, then the grid of all methods.
+COMPARED, SEVERAL = ("cifar10-resnet56-57", "cifar10-resnet20-short"), "cifar10-resnet20-seeds"
+SHORTER = details.SHORTER  # the networks of the first one after few epochs
 
 
 def generate(root: str | Path, suite: str | None = None) -> dict[Path, str]:
@@ -37,8 +39,8 @@ def generate(root: str | Path, suite: str | None = None) -> dict[Path, str]:
     texts: dict[Path, str] = {}
     for name in names:
         texts |= suite_tables(name, Comparison(store.of_suite(name)))
-        if details := details_of(name, store):
-            texts[Path("figures") / name / "details.md"] = details
+        if page := details.details_of(name, store):
+            texts[Path("figures") / name / "details.md"] = page
     if suite is None and (store.root / NETWORKS).exists():
         from gkp.study.facts import (
             networks as anybody,  # it prunes, which a report of one suite need not be able to
@@ -68,7 +70,11 @@ def write(root: str | Path, suite: str | None = None, *, figures: bool = True) -
         atomic_write_text(root / path, text)
         written.append(path)
     if figures:
-        from gkp.study.report import differences, plots  # they draw, which takes seconds to import
+        from gkp.study.report import (  # they draw, which takes seconds to import
+            course_plots,
+            differences,
+            plots,
+        )
         from gkp.study.report.style import save
 
         store = Store(root)
@@ -78,6 +84,10 @@ def write(root: str | Path, suite: str | None = None, *, figures: bool = True) -
         if suite is None and compared:
             several = Comparison(store.of_suite(SEVERAL))
             save(differences.verdict(compared, several), root / "figures" / "verdict")
+        if suite in (None, COMPARED[0]) and (long := Comparison(store.of_suite(COMPARED[0]))).trained:
+            short = Comparison(store.of_suite(SHORTER))
+            names = [BENIGN, *compare.PROTOCOL, compare.sound_attack(long)]
+            save(course_plots.lengths(short, long, names), root / "figures" / COMPARED[0] / "lengths")
     return written
 
 

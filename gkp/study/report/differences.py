@@ -49,7 +49,7 @@ def verdict(comparisons: Sequence[Comparison], trainings: Comparison | None = No
     """The study in one figure: a row of panels per comparison, a panel for the paper's and a sound attack.
 
     As `forest`, against the unpruned network with the same training. trainings: records with several seeds;
-    each training's difference is a small dot in the first comparison.
+    each training's difference is a small dot in the comparison of the same network.
     """
     drawn = [{n: paired.intervals(records, n) for n in headlines(records)} for records in comparisons]
     counts = [len(next(iter(frames.values()))) for frames in drawn]
@@ -60,10 +60,10 @@ def verdict(comparisons: Sequence[Comparison], trainings: Comparison | None = No
     for panels, records, frames in zip(rows, comparisons, drawn, strict=True):
         _row_of_panels(panels, frames, records.titles)
         for axes in panels:
-            axes.set_title(f"{_network(records)}, {axes.get_title(loc='left')}")
-        if trainings and records is comparisons[0]:
+            axes.set_title(f"{_network(records)}, {_length(records)}\n{axes.get_title(loc='left')}")
+        if trainings and _network(trainings) == _network(records):
             _small_dots(panels, frames, trainings)
-    figure.suptitle(_header(comparisons[0]), x=0.01, ha="left", **BOLD)
+    figure.suptitle(_data(comparisons[0]), x=0.01, ha="left", **BOLD)
     words = f"accuracy minus that of {CONTROL}, the same training without pruning (points); {HOW}"
     words += "; small dots: each of several trainings" if trainings else ""
     words += "; norm.: eps counts after normalisation; pred.: predicted labels; both as in the paper"
@@ -217,11 +217,18 @@ def _direct_labels(axes: Axes, both: pd.DataFrame) -> None:
 
 def _header(records: Comparison) -> str:
     """Data, training and seeds, for the top of a figure."""
-    trained = _trained(records)
-    first, count = trained[0], len({run.seed for run in trained})
-    data = DATASETS.get(first.dataset, first.dataset)
-    training = f"{count} training{'s' * (count > 1)} of each network"
-    return f"{data}: {first.epochs} epochs of fine-tuning, {training}"
+    return f"{_data(records)}: {_length(records)} of each network"
+
+
+def _data(records: Comparison) -> str:
+    first = _trained(records)[0]
+    return DATASETS.get(first.dataset, first.dataset)
+
+
+def _length(records: Comparison) -> str:
+    """ "57 epochs of fine-tuning, 1 training"."""
+    count = len(records.seeds)
+    return f"{_trained(records)[0].epochs} epochs of fine-tuning, {count} training{'s' * (count > 1)}"
 
 
 def _network(records: Comparison) -> str:

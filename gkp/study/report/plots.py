@@ -29,7 +29,7 @@ from gkp.study.analysis.labels import BENIGN, CONTROL, method_title, ordered
 from gkp.study.analysis.paired import alike
 from gkp.study.analysis.training import MARKS, SCORES, course, courses
 from gkp.study.facts.attacked import unpacked
-from gkp.study.report import differences
+from gkp.study.report import course_plots, differences
 from gkp.study.report.style import (
     DOUBLE,
     FAINT,
@@ -47,6 +47,8 @@ from gkp.utils.stats import paired_difference
 
 METHOD = "sr-gkp"  # the one whose difference to the control has bars
 FEW = 3  # rows that a forest plot is worth
+CROWDED = 0.8  # share of a panel's height above which words would meet the line of no difference
+MANY = 20  # epochs whose course is worth a figure
 
 # title -> {words below the axis: attack}, from the paper's evaluation to a sound one; each builds on the one
 # before, but for ASIDE, which changes the paper's own
@@ -91,6 +93,8 @@ def save_all(suite: str, records: Comparison, folder: str | Path) -> list[Path]:
         figures["ladder"] = ladder(records)
     if courses(records):
         figures["choices"] = choices(records)
+    if own and len(records.trained) and records.trained[0].run.epochs > MANY:
+        figures["course"] = course_plots.course(records)
     return [path for name, figure in figures.items() for path in save(figure, Path(folder) / name)]
 
 
@@ -144,10 +148,11 @@ def epsilon_curve(records: Comparison, kind: str = "fgsm", names: Sequence[str] 
     )
     axes.set_ylabel(f"difference to {CONTROL} (points)")
     if kind == "fgsm":
-        axes.annotate(
-            "a large single step overshoots:\nwhat it leaves is no robustness", (0.62, 0.97),
-            xycoords="axes fraction", va="top", ha="right", fontsize=7, color=FAINT,
-        )  # fmt: skip
+        low, high = axes.get_ylim()
+        below = -low > CROWDED * (high - low)  # the line of no difference runs where the words would stand
+        place, va, ha = ((0.02, 0.03), "bottom", "left") if below else ((0.62, 0.97), "top", "right")
+        words = "a large single step overshoots:\nwhat it leaves is no robustness"
+        axes.annotate(words, place, xycoords="axes fraction", va=va, ha=ha, fontsize=7, color=FAINT)
     note = (
         f"{frame.n.max():,} images; grey: the other methods; bars: paired 95 % interval of SR-GKP over images"
     )

@@ -220,10 +220,14 @@ def _free(price: verdict.Price) -> tuple[str, ...]:
         f"{ratio:.1f} times at {batch} ({network})" for (network, batch), ratio in price.slower.items()
     )
     slower = f"as grouped convolutions it takes {times} the unpruned network's time on {price.device}"
+    share = (
+        f", {100 * price.seconds / price.training_seconds:.1f} % of a fine-tuning of {price.epochs} epochs"
+        if price.training_seconds
+        else ""
+    )
     return (
         "for free: in one shot, from the weights alone",
-        f"{costs.seconds_text(price.seconds)} and {price.images} images, "
-        f"{100 * price.seconds / price.training_seconds:.1f} % of a fine-tuning of {price.epochs} epochs",
+        f"{costs.seconds_text(price.seconds)} and {price.images} images{share}",
         slower if times else "its latency has no record yet",
     )
 

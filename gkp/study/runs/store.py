@@ -140,10 +140,14 @@ class Store:
 
 
 def asked_for(record: Record, run: Run) -> Record:
-    """The record with the attacks of `run.evaluation` alone, and what their evaluations say of themselves."""
+    """The record with the attacks of `run.evaluation` alone, and what their evaluations say of themselves.
+
+    Rules that keep the same weights show the same attacks.
+    """
     found = {}
     for rule, kept in record.kept.items():
-        names = {entry.attack.name for entry in run.entries(rule)}
+        alike = (other for other, its in record.kept.items() if its.sha256 == kept.sha256)
+        names = {entry.attack.name for entry in run.entries(*alike)}
         others = kept.metrics.keys() - names
         metrics = {name: metric for name, metric in kept.metrics.items() if name in names}
         said = tuple(text for text in kept.self_check if others.isdisjoint(NAME.findall(text)))

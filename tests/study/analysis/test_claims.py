@@ -160,6 +160,22 @@ def test_a_difference_is_taken_seed_by_seed() -> None:
     assert three.status == "OK"
 
 
+def test_a_longer_training_is_compared_with_the_same_label_of_another_suite() -> None:
+    """5 and 10 points on the two seeds that both suites have; a third has no shorter training."""
+    ours = {"suite": "long", "label": "l1 (untuned)", "before": "short", "attack": "benign"}
+    suites = {"long": records_of_one(90, 80, 10), "short": records_of_one(85, 70)}
+    found = claims.judge([make_claim(at_least=0, ours=ours)], lambda suite: suites[suite])[0]
+    assert found.values == pytest.approx((5, 10))
+    assert found.status == "OK"
+    pinned = make_claim(at_least=0, ours={**ours, "seed": 1})
+    assert claims.judge([pinned], lambda suite: suites[suite])[0].values == pytest.approx((10,))
+
+
+def records_of_one(*corrects: int) -> list[Record]:
+    runs = [Run("digits", "resnet8", "l1", weights="x", rate=0.4375, seed=s) for s in range(len(corrects))]
+    return [make_record(run, correct=correct) for run, correct in zip(runs, corrects, strict=True)]
+
+
 def test_a_network_under_two_names_counts_once_where_each_counts() -> None:
     claim = make_claim(expect=90.0, tolerance=5.0, each=True)
     records = records_of_two((90, 90))
@@ -175,6 +191,9 @@ def test_a_network_under_two_names_counts_once_where_each_counts() -> None:
         ({"expect": 1.0, "verdict": "miss"}, "explanation"),
         ({"expect": 1.0, "explanation": "why not"}, "explanation"),
         ({"expect": 1.0, "ours": {"suite": "small"}}, "attack or a path"),
+        ({"at_least": 0.0, "ours": {**BENIGN, "before": "other"}}, "before needs an attack and a label"),
+        ({"expect": 1.0, "ours": {**BENIGN, "label": "a", "before": "other"}}, "before needs a bound"),
+        ({"at_least": 0.0, "ours": {**BENIGN, "label": "a", "before": "b", "over": "c"}}, "one of against"),
     ],
 )
 def test_a_claim_that_could_be_read_in_two_ways_is_refused(fields: dict, message: str) -> None:

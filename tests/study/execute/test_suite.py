@@ -29,7 +29,7 @@ from gkp.study.runs.protocols import SELECTION, Entry
 from gkp.study.runs.record import Record
 from gkp.study.runs.record_parts import Metric
 from gkp.study.runs.run import MACS_RATIO, Run
-from gkp.study.runs.store import Store, is_complete
+from gkp.study.runs.store import Store, asked_for, is_complete
 from gkp.study.runs.suites import Suite
 
 
@@ -137,6 +137,26 @@ def test_an_added_attack_needs_no_training(
     assert metrics["fgsm_pixel_2/255_true"].n == 30
     assert after.later == {"fgsm_pixel_2/255_true"}
     assert after.provenance == before.provenance
+
+
+def test_an_attack_may_be_for_one_rule_alone(tiny: Suite, tmp_path: Path) -> None:
+    """Asked for on the last epoch's weights, first with the run and then in addition."""
+    first, second = (Attack("fgsm", eps=e / 255) for e in (2, 4))
+    run = dataclasses.replace(baseline_of(tiny), rules=("last", "best-validation"))
+    run = dataclasses.replace(run, evaluation=(*EVALUATION, Entry(first, 20, ("last",))))
+    record = execute.execute(run, "tiny", context(tmp_path))
+    added = dataclasses.replace(run, evaluation=(*run.evaluation, Entry(second, 20, ("last",))))
+    missing = execute.missing_entries(record, added)
+    assert {rule: [e.attack for e in entries] for rule, entries in missing.items()} == {"last": [second]}
+    record = execute.execute(added, "tiny", context(tmp_path))
+    assert is_complete(added, Store(tmp_path))
+    for rule, kept in record.kept.items():
+        whole = kept.sha256 == record.kept["last"].sha256
+        assert ({first.name, second.name} <= kept.metrics.keys()) == whole, rule
+        assert {entry.attack.name for entry in EVALUATION} <= kept.metrics.keys()
+    shown = asked_for(record, run)
+    assert second.name not in shown.metrics("last")
+    assert first.name in shown.metrics("last")
 
 
 def test_a_run_that_fails_is_named_and_does_not_cost_the_others(

@@ -128,13 +128,3 @@ def test_the_suites_say_what_is_recorded(tmp_path: Path) -> None:
     committed = blocks.suites_table(Store(".")).set_index("suite")
     assert committed.loc["cifar10-resnet20-selection", "records"] == "2 of 2"
     assert "records" not in blocks.suites_table()
-
-
-def test_estimates_are_of_runs_that_have_no_record(tmp_path: Path) -> None:
-    nothing = blocks.estimates_table(Store(tmp_path)).set_index("suite")
-    committed = blocks.estimates_table(Store(".")).set_index("suite")
-    assert "cifar10-resnet20-short" in nothing.index
-    assert "cifar10-resnet20-short" not in committed.index
-    assert "digits" not in nothing.index
-    cpu, gpu = (float(text.split()[0].replace(",", "")) for text in committed.loc["cifar10-vgg16"].iloc[1:])
-    assert cpu / gpu == pytest.approx(blocks.GPU, rel=0.05)

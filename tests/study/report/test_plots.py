@@ -15,11 +15,11 @@ from matplotlib.text import Text
 from record_factory import with_metrics
 
 from gkp.search import select
-from gkp.study.analysis import costs, labels, paired, seeds
+from gkp.study.analysis import costs, labels, paired, seeds, training
 from gkp.study.analysis.comparison import Comparison, pixel_attacks
 from gkp.study.analysis.labels import BENIGN, CONTROL
 from gkp.study.facts import anatomy
-from gkp.study.report import differences, fact_plots, kernel_plots, plots, style
+from gkp.study.report import course_plots, differences, fact_plots, kernel_plots, plots, style
 from gkp.study.runs import suites
 from gkp.study.runs.store import Store
 
@@ -49,6 +49,8 @@ def figures(few, weight):
         "trainings": differences.trainings(several, [BENIGN, SOUND]),
         "scatter": differences.scatter(few, PAPER, SOUND),
         "epsilon": plots.epsilon_curve(few),
+        "course": course_plots.course(several),
+        "lengths": course_plots.lengths(few, several, [BENIGN, PAPER, SOUND]),
         "kernels": kernel_plots.kernels(weight, 12),
         "grouped": kernel_plots.grouped(weight, selection),
         "snaking": kernel_plots.snaking(weight),
@@ -220,6 +222,38 @@ def test_set_smoothness_lists_all_sets(weight):
     left = fact_plots.set_smoothness(weight).axes[0]
     assert sum(bar.get_height() for bar in left.patches) == 11440
     assert len({bar.get_facecolor() for bar in left.patches}) == 2  # with and without the roughest kernel
+
+
+# ---- courses -------------------------------------------------------------------------------------
+
+
+def test_a_course_has_a_line_per_network_with_the_mean_of_its_seeds(figures):
+    several = comparison(FEW, seeds=(0, 1, 2))
+    frame = training.by_epoch(several)
+    for axes, column in zip(figures["course"].axes, ("loss", "test"), strict=True):
+        means = frame.groupby(["label", "epoch"])[column].mean()
+        drawn = sorted(tuple(line.get_ydata()) for line in axes.lines)
+        assert drawn == sorted(tuple(means.loc[label]) for label in set(frame.label))
+    with pytest.raises(ValueError, match="run the suite"):
+        course_plots.course(Comparison([]))
+
+
+def test_lengths_join_the_accuracies_of_the_same_networks(few, figures):
+    several = comparison(FEW, seeds=(0, 1, 2))
+    for axes, name in zip(figures["lengths"].axes, (BENIGN, PAPER, SOUND), strict=True):
+        frame = training.longer(few, several, name)
+        ends = sorted(zip(frame.short, frame.long, strict=True))
+        assert sorted(tuple(line.get_ydata()) for line in axes.lines) == ends
+        assert f"{frame.n.max():,} images" in axes.get_xlabel()
+
+
+def test_words_in_the_curve_keep_off_the_line_of_no_difference(few):
+    long = Comparison(Store(".").of_suite("cifar10-resnet56-57"))  # the control is ahead of nearly all
+    for records in (few, long):
+        axes = plots.epsilon_curve(records).axes[0]
+        (words,) = [text for text in axes.texts if "overshoots" in text.get_text()]
+        box, zero = words.get_window_extent(), axes.transData.transform((0, 0))[1]
+        assert not box.y0 <= zero <= box.y1
 
 
 # ---- files ---------------------------------------------------------------------------------------

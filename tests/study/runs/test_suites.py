@@ -108,3 +108,35 @@ def test_ablations_change_one_thing_and_share_the_rest_with_the_short_suite() ->
 def test_labels_tell_the_runs_of_a_suite_apart() -> None:
     labels = [(run.label, run.seed) for run in suites.get("cifar10-resnet20-ablations").runs]
     assert len(set(labels)) == len(labels)
+
+
+def test_the_longer_training_is_the_papers_schedule_on_the_networks_of_the_short_one() -> None:
+    longer, seeds, short = (suites.get(f"cifar10-resnet56-{end}") for end in ("57", "seeds", "short"))
+    trained = [run for run in longer.runs if run.recipe]
+    assert {run.recipe for run in trained} == {suites.LONG_RECIPE.scaled(suites.MIDDLE_EPOCHS)}
+    assert {run.recipe.step_epochs for run in trained} == {19}
+    assert {run.seed for run in trained} == {run.seed for run in seeds.runs} == {0, 1, 2}
+    assert [run.seed for run in longer.ordered()] == sorted(run.seed for run in longer.runs)
+    assert {run.hash for run in seeds.runs if run.seed == 0} <= {run.hash for run in short.runs}
+    assert {run.label for run in longer.runs} == {run.label for run in seeds.runs}
+
+
+def test_strong_attacks_are_for_the_last_epoch_of_the_longer_training() -> None:
+    for run in suites.get("cifar10-resnet56-57").runs:
+        kinds = {rule: {e.attack.kind for e in run.entries(rule)} for rule in run.rules}
+        assert ("autoattack" in kinds["last"]) == (run.recipe is not None)
+        assert all("autoattack" not in kinds[rule] for rule in run.rules if rule != "last")
+        assert len(run.entries(*run.rules)) == len(run.evaluation)
+
+
+def test_an_attack_for_a_rule_that_is_none_is_refused() -> None:
+    run = suites.get("digits").runs[0]
+    entry = dataclasses.replace(run.evaluation[0], rules=("first",))
+    with pytest.raises(ValueError, match="rule first: choose of last"):
+        dataclasses.replace(run, evaluation=(entry,))
+
+
+def test_the_suites_of_three_hundred_epochs_train_in_bfloat16() -> None:
+    for name in ("resnet20", "resnet32", "resnet56", "resnet110", "vgg16"):
+        recipes = {run.recipe for run in suites.get(f"cifar10-{name}").ordered() if run.recipe}
+        assert recipes == {dataclasses.replace(suites.PAPER_RECIPE, precision="bfloat16")}

@@ -9,12 +9,11 @@ import pandas as pd
 
 from gkp import pruners
 from gkp.study.analysis import verdict
-from gkp.study.report.pages import findings, status
+from gkp.study.report.pages import answer, findings, gpu, longer, status
 from gkp.study.report.pages.evidence import Evidence
 from gkp.study.report.tables import abstract, footnote, summary, to_markdown
 from gkp.study.runs import pace as estimates
 from gkp.study.runs import suites
-from gkp.study.runs.pace import GPU_SPEEDUP as GPU
 from gkp.study.runs.store import Store, is_complete
 from gkp.study.runs.suites import LIVE
 
@@ -48,15 +47,18 @@ def makers(evidence: Evidence, argument: str) -> dict[str, Callable[[], str]]:
     """Kind of block -> what writes it; `argument` is a suite, or a group of claims."""
     store = evidence.store
     return {
-        "answer": lambda: findings.three_lines(evidence),
+        "answer": lambda: answer.first_lines(evidence),
         "findings": lambda: findings.findings(evidence),
-        "limits": lambda: findings.limits(evidence),
-        "price": lambda: findings.price(evidence),
+        "limits": lambda: answer.limits(evidence),
+        "price": lambda: answer.price(evidence),
+        "longer": lambda: longer.longer(evidence),
         "status": lambda: status.status(evidence),
         "claims": lambda: status.all_of(evidence, argument),
         "last-lines": lambda: last_lines(evidence),
         "suites": lambda: to_markdown(suites_table(store)),
-        "estimates": lambda: to_markdown(estimates_table(store)),
+        "estimates": lambda: to_markdown(gpu.estimates_table(store)),
+        "gpu-tables": lambda: to_markdown(gpu.papers_tables(evidence)),
+        "gpu-rates": gpu.rates,
         "methods": lambda: to_markdown(methods_table()),
         "methods-short": methods_list,
         "table": lambda: results(evidence, argument),
@@ -117,18 +119,6 @@ def suites_table(store: Store | None = None) -> pd.DataFrame:
             row["records"] = recorded(suite, store)
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def estimates_table(store: Store) -> pd.DataFrame:
-    """Suites whose runs lack records: how many, and about how many hours on 2 CPU cores and on a GPU."""
-    rows = []
-    for suite in map(suites.get, suites.SUITES):
-        left = [run for run in suite.ordered() if suite.name != LIVE and not is_complete(run, store)]
-        if not left:
-            continue
-        cpu, gpu = (sum(estimates.minutes(run, device) for run in left) / 60 for device in ("cpu", "cuda"))
-        rows.append((suite.name, f"{len(left)}", f"{cpu:,.0f} h", f"{gpu:,.0f} h"))
-    return pd.DataFrame(rows, columns=["suite", "runs left", "2 CPU cores", f"a GPU, {GPU} times as fast"])
 
 
 def recorded(suite: suites.Suite, store: Store) -> str:

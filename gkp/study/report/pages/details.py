@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -16,6 +17,7 @@ from gkp.study.runs.store import Store
 
 Tables = Iterable[tuple[str, pd.DataFrame]]
 CONTROLS = (CONTROL, "unpruned", "sr-gkp")
+SHORTER = "cifar10-resnet56-seeds"  # the networks of many epochs after few
 
 
 def details_of(suite: str, store: Store) -> str:
@@ -73,6 +75,50 @@ def _deeper(store: Store, comparison: Comparison) -> Tables:
     yield "The unit of eps: by CIFAR-10's deviations instead of ImageNet's", unit
 
 
+def _longer(store: Store, comparison: Comparison) -> Tables:
+    """The networks of many epochs: course, the same ones after few, the paper's choice and its Table 10."""
+    short = Comparison(store.of_suite(SHORTER))
+    names = [BENIGN, *paper_attacks(comparison), *pixel_attacks(comparison, "pgd")]
+    yield (
+        "Test accuracy where each learning rate ends, percent, in bfloat16",
+        training.phases_text(comparison),
+    )
+    epochs = f"{short.trained[0].run.epochs} to {comparison.trained[0].run.epochs} epochs"
+    title = f"Percent after {epochs}, the same networks; shown: McNemar, Holm-corrected"
+    yield title, training.longer_text(short, comparison, names)
+    title = f"Whether the methods rank alike after {epochs}: correlations of the pruned networks (bootstrap "
+    title += "over images), and pairs of all trained networks that are told apart"
+    yield title, training.ranks_kept_text(short, comparison, names)
+    best = comparison.chosen_by("best-test")
+    for control in (CONTROL, "sr-gkp"):
+        frames = {best.titles[n]: paired.against(best, n, control) for n in (BENIGN, *paper_attacks(best))}
+        title = f"At the epoch that is best on test images: points against {control}; McNemar, Holm-corrected"
+        yield title, paired.against_text(frames)
+    printed = store.root / "expected" / "paper_cifar10.csv"
+    title = "The paper's Table 10 beside ours at the epoch that is best on test images (paper / ours)"
+    yield title, published.beside_ours(best, printed)
+    if fact := store.fact("cifar10-resnet56-57", "repeated"):
+        yield repeated_title(fact.facts), repeated_text(fact.facts, comparison.titles)
+
+
+def repeated_title(facts: Mapping[str, Any]) -> str:
+    """What was attacked again, in a sentence."""
+    return (
+        f"The paper's attacks again on a CPU, the first {facts['images']:,} images of "
+        f"{facts['checkpoints']} checkpoints that were recorded on {' and '.join(facts['recorded_on'])}; "
+        f"files with another SHA-256 than recorded: {facts['damaged']}, self-checks that differ: "
+        f"{facts['self_checks_differ']}"
+    )
+
+
+def repeated_text(facts: Mapping[str, Any], titles: Mapping[str, str]) -> pd.DataFrame:
+    """Text table: per attack how many answers differ from the records."""
+    return pd.DataFrame(
+        {"attack": titles[name], "answers": f"{facts['answers']:,}", "differ": str(count)}
+        for name, count in facts["differ"].items()
+    )
+
+
 def _audit(store: Store, comparison: Comparison) -> Tables:
     expected, titles = store.root / "expected", comparison.titles
     yield "One change of the protocol at a time", audit.effects(comparison)
@@ -105,6 +151,7 @@ def _cost(store: Store, comparison: Comparison) -> Tables:
 SPECIAL: dict[str, Callable[[Store, Comparison], Tables]] = {
     "cifar10-resnet20-ablations": _ablations,
     "cifar10-resnet56-short": _deeper,
+    "cifar10-resnet56-57": _longer,
     "cifar10-resnet20-audit": _audit,
     "cifar10-resnet20-selection": _selection,
     "method": _method,

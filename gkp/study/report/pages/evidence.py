@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 
@@ -46,16 +47,34 @@ class Evidence:
 
     def difference(self, suite: str, attack: str, against: str, label: str = "sr-gkp") -> Verdict:
         """Whether `label` keeps what `against` has under an attack: the claim about it, or one without id."""
-        ours = {"suite": suite, "label": label, "against": against, "attack": attack}
+        statement = f"{label} keeps what {against} has"
+        return self.asked(statement, {"suite": suite, "label": label, "against": against, "attack": attack})
+
+    def longer(self, suite: str, before: str, attack: str, label: str) -> Verdict:
+        """Whether `label` keeps in one suite what its shorter training in another, `before`, left it."""
+        statement = f"{label} keeps what it has in {before}"
+        return self.asked(statement, {"suite": suite, "label": label, "before": before, "attack": attack})
+
+    def asked(self, statement: str, ours: Mapping[str, Any]) -> Verdict:
+        """The verdict of the claim about just that, or one on the spot, without id.
+
+        A claim about a seed is the same as one about all of them where the suite has no other seed.
+        """
+        seeds = self.comparison(ours["suite"]).seeds
+        same = [dict(ours), *([{**ours, "seed": seeds[0]}] if len(seeds) == 1 else [])]
         for verdict in self.judged:
-            if verdict.claim.ours == ours:
+            if verdict.claim.ours in same:
                 return verdict
-        claim = Claim("", f"{label} keeps what {against} has", "points", "", ours, at_least=0.0)
+        claim = Claim("", statement, "points", "", dict(ours), at_least=0.0)
         return claims.judge([claim], self.store.entries)[0]
 
     def notebook(self, name: str) -> str:
         """A link to a notebook, as seen from the page."""
         return f"[{name}]({self.up}notebooks/{name}.ipynb)"
+
+    def short_link(self, name: str) -> str:
+        """The same, by the notebook's number alone."""
+        return f"[{name.partition('_')[0]}]({self.up}notebooks/{name}.ipynb)"
 
 
 def answer(verdicts: Sequence[Verdict]) -> str:

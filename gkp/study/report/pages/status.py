@@ -28,6 +28,7 @@ RELEASE = {
     "N": "accuracy that its notebook prints",
 }
 OPPONENTS = ("the equally fine-tuned network", "the untouched network", "other methods", "its own variants")
+CHOSEN = "any of these, at the epoch that is best on test images"
 GROUPS = {
     "paper": "what the paper prints",
     "release": "what the release prints or computes",
@@ -92,7 +93,7 @@ def printed(judged: Sequence[Verdict], waiting: Mapping[str, int]) -> pd.DataFra
 def directions(judged: Sequence[Verdict]) -> pd.DataFrame:
     """Differences of SR-GKP to others by what they are compared with: ahead, behind, not told apart."""
     rows = []
-    for title in OPPONENTS:
+    for title in (*OPPONENTS, CHOSEN):
         found = [verdict.status for verdict in judged if opponent(verdict) == title]
         rows.append((title, found.count("OK"), found.count("MISS"), found.count("OPEN")))
     frame = pd.DataFrame(rows, columns=["SR-GKP, beside", "shown ahead", "shown behind", "open"])
@@ -101,6 +102,8 @@ def directions(judged: Sequence[Verdict]) -> pd.DataFrame:
 
 def opponent(verdict: Verdict) -> str:
     """What a difference of SR-GKP is taken to, in words."""
+    if verdict.claim.ours.get("rule", "last") != "last":
+        return CHOSEN
     against = verdict.claim.ours["against"]
     tuned, untouched, others, variants = OPPONENTS
     known = {CONTROL: tuned, "unpruned": untouched}

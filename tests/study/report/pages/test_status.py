@@ -29,6 +29,7 @@ JUDGED = [
     verdict("F2", "MISS", label="sr-gkp", against="unpruned + fine-tune"),
     verdict("F3", "OK", label="sr-gkp", against="l1"),
     verdict("K3", "OK", label="sr-gkp", against="sr-gkp (alpha-0.0)"),
+    verdict("M1", "MISS", label="sr-gkp", against="l1", rule="best-test"),
     verdict("K8", "OK", label="l1", against="sr-gkp"),
     verdict("K9", "OPEN", label="l1", against="sr-gkp"),
     verdict("A1", "MISS"),
@@ -46,7 +47,7 @@ def test_every_claim_has_one_group_and_live_ones_have_none() -> None:
     assert {name: [v.claim.id for v in found] for name, found in groups.items()} == {
         "paper": ["C1", "P-resnet56-unpruned-benign", "W1"],
         "release": ["N2"],
-        "differences": ["F1", "F2", "F3", "K3"],
+        "differences": ["F1", "F2", "F3", "K3", "M1"],
         "statements": ["K8", "K9"],
         "assumptions": ["A1"],
     }
@@ -64,14 +65,15 @@ def test_differences_are_counted_by_direction() -> None:
     assert list(frame.loc["the equally fine-tuned network"]) == [0, 1, 0, 1]
     assert list(frame.loc["other methods"]) == [1, 0, 0, 1]
     assert list(frame.loc["its own variants"]) == [1, 0, 0, 1]
-    assert list(frame.loc["sum"]) == [2, 1, 1, 4]
+    assert list(frame.loc[status.CHOSEN]) == [0, 1, 0, 1]
+    assert list(frame.loc["sum"]) == [2, 2, 1, 5]
 
 
 def test_refuted_assumptions_are_not_counted_beside_statements() -> None:
     text = status.status(Evidence(Store("."), JUDGED, {}))
     assert "1 of 2 hold" in text
     assert "Outside these counts stand 1 assumptions" in text
-    assert "4 + 4 + 2 + 1 = 11 claims" in text
+    assert "4 + 5 + 2 + 1 = 12 claims" in text
 
 
 def test_the_committed_counts_add_up(committed: Evidence) -> None:
@@ -80,10 +82,10 @@ def test_the_committed_counts_add_up(committed: Evidence) -> None:
     assert sum(map(int, parts.split("+"))) == int(total)
     assert int(total) == len([v for v in committed.judged if v.claim.ours["suite"] != "digits"])
     rows = re.findall(r"^\| (.*?) \| (\d+) \| (\d+) \| (\d+) \| (\d+) \|$", text, flags=re.MULTILINE)
-    assert len(rows) == 13
+    assert len(rows) == 14
     assert all(sum(map(int, row[1:4])) == int(row[4]) for row in rows)
-    printed, differences = rows[:7], rows[8:12]
-    for part, sums in ((printed, rows[7]), (differences, rows[12])):
+    printed, differences = rows[:7], rows[8:13]
+    for part, sums in ((printed, rows[7]), (differences, rows[13])):
         assert [sum(int(row[place]) for row in part) for place in range(1, 5)] == [int(n) for n in sums[1:]]
 
 

@@ -1,0 +1,87 @@
+"""Figures of trainings: their course epoch by epoch, and what a longer one moves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from gkp.study.analysis import training
+from gkp.study.analysis.comparison import Comparison
+from gkp.study.analysis.labels import network_title, ordered
+from gkp.study.report.style import DOUBLE, FAINT, INK, legend, look, new_figure, styled
+
+PANELS = {"loss": "training loss", "test": "accuracy on test images (%)"}
+
+
+@styled
+def course(records: Comparison) -> Figure:
+    """Training loss and test accuracy after every epoch: a line per method, of several seeds their mean.
+
+    Dotted: where the learning rate drops. The accuracy's axis shows what follows the first drop; before it,
+    lines may leave the panel. ValueError where no network has a course.
+    """
+    frame = training.by_epoch(records)
+    if frame.empty:
+        raise ValueError("no network of these records was trained: run the suite to its end")
+    figure = new_figure(DOUBLE, 2.9)
+    mean = frame.groupby(["label", "epoch"])[list(PANELS)].mean()
+    rates = frame.groupby("epoch").lr.max()
+    for axes, (column, title) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
+        for label in reversed(ordered(frame.label)):
+            line, style = mean.loc[label][column], look(label).line
+            axes.plot(line.index, line, linewidth=1, markevery=[len(line) - 1], **style)
+        for epoch in rates.index[rates.diff() < 0]:
+            axes.axvline(epoch - 0.5, color=FAINT, linestyle=":", linewidth=0.8)
+        axes.set(title=title, xlabel="epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    late = frame[frame.lr < frame.lr.max()] if frame.lr.nunique() > 1 else frame
+    figure.axes[0].set_ylim(bottom=0)
+    figure.axes[1].set_ylim(late.test.min() - 1, frame.test.max() + 0.5)
+    legend(figure, set(frame.label))
+    figure.suptitle(_header(records), x=0.01, ha="left", fontsize=8, weight="bold")
+    return figure
+
+
+@styled
+def lengths(short: Comparison, long: Comparison, names: Sequence[str]) -> Figure:
+    """Accuracy after a short and a long training: a panel per attack, a line per network of both.
+
+    Parallel lines are a ranking that stays, crossing ones a ranking that depends on the length.
+    """
+    figure = new_figure(DOUBLE, 2.9)
+    ends = [records.trained[0].run.epochs for records in (short, long)]
+    titles, shown = long.titles, set()
+    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        frame = training.longer(short, long, name)
+        for row in frame.itertuples():
+            axes.plot((0, 1), (row.short, row.long), linewidth=1, **look(row.label).line)
+        shown |= set(frame.label)
+        axes.set_xticks((0, 1), [f"{end}" for end in ends])
+        axes.set(xlim=(-0.25, 1.25), title=_wrapped(titles[name]), xlabel=f"epochs\n{frame.n.max():,} images")
+        axes.yaxis.set_major_locator(MaxNLocator(6))
+    figure.axes[0].set_ylabel("accuracy (%)", color=INK)
+    legend(figure, shown)
+    common = sorted({record.run.seed for record in short.trained} & set(long.seeds))
+    seeds = f"seed{'s' * (len(common) > 1)} {', '.join(map(str, common))}"
+    figure.suptitle(
+        f"{_network(long)}: the same networks after {ends[0]} and {ends[1]} epochs, {seeds}",
+        x=0.01, ha="left", fontsize=8, weight="bold",
+    )  # fmt: skip
+    return figure
+
+
+def _header(records: Comparison) -> str:
+    networks, count = {record.label for record in records.trained}, len(records.seeds)
+    return f"{_network(records)}: {len(networks)} networks, {count} training{'s' * (count > 1)} of each"
+
+
+def _network(records: Comparison) -> str:
+    return network_title(records.trained[0].run.network)
+
+
+def _wrapped(title: str) -> str:
+    """The title with its marks in a second line, which is blank without any."""
+    head, norm, marks = title.partition(" norm.")
+    return f"{head}\n{norm.strip()}{marks}"

@@ -1,0 +1,141 @@
+"""What the README says first and last: the answer above its figure, the price, and the limits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from gkp.study.analysis import seeds, training
+from gkp.study.analysis.claims import Verdict
+from gkp.study.analysis.comparison import points
+from gkp.study.analysis.labels import BENIGN, method_title
+from gkp.study.report.pages.evidence import Evidence, answer
+from gkp.study.report.pages.findings import (
+    HEADLINE,
+    LAYERS,
+    LONG_56,
+    METHOD,
+    SEEDS_20,
+    SHORT_56,
+    differences,
+    epochs,
+    listed_shares,
+    network,
+    others,
+    robust,
+    setting,
+)
+from gkp.study.runs.suites import PAPER_RECIPE, TRAINED_LONGER
+from gkp.utils.stats import FEWEST
+
+
+def first_lines(evidence: Evidence) -> str:
+    """Is it the released method, is its robustness free, is it ahead of others, and how sure is that."""
+    kernels = [evidence.verdict(name) for name in LAYERS]
+    whole = "exactly" if answer(kernels) == "yes" else "not everywhere"
+    compared = {suite: robust(differences(evidence, suite)) for suite in (LONG_56, SEEDS_20)}
+    gained = sum(verdict.status == "OK" for found in compared.values() for verdict in found)
+    free = "Free robustness is shown" if gained else "No free robustness is shown"
+    return (
+        f"- **The released search is reproduced {whole}**: ours keeps the same kernels in "
+        f"{listed_shares(kernels)}.\n"
+        f"- **{free}**: against the equally fine-tuned control, SR-GKP is shown to "
+        f"{'; '.join(lost_and_gained(evidence, suite, found) for suite, found in compared.items())}.\n"
+        f"- {beside_others(evidence)}\n"
+        f"- {provisional(evidence)}\n"
+    )
+
+
+def lost_and_gained(evidence: Evidence, suite: str, found: Sequence[Verdict]) -> str:
+    """ "lose under 4 of 4 attacks and to gain under 0 (2.9 to 7.7 points; ResNet-56, 57 epochs, 1 seed)"."""
+    lost, gained = (sum(verdict.status == status for verdict in found) for status in ("MISS", "OK"))
+    sizes = sorted(abs(verdict.ours) for verdict in found)
+    return (
+        f"lose under {lost} of {len(found)} attacks and to gain under {gained} ({sizes[0]:.1f} to "
+        f"{sizes[-1]:.1f} points; {setting(evidence, suite)})"
+    )
+
+
+def beside_others(evidence: Evidence) -> str:
+    """SR-GKP and the other methods after the long training, and whether the short one orders them alike."""
+    attacks = [attack for attack in differences(evidence, LONG_56) if attack != BENIGN]
+    found = [
+        evidence.difference(LONG_56, attack, other)
+        for other in TRAINED_LONGER
+        if other != METHOD
+        for attack in attacks
+    ]
+    ahead, behind = (sum(verdict.status == status for verdict in found) for status in ("OK", "MISS"))
+    titles = [method_title(name) for name in TRAINED_LONGER if name != METHOD]
+    lead = "Ahead of other pruned networks" if ahead > behind else "Not ahead of other pruned networks"
+    return (
+        f"**{lead}**: beside {', '.join(titles[:-1])} and {titles[-1]} SR-GKP is shown to be more robust in "
+        f"{ahead} of {len(found)} comparisons and less in {behind} ({setting(evidence, LONG_56)}). "
+        f"{kept_order(evidence)}"
+    )
+
+
+def kept_order(evidence: Evidence) -> str:
+    """How many differences that the long training shows the short one shows too, and the other way round."""
+    short, long = evidence.comparison(SHORT_56), evidence.comparison(LONG_56)
+    counts = [training.order_kept(short, long, attack) for attack in differences(evidence, LONG_56)]
+    shown, same, other = (sum(count[name] for count in counts) for name in ("shown", "same", "other"))
+    return (
+        f"Of {shown} differences between its networks that {epochs(evidence, LONG_56)} epochs show, "
+        f"{epochs(evidence, SHORT_56)} epochs show {same} the same way and {other} the other way."
+    )
+
+
+def provisional(evidence: Evidence) -> str:
+    """How far this is from the paper's training."""
+    few = len(evidence.comparison(LONG_56).seeds)
+    several = len(evidence.comparison(SEEDS_20).seeds)
+    return (
+        f"**Provisional**: {epochs(evidence, LONG_56)} epochs and {few} seed{'s' * (few > 1)} on the "
+        f"{network(evidence, LONG_56)} where the paper has {PAPER_RECIPE.epochs} epochs; "
+        f"{epochs(evidence, SEEDS_20)} epochs on the {network(evidence, SEEDS_20)}, {several} seeds for "
+        f"SR-GKP, the control and {len(others())} others, one for the rest."
+    )
+
+
+def price(evidence: Evidence) -> str:
+    """What SR-GKP costs: claims T1, T3 and T4 in a sentence."""
+    seconds, images, slower = (evidence.verdict(name).ours for name in ("T1", "T3", "T4"))
+    return (
+        f"The search takes {seconds:.1f} s on a ResNet-20 and looks at {images:.0f} images; run as grouped "
+        f"convolutions on a CPU, the pruned network takes {slower:.1f} times the unpruned one's time at "
+        f"batch 64 ({evidence.notebook('04_cost')}), so run it dense there.\n"
+    )
+
+
+def limits(evidence: Evidence) -> str:
+    """What the findings do not reach, as one paragraph."""
+    few, strong = evidence.verdict("U1"), evidence.verdict("A9")
+    low, high = few.interval or (math.nan, math.nan)
+    place = few.claim.ours
+    images = points(evidence.comparison(place["suite"]), [place["attack"]])["n"].min()
+    return (
+        f"**Limits.** Trainings are short: the paper's {PAPER_RECIPE.epochs} are [one command and a GPU]"
+        f"({evidence.up}docs/gpu.md) away. {what_few_seeds_leave(evidence)} The "
+        "paper's own networks were never released: ours start from public ones. No interval is corrected "
+        "for the number of claims; the tables of notebook 02 are, for the number of methods. AutoAttack saw "
+        f"{images} images of the ResNet-20, which leaves its differences uncertain by "
+        f"{(high - low) / 2:.0f} points. At the usual 8/255 in pixels PGD-50 leaves {strong.ours:g} % of the "
+        "images right, whatever the network: robustness here is about small eps. All tables: "
+        f"[docs/results.md]({evidence.up}docs/results.md).\n"
+    )
+
+
+def what_few_seeds_leave(evidence: Evidence) -> str:
+    """What an interval is about, and how far trainings that differ in their seed alone lie apart."""
+    long, several = evidence.comparison(LONG_56), evidence.comparison(SEEDS_20)
+    count = len(long.seeds)
+    what = "Intervals over images are about these networks on other images, those over seeds about trainings."
+    if count >= FEWEST:
+        return what
+    apart = seeds.spread(several, [HEADLINE])["range"].max()
+    return (
+        f"{what} Of the latter, {count} seed{'s' * (count > 1)} of the {network(evidence, LONG_56)} cannot "
+        f"speak: {len(several.seeds)} of one method lie up to {apart:.1f} points apart on the "
+        f"{network(evidence, SEEDS_20)} under FGSM 0.01."
+    )

@@ -1,0 +1,42 @@
+"""What the README says first and last follows the verdicts, and names suite, epochs and seeds."""
+
+import re
+
+import pytest
+from pages_factory import committed_evidence, verdict
+
+from gkp.study.report.pages import answer
+from gkp.study.report.pages.findings import LONG_56
+
+
+@pytest.fixture(scope="module")
+def committed():
+    return committed_evidence()
+
+
+def test_four_lines_that_follow_the_verdicts(committed, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert answer.first_lines(committed).count("\n- ") == 3
+    ahead = [verdict("", "OK", (2.0,), (1.0, 3.0)), verdict("", "OK", (4.0,), (1.0, 5.0))]
+    monkeypatch.setattr(answer, "robust", lambda *_: ahead)
+    text = answer.first_lines(committed)
+    assert "**Free robustness is shown**" in text
+    assert "lose under 0 of 2 attacks and to gain under 2 (2.0 to 4.0 points; ResNet-56, 57 epochs" in text
+
+
+def test_a_setting_has_network_epochs_and_seeds(committed) -> None:
+    count = len(committed.comparison(LONG_56).seeds)
+    assert f"57 epochs, {count} seed" in answer.first_lines(committed)
+    assert f"57 epochs and {count} seed" in answer.provisional(committed)
+
+
+def test_the_order_counts_every_shown_difference_once(committed) -> None:
+    numbers = re.search(
+        r"Of (\d+) .*show (\d+) the same way and (\d+) the other", answer.kept_order(committed)
+    )
+    shown, same, other = map(int, numbers.groups())
+    assert 0 < same + other <= shown
+
+
+def test_few_seeds_are_said_to_be_few(committed) -> None:
+    count = len(committed.comparison(LONG_56).seeds)
+    assert ("cannot speak" in answer.what_few_seeds_leave(committed)) == (count < 3)
