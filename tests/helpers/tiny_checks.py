@@ -16,7 +16,13 @@ from gkp.study.runs import suites
 from gkp.study.runs.store import Store
 
 
-def undisturbed(root: Path, methods: tuple[str, ...], threads: int | None = None, epochs: int = 2) -> Store:
+def undisturbed(
+    root: Path,
+    methods: tuple[str, ...],
+    threads: int | None = None,
+    epochs: int = 2,
+    side_by_side: int | None = None,
+) -> Store:
     """The suite done by this process.
 
     threads: those that it computes with, by default as many as each of two processes has.
@@ -26,7 +32,7 @@ def undisturbed(root: Path, methods: tuple[str, ...], threads: int | None = None
         patch.setattr(data, "load", data.load)  # to be put back
         few_digits()
         patch.setitem(suites.SUITES, "tiny", lambda: suite_of(list(methods), epochs))
-        run_suite("tiny", root=root, device="cpu")
+        run_suite("tiny", root=root, device="cpu", side_by_side=side_by_side)
     return Store(root)
 
 

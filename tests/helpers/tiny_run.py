@@ -2,7 +2,8 @@
 
 Workers import this file again, and so have the same suite and the same few digits. Environment variables:
 TINY_LOG names a file that gets a line "PID PATH" for every file that was written; TINY_KILL=N kills the run,
-parent and all, at the N-th moment in which one of its workers is writing a file.
+parent and all, at the N-th moment in which one of its workers is writing a file. TINY_FLEET=N trains so many
+networks side by side.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from gkp.study.runs import suites
 from gkp.study.runs.suites import Suite, grid
 from gkp.utils.progress import Progress
 
-VOLATILE = ("seconds", "date", "commit", "dirty", "peak_memory_mb")
+VOLATILE = ("seconds", "date", "commit", "dirty", "peak_memory_mb", "trainer")
 
 
 @contextmanager
@@ -99,5 +100,7 @@ if __name__ in ("__main__", "__mp_main__"):
     suites.SUITES["tiny"] = lambda: suite_of(sys.argv[4:], int(sys.argv[3]))
 if __name__ == "__main__":
     root, jobs = sys.argv[1:3]
-    done = run_suite("tiny", root=root, jobs=int(jobs), device="cpu", progress=Progress("lines"))
+    fleet = int(os.environ.get("TINY_FLEET", 0)) or None
+    progress = Progress("lines")
+    done = run_suite("tiny", root=root, jobs=int(jobs), device="cpu", progress=progress, side_by_side=fleet)
     sys.exit(1 if done.failed or done.left else 0)

@@ -41,9 +41,13 @@ def watched():
 
 
 def test_settings_come_back_also_after_an_error(rounding):
-    with pytest.raises(KeyError), full_precision():
-        assert settings() == (False, False)
-        raise KeyError
+    def fail():
+        with full_precision():
+            assert settings() == (False, False)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert settings() == rounding
 
 

@@ -1,17 +1,31 @@
 """Suites whose trainings are done side by side: the same records, whatever ends them in the middle."""
 
+import os
+import random
 from pathlib import Path
 
 import pytest
 import torch
+from tiny_checks import assert_same, undisturbed
+from tiny_run import started
+from tiny_suite import tiny_suite
 
 from gkp.study.execute import fleet
 from gkp.study.execute.context import Context
 from gkp.study.execute.queue import claim_first
 from gkp.study.execute.suite import queue_of, run_suite
+from gkp.study.runs import suites
 from gkp.study.runs.record import Record
 from gkp.study.runs.store import Store
 from gkp.study.runs.suites import Suite
+
+
+@pytest.fixture
+def few(tiny: Suite, monkeypatch: pytest.MonkeyPatch) -> Suite:
+    """The suite "tiny" with one method that prunes once and one that prunes in training."""
+    suite = tiny_suite("sr-gkp", "sfp")
+    monkeypatch.setitem(suites.SUITES, "tiny", lambda: suite)
+    return suite
 
 
 def records(root: Path) -> dict[str, Record]:
@@ -22,10 +36,10 @@ def epochs(record: Record) -> list[int]:
     return [row["epoch"] for row in (record.json["history"] or {"epochs": []})["epochs"]]
 
 
-def test_a_suite_in_fleets_has_the_records_of_one_without(tiny: Suite, tmp_path: Path) -> None:
+def test_a_suite_in_fleets_has_the_records_of_one_without(few: Suite, tmp_path: Path) -> None:
     for name, options in {"plain": {}, "fleet": {"side_by_side": 3}}.items():
         summary = run_suite("tiny", root=tmp_path / name, device="cpu", **options)
-        assert (len(summary.done), summary.left, summary.failed) == (7, [], {})
+        assert (len(summary.done), summary.left, summary.failed) == (len(few.ordered()), [], {})
         assert not list((tmp_path / name / "work" / "state").iterdir())
     expected, found = records(tmp_path / "plain"), records(tmp_path / "fleet")
     assert list(found) == list(expected)
@@ -35,17 +49,17 @@ def test_a_suite_in_fleets_has_the_records_of_one_without(tiny: Suite, tmp_path:
         assert record.kept.keys() == other.kept.keys()
         assert epochs(record) == epochs(other)
         trainer = record.json["provenance"].get("trainer", "")
-        assert trainer.startswith("fleet: ") == (record.json["history"] is not None)
+        assert trainer.startswith("fleet: ") is (record.json["history"] is not None)
     # What all start from was trained in the same arithmetic, on one network, where little adds up.
     first = next(stem for stem in found if stem.startswith("baseline"))
     losses = [store[first].json["history"]["epochs"][0]["train_loss"] for store in (found, expected)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-3)
 
 
-def test_a_fleet_leaves_alone_what_others_work_on(tiny: Suite, tmp_path: Path) -> None:
+def test_a_fleet_leaves_alone_what_others_work_on(few: Suite, tmp_path: Path) -> None:
     run_suite("tiny", root=tmp_path, device="cpu", budget_minutes=1e-9)
     context = Context(Store(tmp_path), torch.device("cpu"))
-    queue = queue_of(tiny)
+    queue = queue_of(few)
     baseline = queue[0][1]
     with claim_first([baseline], tmp_path):
         assert fleet.train_queue(queue, context, 2) == ([], {})
@@ -53,9 +67,33 @@ def test_a_fleet_leaves_alone_what_others_work_on(tiny: Suite, tmp_path: Path) -
     assert ([run for _, run in trained], failed) == ([baseline], {})  # the others start from its record
 
 
-def test_a_fleet_stops_when_the_time_is_up_and_continues(tiny: Suite, tmp_path: Path) -> None:
+def test_a_fleet_stops_when_the_time_is_up_and_continues(few: Suite, tmp_path: Path) -> None:
     rounds = 0
     while run_suite("tiny", root=tmp_path, device="cpu", side_by_side=2, budget_minutes=0.15).left:
         rounds += 1
         assert rounds < 20
-    assert len(records(tmp_path)) == 7
+    assert len(records(tmp_path)) == len(few.ordered())
+
+
+@pytest.mark.slow
+def test_a_fleet_that_is_killed_loses_nothing_and_does_nothing_twice(tmp_path: Path) -> None:
+    methods, epochs, kills, moments = ("l1", "sr-gkp", "sfp"), 6, 20, random.Random(0)
+    log, rounds, whole = tmp_path / "log", 0, 0
+    expected = undisturbed(tmp_path / "whole", methods, 1, epochs, side_by_side=2)
+    while rounds < kills:
+        root = tmp_path / f"killed {whole}"
+        for _ in range(100):
+            options = {"TINY_FLEET": 2, "TINY_LOG": log, "OMP_NUM_THREADS": 1}
+            with started(root, 1, methods, epochs, **options) as process:
+                lines = moments.randint(1, 12)
+                seen = [line for line, _ in zip(process.stdout, range(lines), strict=False)]
+                if len(seen) < lines and process.wait() == 0:
+                    break
+                process.kill()
+                rounds += 1
+        assert_same(Store(root), expected)
+        whole += 1
+    written = [line.split(" ", 1)[1] for line in log.read_text().splitlines()]
+    records = [path for path in written if os.sep + "results" + os.sep in path]
+    assert len(records) == len(set(records)) == 6 * whole
+    print(f"{rounds} kills, {whole} suites of 6 runs: {len(records)} records, each written once")
