@@ -44,10 +44,12 @@ class Best:
 class Lane:
     """A member between two epochs, or in one. history: its rows, and the best weights as last saved."""
 
-    def __init__(self, member: Member, images: Images, held: dict[str, Split], device: torch.device) -> None:
-        """images and held lie on the device; member.model goes there, and is changed in place."""
+    images: Images
+
+    def __init__(self, member: Member, held: dict[str, Split], device: torch.device) -> None:
+        """held lies on the device; member.model goes there, and is changed in place; `images` come later."""
         recipe, n = member.recipe, len(member.train)
-        self.member, self.images, self.held, self.device = member, images, held, device
+        self.member, self.held, self.device = member, held, device
         joined = joins_last(member.model, member.train, recipe.batch_size)
         self.steps = math.ceil(n / recipe.batch_size) - joined
         self.last = n - (self.steps - 1) * recipe.batch_size  # images of the last step

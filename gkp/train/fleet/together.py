@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from weakref import WeakValueDictionary
 
 import torch
 
@@ -79,7 +80,8 @@ class _Fleet:
         self.results: list[Result] = [None] * len(members)
         self.waiting, self.lanes = deque(range(len(members))), dict[int, Lane]()
         self.on_device: dict[str, Split] = {}
-        self.images: dict[tuple, Images] = {}
+        self.images: WeakValueDictionary[tuple, Images] = WeakValueDictionary()
+        self.round = 0  # epochs of all lanes so far
 
     def epochs_saved(self) -> int:
         """Epochs that state files hold."""
@@ -112,8 +114,9 @@ class _Fleet:
         """A lane for member i, with its saved state and its recordings."""
         member = self.members[i]
         held = {part: self._moved(split) for part, split in member.held.items()}
-        lane = Lane(member, self._images(member), held, self.device)
+        lane = Lane(member, held, self.device)
         saved.restore(lane, self.identities[i])
+        lane.images = self._images(lane)
         if not lane.epoch:
             saved.save(lane, self.identities[i])  # shows now whether the place can be written
         lane.history.trainer = _words(lane)
@@ -142,6 +145,7 @@ class _Fleet:
                 with lane.on_stream():
                     lane.evaluate()
         wait(self.device)
+        self.round += 1
         seconds, rows = (time.perf_counter() - started) / len(lanes), []
         for i, lane in list(self.lanes.items()):
             lane.history.trainer = _words(lane, len(lanes))
@@ -190,13 +194,14 @@ class _Fleet:
             wait(self.device)
             return (time.perf_counter() - started) / max(steps, 1)
 
-    def _images(self, member: Member) -> Images:
-        """The epoch's images of members that see the same ones."""
-        recipe = member.recipe
-        key = member.train.fingerprint, member.seed, recipe.augment, recipe.padding
-        if key not in self.images:
-            self.images[key] = Images(self._moved(member.train), recipe, member.seed)
-        return self.images[key]
+    def _images(self, lane: Lane) -> Images:
+        """The images of lanes that see the same ones: of one seed, and in the same epoch, now and later."""
+        member, recipe = lane.member, lane.member.recipe
+        key = member.train.fingerprint, member.seed, recipe.augment, recipe.padding, lane.epoch - self.round
+        images = self.images.get(key)  # gone when its last lane is
+        if images is None:
+            images = self.images[key] = Images(self._moved(member.train), recipe, member.seed)
+        return images
 
     def _moved(self, split: Split) -> Split:
         """The split on the device, once."""

@@ -185,6 +185,16 @@ def test_members_do_not_disturb_one_another(side_by_side):
         assert_same(one, (member.model, result))
 
 
+def test_members_of_one_seed_may_be_in_different_epochs():
+    members = [replace(member, seed=0) for member in several(epochs=3)]
+    expected = list(alone(members))
+    results = train_together(
+        members, side_by_side=2
+    )  # of three and two epochs: the third joins in the middle
+    for one, member, result in zip(expected, members, results, strict=True):
+        assert_same(one, (member.model, result))
+
+
 def test_a_fleet_that_is_stopped_anywhere_continues(tmp_path):
     expected = list(alone(several()))
     stops = random.Random(0)
