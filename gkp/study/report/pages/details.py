@@ -83,7 +83,7 @@ def _longer(store: Store, comparison: Comparison) -> Tables:
         "Test accuracy where each learning rate ends, percent, in bfloat16",
         training.phases_text(comparison),
     )
-    epochs = f"{short.trained[0].run.epochs} to {comparison.trained[0].run.epochs} epochs"
+    epochs = f"{short.trained[0].run.epochs} and {comparison.trained[0].run.epochs} epochs"
     title = f"Percent after {epochs}, the same networks; shown: McNemar, Holm-corrected"
     yield title, training.longer_text(short, comparison, names)
     title = f"Whether the methods rank alike after {epochs}: correlations of the pruned networks (bootstrap "

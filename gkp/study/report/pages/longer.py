@@ -14,6 +14,7 @@ from gkp.study.report.pages.findings import (
     LONG_56,
     METHOD,
     SHORT_56,
+    compared_lengths,
     differences,
     epochs,
     setting,
@@ -83,7 +84,7 @@ def more_training(evidence: Evidence) -> str:
     """What the long training brings to each network of the short one, by attack."""
     short, long = evidence.comparison(SHORT_56), evidence.comparison(LONG_56)
     parts = []
-    for attack in differences(evidence, LONG_56):
+    for attack in compared_lengths(evidence):
         frame = training.longer(short, long, attack)
         shown = int((frame.p < training.LEVEL).sum())
         low, high = frame.difference.min(), frame.difference.max()
@@ -91,7 +92,7 @@ def more_training(evidence: Evidence) -> str:
         parts.append(f"{named(evidence, attack)} {span} (shown for {shown} of {len(frame)} networks)")
     return (
         f"**More training**: {epochs(evidence, LONG_56)} epochs of the paper's schedule instead of "
-        f"{epochs(evidence, SHORT_56)} of a one-cycle leave the same networks more, in points: "
+        f"{epochs(evidence, SHORT_56)} of a one-cycle change what the same networks have, in points: "
         f"{'; '.join(parts)}."
     )
 
@@ -100,19 +101,20 @@ def ranks(evidence: Evidence) -> str:
     """Whether the short recipe ranks the networks as the long one does."""
     short, long = evidence.comparison(SHORT_56), evidence.comparison(LONG_56)
     parts, counts = [], []
-    for attack in differences(evidence, LONG_56):
+    for attack in compared_lengths(evidence):
         found = training.ranks(short, long, attack)
         counts.append(training.order_kept(short, long, attack))
         texts = [f"{r['correlation']:.2f} ({r['low']:.2f} to {r['high']:.2f})" for r in found.values()]
         parts.append(f"{named(evidence, attack)} {signed(' and '.join(texts))}")
     shown, same, away, other = (sum(c[name] for c in counts) for name in ("shown", "same", "open", "other"))
-    trust = "may be trusted with" if other == 0 and same > away else "is no witness of"
+    trust = "may" if other == 0 and same > away else "may not"
     return (
         f"**Do they rank alike?** Spearman's and Kendall's correlations of the pruned networks between "
         f"{epochs(evidence, SHORT_56)} and {epochs(evidence, LONG_56)} epochs, with bootstrap intervals over "
         f"images: {'; '.join(parts)}. Of {shown} differences between two networks that the long training "
         f"shows, the short one shows {same} the same way and {other} the other way; {away} are open there. "
-        f"So the short recipe {trust} who is ahead among these networks; how much is left it does not tell."
+        f"So the short recipe {trust} be trusted with whom it shows to be ahead among these networks, not "
+        "with how much is left, nor with the order of methods that lie close."
     )
 
 
