@@ -12,7 +12,7 @@ from gkp.study.analysis import paper as published
 from gkp.study.analysis.comparison import PROTOCOL, Comparison, paper_attacks, pixel_attacks, sound_attack
 from gkp.study.analysis.labels import BENIGN, CONTROL
 from gkp.study.report.tables import to_markdown
-from gkp.study.runs import suites
+from gkp.study.runs import protocols, suites
 from gkp.study.runs.store import Store
 
 Tables = Iterable[tuple[str, pd.DataFrame]]
@@ -89,6 +89,13 @@ def _longer(store: Store, comparison: Comparison) -> Tables:
     title = f"Whether the methods rank alike after {epochs}: correlations of the pruned networks (bootstrap "
     title += "over images), and pairs of all trained networks that are told apart"
     yield title, training.ranks_kept_text(short, comparison, names)
+    strong = [entry.attack.name for entry in protocols.strong()]
+    met = comparison.having(strong)
+    if {CONTROL, "sr-gkp"} <= set(met.labels):
+        for control in (CONTROL, "sr-gkp"):
+            frames = {met.titles[name]: paired.against(met, name, control) for name in strong}
+            title = f"Under the strongest attacks: points against {control}; McNemar, Holm-corrected"
+            yield title, paired.against_text(frames)
     best = comparison.chosen_by("best-test")
     for control in (CONTROL, "sr-gkp"):
         frames = {best.titles[n]: paired.against(best, n, control) for n in (BENIGN, *paper_attacks(best))}
@@ -105,7 +112,7 @@ def repeated_title(facts: Mapping[str, Any]) -> str:
     """What was attacked again, in a sentence."""
     return (
         f"The paper's attacks again on a CPU, the first {facts['images']:,} images of "
-        f"{facts['checkpoints']} checkpoints that were recorded on {' and '.join(facts['recorded_on'])}; "
+        f"{facts['answers'] // facts['images']} checkpoints that were recorded on {' and '.join(facts['recorded_on'])}; "
         f"files with another SHA-256 than recorded: {facts['damaged']}, self-checks that differ: "
         f"{facts['self_checks_differ']}"
     )

@@ -20,6 +20,7 @@ from gkp.study.report.pages.findings import (
     setting,
     signed,
 )
+from gkp.study.runs import protocols
 from gkp.study.runs.suites import PAPER_RECIPE, TRAINED_LONGER
 from gkp.utils.stats import FEWEST
 
@@ -33,6 +34,7 @@ def longer(evidence: Evidence) -> str:
         kept(evidence),
         beside_others(evidence),
         at_the_papers_choice(evidence),
+        under_strong_attacks(evidence),
         more_training(evidence),
         ranks(evidence),
         left_open(evidence),
@@ -63,7 +65,7 @@ def at_the_papers_choice(evidence: Evidence) -> str:
     """How many comparisons come out alike at the epoch that the paper would choose."""
     alike, changed, count = 0, [], 0
     for other in (CONTROL, *others()):
-        for attack in (BENIGN, *PROTOCOL):
+        for attack in differences(evidence, LONG_56):
             last = evidence.difference(LONG_56, attack, other)
             best = evidence.asked("", {**_without_seed(last), "rule": CHOSEN})
             if "MISSING" in (last.status, best.status):
@@ -78,6 +80,19 @@ def at_the_papers_choice(evidence: Evidence) -> str:
         f"**At the epoch that is best on the test images**, which is the paper's choice, {alike} of {count} "
         f"comparisons come out as after the last epoch{exceptions}."
     )
+
+
+def under_strong_attacks(evidence: Evidence) -> str:
+    """SR-GKP beside the control under AutoAttack and PGD-50 over eps, as far as both met them; else ""."""
+    kinds: dict[str, dict[str, Verdict]] = {}
+    for entry in protocols.strong():
+        verdict = evidence.difference(LONG_56, entry.attack.name, CONTROL)
+        if verdict.status != "MISSING":
+            kinds.setdefault(f"{entry.n} images", {})[entry.attack.name] = verdict
+    if not kinds:
+        return ""
+    parts = [f"{by_kind(evidence, found, sized=True)} ({images})" for images, found in kinds.items()]
+    return f"**Under the strongest attacks**, beside the same network, it is {'; '.join(parts)}."
 
 
 def more_training(evidence: Evidence) -> str:
@@ -162,7 +177,7 @@ def attacked_again(evidence: Evidence) -> str:
     answers = fact.facts["answers"] * len(fact.facts["differ"])
     return (
         f"**Checked**: attacked again on a CPU, {differ} of {answers:,} answers of "
-        f"{fact.facts['checkpoints']} checkpoints to the paper's attacks ({fact.facts['images']} images "
+        f"{fact.facts['answers'] // fact.facts['images']} checkpoints to the paper's attacks ({fact.facts['images']} images "
         f"each) differ from those recorded on {listed(fact.facts['recorded_on'])}; "
         f"{fact.facts['damaged']} files have another SHA-256 than recorded."
     )
