@@ -110,11 +110,11 @@ def _longer(store: Store, comparison: Comparison) -> Tables:
 
 def repeated_title(facts: Mapping[str, Any]) -> str:
     """What was attacked again, in a sentence."""
+    count, recorded = facts["answers"] // facts["images"], " and ".join(facts["recorded_on"])
     return (
-        f"The paper's attacks again on a CPU, the first {facts['images']:,} images of "
-        f"{facts['answers'] // facts['images']} checkpoints that were recorded on {' and '.join(facts['recorded_on'])}; "
-        f"files with another SHA-256 than recorded: {facts['damaged']}, self-checks that differ: "
-        f"{facts['self_checks_differ']}"
+        f"The paper's attacks again on a CPU, the first {facts['images']:,} images of {count} checkpoints "
+        f"that were recorded on {recorded}; files with another SHA-256 than recorded: {facts['damaged']}, "
+        f"self-checks that differ: {facts['self_checks_differ']}"
     )
 
 

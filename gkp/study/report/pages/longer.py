@@ -173,13 +173,13 @@ def attacked_again(evidence: Evidence) -> str:
     fact = evidence.store.fact(LONG_56, "repeated")
     if fact is None:
         return ""
-    differ = sum(fact.facts["differ"].values())
-    answers = fact.facts["answers"] * len(fact.facts["differ"])
+    facts = fact.facts
+    differ, answers = sum(facts["differ"].values()), facts["answers"] * len(facts["differ"])
     return (
         f"**Checked**: attacked again on a CPU, {differ} of {answers:,} answers of "
-        f"{fact.facts['answers'] // fact.facts['images']} checkpoints to the paper's attacks ({fact.facts['images']} images "
-        f"each) differ from those recorded on {listed(fact.facts['recorded_on'])}; "
-        f"{fact.facts['damaged']} files have another SHA-256 than recorded."
+        f"{facts['answers'] // facts['images']} checkpoints to the paper's attacks ({facts['images']} images "
+        f"each) differ from those recorded on {listed(facts['recorded_on'])}; {facts['damaged']} files have "
+        "another SHA-256 than recorded."
     )
 
 
