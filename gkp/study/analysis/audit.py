@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
 from statistics import NormalDist
@@ -179,10 +180,8 @@ def rank_agreement(
     for side, name in zip(sides, (first, second), strict=True):
         right = _shares(side, labels, name)
         n = len(right)
-        generator = np.random.default_rng(0)
-        weights = generator.multinomial(n, np.full(n, 1 / n), size=draws)  # how often each image is drawn
         measured.append(pd.DataFrame([right.mean(0)]))
-        drawn.append(pd.DataFrame(weights.astype(np.float32) @ right.astype(np.float32)))
+        drawn.append(pd.DataFrame(_draws(n, draws) @ right.astype(np.float32)))
     correlation, again = float(correlate(*measured)[0]), correlate(*drawn)
     low, high = np.nanquantile(again, (0.025, 0.975)) + correlation - np.nanmean(again)
     return {
@@ -192,6 +191,12 @@ def rank_agreement(
         "networks": len(labels),
         "images": n,
     }
+
+
+@lru_cache(maxsize=2)  # a page asks for the same ones dozens of times, and one takes half a second
+def _draws(n: int, draws: int) -> np.ndarray:
+    """float32 (draws, n): how often each image is drawn."""
+    return np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=draws).astype(np.float32)
 
 
 def _shares(comparison: Comparison, labels: Sequence[str], name: str) -> np.ndarray:

@@ -43,10 +43,12 @@ from gkp.study.report.style import (
     spotlit,
     styled,
 )
+from gkp.study.runs import protocols
 from gkp.utils.stats import paired_difference
 
 METHOD = "sr-gkp"  # the one whose difference to the control has bars
 FEW = 3  # rows that a forest plot is worth
+CURVE = tuple(attack.name for attack in protocols.curve())  # PGD-50 over eps
 CROWDED = 0.8  # share of a panel's height above which words would meet the line of no difference
 MANY = 20  # epochs whose course is worth a figure
 
@@ -89,6 +91,9 @@ def save_all(suite: str, records: Comparison, folder: str | Path) -> list[Path]:
         )
         if len(pixel_attacks(records, "fgsm")) > 1 and control == CONTROL and not several:
             figures["epsilon"] = epsilon_curve(records)
+    stronger = records.having(CURVE)
+    if own and control == CONTROL and {METHOD, CONTROL} <= set(stronger.labels):
+        figures["epsilon-pgd"] = epsilon_curve(stronger, "pgd", CURVE)
     if climbed(records):
         figures["ladder"] = ladder(records)
     if courses(records):

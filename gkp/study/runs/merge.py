@@ -81,7 +81,7 @@ def united(here: Record, other: Record) -> Record:
         kept[rule] = _with(own, more) if more else own
     if not added:
         return here
-    origins = (*other.evaluations, {**other.source["provenance"], "attacks": sorted(added - other.later)})
+    origins = (*other.evaluations, {**other.value(["provenance"]), "attacks": sorted(added - other.later)})
     known = [
         {**origin, "attacks": names} for origin in origins if (names := sorted(added & {*origin["attacks"]}))
     ]

@@ -1,7 +1,11 @@
 """Facts about attacks: what is recorded is what was attacked, and the record says what the code writes."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
+from record_factory import measured
 from torch import nn
 
 from gkp.study.facts import attacked
@@ -68,3 +72,31 @@ def test_the_suites_ask_for_facts_that_are_known():
     for name in ("cifar10-resnet20-audit", "cifar10-resnet20-autoattack"):
         assert suites.get(name).facts
         assert set(suites.get(name).facts) <= set(FACTS)
+
+
+def test_repeated_attacks_are_counted_image_by_image(cifar10_test, tmp_path, monkeypatch):
+    """Of a store with one checkpoint, whose record is wrong about the first two images under one attack."""
+    monkeypatch.setattr(attacked, "REPEATED", 4)
+    suite, run = "cifar10-resnet56-57", next(r for r in suites.get("cifar10-resnet56-57").runs if r.recipe)
+    record, store = Store(".").find(run), Store(tmp_path)
+    kept = record.kept["last"]
+    name = "fgsm_norm_0.01_predicted"
+    right = kept.metrics[name].right.clone()
+    right[:2] = ~right[:2]
+    metrics = {**kept.metrics, name: measured(kept.metrics[name].attack, right)}
+    wrong = replace(kept, metrics=metrics, self_check=())  # which says nothing of repaired images
+    store.write(replace(record, kept={"last": wrong}))
+    (tmp_path / kept.file).parent.mkdir(parents=True)
+    (tmp_path / kept.file).write_bytes(Path(kept.file).read_bytes())
+    monkeypatch.setattr(attacked, "CODE", tmp_path)
+    found = attacked.repeated(suite)
+    assert found["differ"][name] == 2
+    assert sum(found["differ"].values()) == 2
+    assert (found["answers"], found["checkpoints"], found["damaged"]) == (4, 1, 0)
+    assert found["self_checks_differ"] == 1
+
+
+def test_nothing_is_repeated_without_a_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr(attacked, "CODE", tmp_path)
+    with pytest.raises(FileNotFoundError, match="run the suite first"):
+        attacked.repeated("cifar10-resnet56-57")

@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from record_factory import with_metrics
+from record_factory import with_metrics, with_right
 
 from gkp.search import select
 from gkp.study.analysis import costs, labels, paired, seeds, training
@@ -20,7 +20,7 @@ from gkp.study.analysis.comparison import Comparison, pixel_attacks
 from gkp.study.analysis.labels import BENIGN, CONTROL
 from gkp.study.facts import anatomy
 from gkp.study.report import course_plots, differences, fact_plots, kernel_plots, plots, style
-from gkp.study.runs import suites
+from gkp.study.runs import protocols, suites
 from gkp.study.runs.store import Store
 
 FEW = ("random", "l1", "sr-gkp")
@@ -284,6 +284,21 @@ def test_save_all_writes_what_the_records_allow(names, seeds, expected, tmp_path
 
 def test_a_suite_that_only_attacks_anothers_networks_repeats_no_figure(few, tmp_path):
     assert plots.save_all("other", few, tmp_path) == []
+
+
+def test_a_curve_of_pgd_is_drawn_once_the_method_and_its_control_met_it(few, tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(plots, "save", lambda figure, stem: saved.append(stem.name) or [stem])
+    attacks = protocols.curve()
+    met = []
+    for record in few:
+        if record.label in ("sr-gkp", CONTROL):
+            right = record.metrics()[BENIGN].right
+            for attack in attacks:
+                record = with_right(record, attack, right)
+        met.append(record)
+    plots.save_all("small", Comparison(met), tmp_path)
+    assert saved == ["differences", "epsilon", "epsilon-pgd"]
 
 
 def test_variants_are_compared_with_their_method(few):

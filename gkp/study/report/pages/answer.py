@@ -17,6 +17,7 @@ from gkp.study.report.pages.findings import (
     METHOD,
     SEEDS_20,
     SHORT_56,
+    compared_lengths,
     differences,
     epochs,
     listed_shares,
@@ -78,7 +79,7 @@ def beside_others(evidence: Evidence) -> str:
 def kept_order(evidence: Evidence) -> str:
     """How many differences that the long training shows the short one shows too, and the other way round."""
     short, long = evidence.comparison(SHORT_56), evidence.comparison(LONG_56)
-    counts = [training.order_kept(short, long, attack) for attack in differences(evidence, LONG_56)]
+    counts = [training.order_kept(short, long, attack) for attack in compared_lengths(evidence)]
     shown, same, other = (sum(count[name] for count in counts) for name in ("shown", "same", "other"))
     return (
         f"Of {shown} differences between its networks that {epochs(evidence, LONG_56)} epochs show, "

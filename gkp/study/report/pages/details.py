@@ -12,7 +12,7 @@ from gkp.study.analysis import paper as published
 from gkp.study.analysis.comparison import PROTOCOL, Comparison, paper_attacks, pixel_attacks, sound_attack
 from gkp.study.analysis.labels import BENIGN, CONTROL
 from gkp.study.report.tables import to_markdown
-from gkp.study.runs import suites
+from gkp.study.runs import protocols, suites
 from gkp.study.runs.store import Store
 
 Tables = Iterable[tuple[str, pd.DataFrame]]
@@ -83,12 +83,19 @@ def _longer(store: Store, comparison: Comparison) -> Tables:
         "Test accuracy where each learning rate ends, percent, in bfloat16",
         training.phases_text(comparison),
     )
-    epochs = f"{short.trained[0].run.epochs} to {comparison.trained[0].run.epochs} epochs"
+    epochs = f"{short.trained[0].run.epochs} and {comparison.trained[0].run.epochs} epochs"
     title = f"Percent after {epochs}, the same networks; shown: McNemar, Holm-corrected"
     yield title, training.longer_text(short, comparison, names)
     title = f"Whether the methods rank alike after {epochs}: correlations of the pruned networks (bootstrap "
     title += "over images), and pairs of all trained networks that are told apart"
     yield title, training.ranks_kept_text(short, comparison, names)
+    strong = [entry.attack.name for entry in protocols.strong()]
+    met = comparison.having(strong)
+    if {CONTROL, "sr-gkp"} <= set(met.labels):
+        for control in (CONTROL, "sr-gkp"):
+            frames = {met.titles[name]: paired.against(met, name, control) for name in strong}
+            title = f"Under the strongest attacks: points against {control}; McNemar, Holm-corrected"
+            yield title, paired.against_text(frames)
     best = comparison.chosen_by("best-test")
     for control in (CONTROL, "sr-gkp"):
         frames = {best.titles[n]: paired.against(best, n, control) for n in (BENIGN, *paper_attacks(best))}
@@ -103,11 +110,11 @@ def _longer(store: Store, comparison: Comparison) -> Tables:
 
 def repeated_title(facts: Mapping[str, Any]) -> str:
     """What was attacked again, in a sentence."""
+    count, recorded = facts["answers"] // facts["images"], " and ".join(facts["recorded_on"])
     return (
-        f"The paper's attacks again on a CPU, the first {facts['images']:,} images of "
-        f"{facts['checkpoints']} checkpoints that were recorded on {' and '.join(facts['recorded_on'])}; "
-        f"files with another SHA-256 than recorded: {facts['damaged']}, self-checks that differ: "
-        f"{facts['self_checks_differ']}"
+        f"The paper's attacks again on a CPU, the first {facts['images']:,} images of {count} checkpoints "
+        f"that were recorded on {recorded}; files with another SHA-256 than recorded: {facts['damaged']}, "
+        f"self-checks that differ: {facts['self_checks_differ']}"
     )
 
 

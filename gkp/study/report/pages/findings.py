@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import pandas as pd
 
 from gkp.study.analysis.claims import Verdict
-from gkp.study.analysis.comparison import PROTOCOL, points, sound_attack
+from gkp.study.analysis.comparison import PROTOCOL, pixel_attacks, points, sound_attack
 from gkp.study.analysis.labels import BENIGN, CONTROL, network_title
 from gkp.study.report.pages.evidence import Evidence, answer, compact
 from gkp.study.runs.suites import TELLING, TRAINED_LONGER
@@ -141,6 +141,11 @@ def differences(evidence: Evidence, suite: str) -> dict[str, Verdict]:
     """Attack -> SR-GKP minus the equally fine-tuned control."""
     attacks = (BENIGN, *PROTOCOL, sound_attack(evidence.comparison(suite)))
     return {attack: evidence.difference(suite, attack, CONTROL) for attack in attacks}
+
+
+def compared_lengths(evidence: Evidence) -> list[str]:
+    """The attacks under which two lengths of training are compared: the paper's and all PGD in pixels."""
+    return [BENIGN, *PROTOCOL, *pixel_attacks(evidence.comparison(LONG_56), "pgd")]
 
 
 def trainings(evidence: Evidence, suite: str, found: Mapping[str, Verdict]) -> str:

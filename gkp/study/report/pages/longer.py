@@ -14,11 +14,13 @@ from gkp.study.report.pages.findings import (
     LONG_56,
     METHOD,
     SHORT_56,
+    compared_lengths,
     differences,
     epochs,
     setting,
     signed,
 )
+from gkp.study.runs import protocols
 from gkp.study.runs.suites import PAPER_RECIPE, TRAINED_LONGER
 from gkp.utils.stats import FEWEST
 
@@ -32,6 +34,7 @@ def longer(evidence: Evidence) -> str:
         kept(evidence),
         beside_others(evidence),
         at_the_papers_choice(evidence),
+        under_strong_attacks(evidence),
         more_training(evidence),
         ranks(evidence),
         left_open(evidence),
@@ -62,7 +65,7 @@ def at_the_papers_choice(evidence: Evidence) -> str:
     """How many comparisons come out alike at the epoch that the paper would choose."""
     alike, changed, count = 0, [], 0
     for other in (CONTROL, *others()):
-        for attack in (BENIGN, *PROTOCOL):
+        for attack in differences(evidence, LONG_56):
             last = evidence.difference(LONG_56, attack, other)
             best = evidence.asked("", {**_without_seed(last), "rule": CHOSEN})
             if "MISSING" in (last.status, best.status):
@@ -79,11 +82,24 @@ def at_the_papers_choice(evidence: Evidence) -> str:
     )
 
 
+def under_strong_attacks(evidence: Evidence) -> str:
+    """SR-GKP beside the control under AutoAttack and PGD-50 over eps, as far as both met them; else ""."""
+    kinds: dict[str, dict[str, Verdict]] = {}
+    for entry in protocols.strong():
+        verdict = evidence.difference(LONG_56, entry.attack.name, CONTROL)
+        if verdict.status != "MISSING":
+            kinds.setdefault(f"{entry.n} images", {})[entry.attack.name] = verdict
+    if not kinds:
+        return ""
+    parts = [f"{by_kind(evidence, found, sized=True)} ({images})" for images, found in kinds.items()]
+    return f"**Under the strongest attacks**, beside the same network, it is {'; '.join(parts)}."
+
+
 def more_training(evidence: Evidence) -> str:
     """What the long training brings to each network of the short one, by attack."""
     short, long = evidence.comparison(SHORT_56), evidence.comparison(LONG_56)
     parts = []
-    for attack in differences(evidence, LONG_56):
+    for attack in compared_lengths(evidence):
         frame = training.longer(short, long, attack)
         shown = int((frame.p < training.LEVEL).sum())
         low, high = frame.difference.min(), frame.difference.max()
@@ -91,7 +107,7 @@ def more_training(evidence: Evidence) -> str:
         parts.append(f"{named(evidence, attack)} {span} (shown for {shown} of {len(frame)} networks)")
     return (
         f"**More training**: {epochs(evidence, LONG_56)} epochs of the paper's schedule instead of "
-        f"{epochs(evidence, SHORT_56)} of a one-cycle leave the same networks more, in points: "
+        f"{epochs(evidence, SHORT_56)} of a one-cycle change what the same networks have, in points: "
         f"{'; '.join(parts)}."
     )
 
@@ -100,19 +116,20 @@ def ranks(evidence: Evidence) -> str:
     """Whether the short recipe ranks the networks as the long one does."""
     short, long = evidence.comparison(SHORT_56), evidence.comparison(LONG_56)
     parts, counts = [], []
-    for attack in differences(evidence, LONG_56):
+    for attack in compared_lengths(evidence):
         found = training.ranks(short, long, attack)
         counts.append(training.order_kept(short, long, attack))
         texts = [f"{r['correlation']:.2f} ({r['low']:.2f} to {r['high']:.2f})" for r in found.values()]
         parts.append(f"{named(evidence, attack)} {signed(' and '.join(texts))}")
     shown, same, away, other = (sum(c[name] for c in counts) for name in ("shown", "same", "open", "other"))
-    trust = "may be trusted with" if other == 0 and same > away else "is no witness of"
+    trust = "may" if other == 0 and same > away else "may not"
     return (
         f"**Do they rank alike?** Spearman's and Kendall's correlations of the pruned networks between "
         f"{epochs(evidence, SHORT_56)} and {epochs(evidence, LONG_56)} epochs, with bootstrap intervals over "
         f"images: {'; '.join(parts)}. Of {shown} differences between two networks that the long training "
         f"shows, the short one shows {same} the same way and {other} the other way; {away} are open there. "
-        f"So the short recipe {trust} who is ahead among these networks; how much is left it does not tell."
+        f"So the short recipe {trust} be trusted with whom it shows to be ahead among these networks, not "
+        "with how much is left, nor with the order of methods that lie close."
     )
 
 
@@ -156,13 +173,13 @@ def attacked_again(evidence: Evidence) -> str:
     fact = evidence.store.fact(LONG_56, "repeated")
     if fact is None:
         return ""
-    differ = sum(fact.facts["differ"].values())
-    answers = fact.facts["answers"] * len(fact.facts["differ"])
+    facts = fact.facts
+    differ, answers = sum(facts["differ"].values()), facts["answers"] * len(facts["differ"])
     return (
         f"**Checked**: attacked again on a CPU, {differ} of {answers:,} answers of "
-        f"{fact.facts['checkpoints']} checkpoints to the paper's attacks ({fact.facts['images']} images "
-        f"each) differ from those recorded on {listed(fact.facts['recorded_on'])}; "
-        f"{fact.facts['damaged']} files have another SHA-256 than recorded."
+        f"{facts['answers'] // facts['images']} checkpoints to the paper's attacks ({facts['images']} images "
+        f"each) differ from those recorded on {listed(facts['recorded_on'])}; {facts['damaged']} files have "
+        "another SHA-256 than recorded."
     )
 
 
