@@ -227,8 +227,7 @@ def _data(records: Comparison) -> str:
 
 def _length(records: Comparison) -> str:
     """ "57 epochs of fine-tuning, 1 training"."""
-    count = len(records.seeds)
-    return f"{_trained(records)[0].epochs} epochs of fine-tuning, {count} training{'s' * (count > 1)}"
+    return f"{_trained(records)[0].epochs} epochs of fine-tuning, {seeds.counted(records, 'training')}"
 
 
 def _network(records: Comparison) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from gkp.study.analysis import seeds, training
 from gkp.study.analysis.claims import Verdict
 from gkp.study.analysis.comparison import points
-from gkp.study.analysis.labels import BENIGN, method_title
+from gkp.study.analysis.labels import BENIGN, CONTROL, method_title
 from gkp.study.report.pages.evidence import Evidence, answer
 from gkp.study.report.pages.findings import (
     HEADLINE,
@@ -71,7 +71,7 @@ def beside_others(evidence: Evidence) -> str:
     lead = "Ahead of other pruned networks" if ahead > behind else "Not ahead of other pruned networks"
     return (
         f"**{lead}**: beside {', '.join(titles[:-1])} and {titles[-1]} SR-GKP is shown to be more robust in "
-        f"{ahead} of {len(found)} comparisons and less in {behind} ({setting(evidence, LONG_56)}). "
+        f"{ahead} of {len(found)} comparisons and less in {behind} ({setting(evidence, LONG_56, TRAINED_LONGER)}). "
         f"{kept_order(evidence)}"
     )
 
@@ -89,14 +89,22 @@ def kept_order(evidence: Evidence) -> str:
 
 def provisional(evidence: Evidence) -> str:
     """How far this is from the paper's training."""
-    few = len(evidence.comparison(LONG_56).seeds)
     several = len(evidence.comparison(SEEDS_20).seeds)
     return (
-        f"**Provisional**: {epochs(evidence, LONG_56)} epochs and {few} seed{'s' * (few > 1)} on the "
+        f"**Provisional**: {epochs(evidence, LONG_56)} epochs and {long_seeds(evidence)} on the "
         f"{network(evidence, LONG_56)} where the paper has {PAPER_RECIPE.epochs} epochs; "
         f"{epochs(evidence, SEEDS_20)} epochs on the {network(evidence, SEEDS_20)}, {several} seeds for "
         f"SR-GKP, the control and {len(others())} others, one for the rest."
     )
+
+
+def long_seeds(evidence: Evidence) -> str:
+    """ "1 seed", or "2 seeds (SR-GKP and the control, 1 for the rest)"."""
+    long = evidence.comparison(LONG_56)
+    pair, all_of_them = (seeds.in_common(long, names) for names in ((METHOD, CONTROL), seeds.of_each(long)))
+    if pair == all_of_them:
+        return seeds.counted(long)
+    return f"{pair} seeds (SR-GKP and the control, {all_of_them} for the rest)"
 
 
 def price(evidence: Evidence) -> str:
@@ -130,13 +138,12 @@ def limits(evidence: Evidence) -> str:
 def what_few_seeds_leave(evidence: Evidence) -> str:
     """What an interval is about, and how far trainings that differ in their seed alone lie apart."""
     long, several = evidence.comparison(LONG_56), evidence.comparison(SEEDS_20)
-    count = len(long.seeds)
     what = "Intervals over images are about these networks on other images, those over seeds about trainings."
-    if count >= FEWEST:
+    if len(long.seeds) >= FEWEST:
         return what
     apart = seeds.spread(several, [HEADLINE])["range"].max()
     return (
-        f"{what} Of the latter, {count} seed{'s' * (count > 1)} of the {network(evidence, LONG_56)} cannot "
-        f"speak: {len(several.seeds)} of one method lie up to {apart:.1f} points apart on the "
+        f"{what} Of the latter, {seeds.counted(long)} of the {network(evidence, LONG_56)} cannot speak: "
+        f"{len(several.seeds)} of one method lie up to {apart:.1f} points apart on the "
         f"{network(evidence, SEEDS_20)} under FGSM 0.01."
     )

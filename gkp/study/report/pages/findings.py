@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
+from gkp.study.analysis import seeds
 from gkp.study.analysis.claims import Verdict
 from gkp.study.analysis.comparison import PROTOCOL, pixel_attacks, points, sound_attack
 from gkp.study.analysis.labels import BENIGN, CONTROL, network_title
@@ -126,9 +127,9 @@ def epochs(evidence: Evidence, suite: str) -> int:
     return evidence.comparison(suite).trained[0].run.epochs
 
 
-def setting(evidence: Evidence, suite: str) -> str:
-    """ "ResNet-56, 57 epochs, 1 seed"."""
-    count = len(evidence.comparison(suite).seeds)
+def setting(evidence: Evidence, suite: str, labels: Sequence[str] = (METHOD, CONTROL)) -> str:
+    """ "ResNet-56, 57 epochs, 1 seed": of a comparison of the networks of these labels."""
+    count = seeds.in_common(evidence.comparison(suite), labels)
     return f"{network(evidence, suite)}, {epochs(evidence, suite)} epochs, {count} seed{'s' * (count > 1)}"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from gkp.study.analysis import paper as published
-from gkp.study.analysis import training
+from gkp.study.analysis import seeds, training
 from gkp.study.analysis.claims import Verdict
 from gkp.study.analysis.comparison import PROTOCOL
 from gkp.study.analysis.labels import BENIGN, CONTROL, method_title
@@ -140,11 +140,10 @@ def left_open(evidence: Evidence) -> str:
     ends = frame[frame.lr != frame.groupby(["label", "seed"]).lr.shift(-1)]
     moved = ends.groupby(["label", "seed"]).test.agg(lambda values: values.iloc[-1] - values.iloc[-2])
     gaps = to_the_paper(evidence)
-    count = len(long.seeds)
     one = (
-        f" {count} seed{'s' * (count > 1)} cannot say how far another training would lie; the intervals are "
-        "about other images."
-        if count < FEWEST
+        f" {seeds.counted(long)} cannot say how far another training would lie; the intervals are about other "
+        "images."
+        if len(long.seeds) < FEWEST
         else ""
     )
     span = signed(f"{moved.min():+.2f} to {moved.max():+.2f}")

@@ -5,6 +5,8 @@ import re
 import pytest
 from pages_factory import committed_evidence, verdict
 
+from gkp.study.analysis import seeds
+from gkp.study.analysis.labels import CONTROL
 from gkp.study.report.pages import answer
 from gkp.study.report.pages.findings import LONG_56
 
@@ -23,10 +25,14 @@ def test_four_lines_that_follow_the_verdicts(committed, monkeypatch: pytest.Monk
     assert "lose under 0 of 2 attacks and to gain under 2 (2.0 to 4.0 points; ResNet-56, 57 epochs" in text
 
 
-def test_a_setting_has_network_epochs_and_seeds(committed) -> None:
-    count = len(committed.comparison(LONG_56).seeds)
-    assert f"57 epochs, {count} seed" in answer.first_lines(committed)
-    assert f"57 epochs and {count} seed" in answer.provisional(committed)
+def test_a_setting_has_network_epochs_and_the_seeds_of_what_is_compared(committed) -> None:
+    own = seeds.of_each(committed.comparison(LONG_56))
+    pair = len(own["sr-gkp"] & own[CONTROL])
+    assert f"57 epochs, {pair} seed" in answer.first_lines(committed).splitlines()[1]
+    everybody = len(set.intersection(*own.values()))
+    assert f"(ResNet-56, 57 epochs, {everybody} seed" in answer.beside_others(committed)
+    assert f"57 epochs and {pair} seed" in answer.provisional(committed)
+    assert (pair != everybody) == (f"{everybody} for the rest)" in answer.provisional(committed))
 
 
 def test_the_order_counts_every_shown_difference_once(committed) -> None:
