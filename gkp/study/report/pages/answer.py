@@ -69,10 +69,10 @@ def beside_others(evidence: Evidence) -> str:
     ahead, behind = (sum(verdict.status == status for verdict in found) for status in ("OK", "MISS"))
     titles = [method_title(name) for name in TRAINED_LONGER if name != METHOD]
     lead = "Ahead of other pruned networks" if ahead > behind else "Not ahead of other pruned networks"
+    of_all = setting(evidence, LONG_56, TRAINED_LONGER)
     return (
         f"**{lead}**: beside {', '.join(titles[:-1])} and {titles[-1]} SR-GKP is shown to be more robust in "
-        f"{ahead} of {len(found)} comparisons and less in {behind} ({setting(evidence, LONG_56, TRAINED_LONGER)}). "
-        f"{kept_order(evidence)}"
+        f"{ahead} of {len(found)} comparisons and less in {behind} ({of_all}). {kept_order(evidence)}"
     )
 
 

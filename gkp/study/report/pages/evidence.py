@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from gkp.study.analysis import claims
+from gkp.study.analysis import claims, seeds
 from gkp.study.analysis.claims import Claim, Verdict
 from gkp.study.analysis.comparison import Comparison
 from gkp.study.report.tables import to_markdown
@@ -58,15 +58,22 @@ class Evidence:
     def asked(self, statement: str, ours: Mapping[str, Any]) -> Verdict:
         """The verdict of the claim about just that, or one on the spot, without id.
 
-        A claim about a seed is the same as one about all of them where the suite has no other seed.
+        A claim about a seed is the same as one about all where the networks have no other in common.
         """
-        seeds = self.comparison(ours["suite"]).seeds
-        same = [dict(ours), *([{**ours, "seed": seeds[0]}] if len(seeds) == 1 else [])]
+        same = [dict(ours), *({**ours, "seed": seed} for seed in self._only_seed(ours))]
         for verdict in self.judged:
             if verdict.claim.ours in same:
                 return verdict
         claim = Claim("", statement, "points", "", dict(ours), at_least=0.0)
         return claims.judge([claim], self.store.entries)[0]
+
+    def _only_seed(self, ours: Mapping[str, Any]) -> set[int]:
+        """The seed that what is compared has in common; nothing where there are several."""
+        places = [(ours["suite"], ours.get("label")), (ours["suite"], ours.get("against"))]
+        places.append((ours.get("before", ours["suite"]), ours.get("label")))
+        found = [seeds.of_each(self.comparison(suite)).get(str(label)) for suite, label in places]
+        common = set.intersection(*(own for own in found if own), *([set()] if not any(found) else []))
+        return common if len(common) == 1 else set()
 
     def notebook(self, name: str) -> str:
         """A link to a notebook, as seen from the page."""

@@ -141,8 +141,8 @@ def left_open(evidence: Evidence) -> str:
     moved = ends.groupby(["label", "seed"]).test.agg(lambda values: values.iloc[-1] - values.iloc[-2])
     gaps = to_the_paper(evidence)
     one = (
-        f" {seeds.counted(long)} cannot say how far another training would lie; the intervals are about other "
-        "images."
+        f" {seeds.counted(long)} cannot say how far another training would lie; the intervals are about "
+        "other images."
         if len(long.seeds) < FEWEST
         else ""
     )
