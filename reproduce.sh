@@ -160,7 +160,7 @@ case $job in
     evaluate) gkp evaluate --suite "${suite:-cifar10-resnet20-short}" --download ;;
     train)
         suite=${suite:-cifar10-resnet20-short}
-        echo "The whole suite, from nothing (what results/ holds is skipped; Ctrl-C loses at most one epoch):"
+        echo "The whole suite, from nothing (what results/ holds is skipped; Ctrl-C loses at most a few epochs):"
         gkp list | awk -v suite="$suite" 'NR <= 2 || $2 == suite'
         gkp run --suite "$suite" --download
         keep gkp report --suite "$suite"
