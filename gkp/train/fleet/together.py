@@ -119,7 +119,6 @@ class _Fleet:
         lane.images = self._images(lane)
         if not lane.epoch:
             saved.save(lane, self.identities[i])  # shows now whether the place can be written
-        lane.history.trainer = _words(lane)
         if not lane.done:
             with self._reproducible(lane):
                 lane.record()
@@ -213,8 +212,8 @@ class _Fleet:
         return reproducible(self.device, lane.member.recipe.precision, lane.member.seed)
 
 
-def _words(lane: Lane, number: int = 1) -> str:
-    """How a network was trained, for its record."""
+def _words(lane: Lane, number: int) -> str:
+    """How a network was trained, for its record: beside how many others in its last epoch."""
     graph = ", one CUDA graph per step" if lane.stream is not None else ""
     precision = "bfloat16" if lane.half else "float32"
     return f"fleet: {number} networks side by side{graph}; scores per epoch in {precision}"

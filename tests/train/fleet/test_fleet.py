@@ -302,7 +302,9 @@ def test_numbers_and_states_that_do_not_fit(tmp_path):
     for option in ("side_by_side", "save_epochs"):
         with pytest.raises(ValueError, match="give 1 or more"):
             train_together([member], **{option: 0})
-    train_together([member])
+    (history,) = train_together([member])
+    (again,) = train_together([replace(member, model=small_net())])  # done already: nothing is said anew
+    assert again == replace(history, chosen=again.chosen)
     with pytest.raises(StateError, match="different seed"):
         train_together([replace(member, model=small_net(), seed=1)])
 
