@@ -10,7 +10,7 @@ import gkp
 from gkp import pruners
 from gkp.nets import checkpoint, cost, models
 from gkp.nets.channels.surgery import SkippedLayers
-from gkp.pruners import lrf
+from gkp.pruners.lowrank import lrf
 
 
 def split(conv, rate):

@@ -1,0 +1,1 @@
+"""Methods that replace a convolution by a product of smaller ones."""
