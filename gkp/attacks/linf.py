@@ -142,8 +142,8 @@ class Attack:
         if self.kind == "pgd":
             words[0] += f"{self.iterations}" + (f"r{self.restarts}" if self.restarts else "")
             words.insert(3, f"step{length_text(self.step, self.space)}")
-            if self.restarts and self.seed:
-                words.append(f"seed{self.seed}")
+        if self.seed and (self.kind == "autoattack" or (self.kind == "pgd" and self.restarts)):
+            words.append(f"seed{self.seed}")
         if self.loss != LOSSES[0]:
             words.append(f"loss{self.loss.removeprefix('float')}")
         return "_".join(words)
