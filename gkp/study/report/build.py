@@ -15,7 +15,7 @@ from pathlib import Path
 from gkp.study.analysis import claims
 from gkp.study.analysis import comparison as compare
 from gkp.study.analysis import paper as published
-from gkp.study.analysis.comparison import Comparison
+from gkp.study.analysis.compared import Comparison
 from gkp.study.analysis.labels import BENIGN
 from gkp.study.report.pages import details
 from gkp.study.report.pages.blocks import BLOCK, fill_blocks

@@ -15,7 +15,8 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 
 from gkp.study.analysis import paired, seeds
-from gkp.study.analysis.comparison import Comparison, paper_attacks, pixel_attacks, sound_attack
+from gkp.study.analysis.compared import Comparison
+from gkp.study.analysis.comparison import paper_attacks, pixel_attacks, sound_attack
 from gkp.study.analysis.labels import CONTROL, DATASETS, method_title, network_title
 from gkp.study.analysis.paired import LEVEL
 from gkp.study.report.style import DOUBLE, FAINT, INK, SPOTLIGHT, new_figure, spotlit, styled

@@ -156,7 +156,7 @@ def search_changes(found: Mapping[str, Any]) -> Figure:
 def pruning_times(frame: pd.DataFrame) -> Figure:
     """Seconds of every method's pruning step on a log axis; hollow: of a run, with what it needs beforehand.
 
-    frame: of `gkp.study.analysis.costs.steps`: method, seconds, warm, images.
+    frame: of `gkp.study.analysis.method.costs.steps`: method, seconds, warm, images.
     """
     frame = frame.sort_values("seconds", ignore_index=True)
     figure = new_figure(DOUBLE, 0.7 + 0.15 * len(frame))

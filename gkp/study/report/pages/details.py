@@ -7,10 +7,12 @@ from typing import Any
 
 import pandas as pd
 
-from gkp.study.analysis import ablation_tables, audit, costs, paired, seeds, training
+from gkp.study.analysis import audit, paired, seeds, training
 from gkp.study.analysis import paper as published
-from gkp.study.analysis.comparison import PROTOCOL, Comparison, paper_attacks, pixel_attacks, sound_attack
+from gkp.study.analysis.compared import Comparison
+from gkp.study.analysis.comparison import PROTOCOL, paper_attacks, pixel_attacks, sound_attack
 from gkp.study.analysis.labels import BENIGN, CONTROL
+from gkp.study.analysis.method import ablation_tables, costs
 from gkp.study.report.tables import to_markdown
 from gkp.study.runs import protocols, suites
 from gkp.study.runs.store import Store
