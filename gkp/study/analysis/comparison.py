@@ -116,10 +116,16 @@ def sound_attack(comparison: Comparison) -> str:
 
     ValueError when there is none: the records are then only those of the paper's protocol.
     """
-    names = pixel_attacks(comparison)
-    if not names:
+    found = if_sound(comparison)
+    if not found:
         raise ValueError("no attack in pixel units is common to these records: run the suite to its end")
-    return pixel_attacks(comparison, comparison.attacks[names[-1]].kind)[0]
+    return found[0]
+
+
+def if_sound(comparison: Comparison) -> list[str]:
+    """The `sound_attack` alone; [] when there is none."""
+    names = pixel_attacks(comparison)
+    return pixel_attacks(comparison, comparison.attacks[names[-1]].kind)[:1] if names else []
 
 
 # ---- one point per method ------------------------------------------------------------------------
