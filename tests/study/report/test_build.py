@@ -64,6 +64,8 @@ def test_records_with_the_papers_attacks_alone_are_reported(tmp_path: Path) -> N
     suite, paper = "cifar10-resnet56-57", {"benign", *PROTOCOL}
     (tmp_path / "expected").symlink_to(REPOSITORY / "expected")
     for record in Store(REPOSITORY).all(suite):
+        if record.run.seed or record.label in ("fpgm", "l1-a", "l1-b"):  # three networks will do
+            continue
         kept = record.kept["last"]
         metrics = {name: metric for name, metric in kept.metrics.items() if name in paper}
         Store(tmp_path).write(record.with_kept("last", replace(kept, metrics=metrics, self_check=())))
