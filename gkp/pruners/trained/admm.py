@@ -1,4 +1,4 @@
-"""RAP-ADMM: adversarial training that is pulled towards pruned filters, and adversarial training after the cut."""
+"""RAP-ADMM: adversarial training that is pulled towards pruned filters, and on after the cut."""
 
 from __future__ import annotations
 
