@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from gkp import pruners
 from gkp.nets import models
 from gkp.study.runs import protocols, suites
 from gkp.study.runs import run as configuration
@@ -85,6 +86,8 @@ def test_the_adversarial_suite_trains_all_alike_and_attacks_the_start_as_other_s
     assert all(entry.n == asked[entry.attack.name] for entry in shared)
     short = suites.get("cifar10-resnet20-short").runs
     assert not {run.hash for run in trained} & {run.hash for run in short}
+    attacks = pruners.get("rap-admm").options
+    assert all(getattr(suites.ONE_STEP, name) == attacks[name] for name in ("eps", "step", "iterations"))
 
 
 def test_the_unit_suite_attacks_equally_far_in_pixels_as_the_papers_networks() -> None:
