@@ -186,7 +186,8 @@ def _works_harder(strong: Attack, weak: Attack) -> bool:
     efforts = [(a.iterations, a.restarts) for a in (strong, weak)]
     no_less = all(s >= w for s, w in zip(*efforts, strict=True))
     comparable = _equal(strong.step, weak.step) or (_reaches(strong) and _reaches(weak))
-    return strong.kind == weak.kind == "pgd" and no_less and efforts[0] != efforts[1] and comparable
+    same = strong.kind == weak.kind == "pgd" and strong.start == weak.start
+    return same and no_less and efforts[0] != efforts[1] and comparable
 
 
 def _reaches(attack: Attack) -> bool:

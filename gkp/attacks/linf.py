@@ -25,13 +25,14 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor, nn
 
-from gkp.attacks.ascent import LOSSES, SPACES, Trace, allowed_box, ascend, choose, more_damaging, uniform
+from gkp.attacks.ascent import LOSSES, SPACES, Box, Trace, allowed_box, ascend, choose, more_damaging, uniform
 from gkp.attacks.frequency import high_pass
 from gkp.utils.logits import class_labels, logits
 from gkp.utils.precision import full_precision
 
 LABELS = ("true", "predicted")
 KINDS = ("none", "highpass", "fgsm", "pgd", "autoattack")
+STARTS = ("image", "random")
 
 
 def fgsm(
@@ -74,26 +75,29 @@ def pgd(
     restarts: int = 0,
     space: str = "pixel",
     labels: str = "true",
+    start: str = "image",
     generator: Generator | None = None,
     trace: Trace | None = None,
 ) -> Tensor:
     """`iterations` signed-gradient steps of length `step`, each projected back onto the box.
 
-    `restarts=0` starts at x. `restarts=R` runs the start at x and R uniformly random starts and keeps
-    for every image the most damaging result: misclassified first, then highest loss, both with respect
-    to the labels attacked. More restarts therefore never help the defender. `generator` draws the
-    random starts (default: torch's global one). Arguments, result and errors otherwise as in `fgsm`;
-    `step` is in the units of `space`.
+    `restarts=0` starts at x, or with `start="random"` at a uniformly random point of the box. `restarts=R`
+    runs R more random starts and keeps for every image the most damaging result: misclassified first, then
+    highest loss, both with respect to the labels attacked. More restarts therefore never help the
+    defender. `generator` draws the random starts (default: torch's global one). Arguments, result and
+    errors otherwise as in `fgsm`; `step` is in the units of `space`.
     """
     y, span = check_inputs(x, y, eps, labels)
     _check_steps(step, iterations, restarts)
+    choose("start", start, STARTS)
     box, trace = allowed_box(model, x, eps, space), trace or Trace()
+    first = x if start == "image" else _random_point(x, box, generator)
     with frozen(model):
         y = _targets(model, x, y, labels)
-        best = ascend(model, x, y, box, step, iterations, labels=span, trace=trace)
+        best = ascend(model, first, y, box, step, iterations, labels=span, trace=trace)
         for _ in range(restarts):
-            start = box.project(x + box.radius * uniform(x, generator))
-            found = ascend(model, start, y, box, step, iterations, labels=span, trace=trace)
+            again = _random_point(x, box, generator)
+            found = ascend(model, again, y, box, step, iterations, labels=span, trace=trace)
             worse = more_damaging(model, found, best, y, trace)
             best = torch.where(worse.view(-1, 1, 1, 1), found, best)
     trace.check()
@@ -106,8 +110,8 @@ class Attack:
 
     kind: "none", "fgsm" or "pgd" ("autoattack" only describes a run of `gkp.attacks.autoattack`; "highpass"
     is no attack but the filter of `gkp.attacks.frequency` with cut-off `theta`). eps and step are in the
-    units of `space`; step, iterations and restarts matter for PGD only, loss for FGSM only; seed feeds the
-    random starts.
+    units of `space`; step, iterations, restarts and start matter for PGD only, loss for FGSM only; seed
+    feeds the random starts.
     """
 
     kind: str
@@ -120,12 +124,14 @@ class Attack:
     seed: int = 0
     loss: str = "float32"
     theta: float = 0.0
+    start: str = "image"
 
     def __post_init__(self) -> None:
         choose("kind", self.kind, KINDS)
         choose("space", self.space, SPACES)
         choose("labels", self.labels, LABELS)
         choose("loss", self.loss, LOSSES if self.kind == "fgsm" else LOSSES[:1])
+        choose("start", self.start, STARTS if self.kind == "pgd" else STARTS[:1])
         _check_eps(self.eps)
         if self.kind == "pgd":
             _check_steps(self.step, self.iterations, self.restarts)
@@ -142,7 +148,10 @@ class Attack:
         if self.kind == "pgd":
             words[0] += f"{self.iterations}" + (f"r{self.restarts}" if self.restarts else "")
             words.insert(3, f"step{length_text(self.step, self.space)}")
-        if self.seed and (self.kind == "autoattack" or (self.kind == "pgd" and self.restarts)):
+            if self.start != STARTS[0]:
+                words.append(f"{self.start}start")
+        drawn = self.kind == "pgd" and (self.restarts or self.start != STARTS[0])
+        if self.seed and (drawn or self.kind == "autoattack"):
             words.append(f"seed{self.seed}")
         if self.loss != LOSSES[0]:
             words.append(f"loss{self.loss.removeprefix('float')}")
@@ -181,6 +190,7 @@ class Attack:
             restarts=self.restarts,
             space=self.space,
             labels=self.labels,
+            start=self.start,
             generator=generator or self.generator(),
             trace=trace,
         )
@@ -206,6 +216,10 @@ def frozen(model: nn.Module) -> Iterator[None]:
             module.training = flag
         for parameter, flag in gradients:
             parameter.requires_grad_(flag)
+
+
+def _random_point(x: Tensor, box: Box, generator: Generator | None) -> Tensor:
+    return box.project(x + box.radius * uniform(x, generator))
 
 
 def _targets(model: nn.Module, x: Tensor, y: Tensor, labels: str) -> Tensor:

@@ -36,6 +36,10 @@ from gkp.attacks import Attack, fgsm, pgd
         (Attack("autoattack", eps=0.5 / 255), "autoattack_pixel_0.5/255_true"),
         (Attack("autoattack", eps=0.5 / 255, seed=1), "autoattack_pixel_0.5/255_true_seed1"),
         (Attack("fgsm", eps=0.5 / 255, seed=1), "fgsm_pixel_0.5/255_true"),
+        (
+            Attack("pgd", eps=8 / 255, step=10 / 255, start="random", seed=7),
+            "pgd1_pixel_8/255_step10/255_true_randomstart_seed7",
+        ),
     ],
 )
 def test_attack_names_and_json(attack, name):
@@ -61,5 +65,8 @@ def test_attack_refuses_nonsense():
     for arguments in ({"kind": "cw"}, {"kind": "fgsm", "eps": -1}, {"kind": "pgd", "eps": 1, "step": 0}):
         with pytest.raises(ValueError, match="choose|give"):
             Attack(**arguments)
+    for arguments in ({"kind": "fgsm"}, {"kind": "pgd", "step": 1.0}):
+        with pytest.raises(ValueError, match="start='middle'|start='random'"):
+            Attack(**arguments, start="random" if arguments["kind"] == "fgsm" else "middle")
     with pytest.raises(ValueError, match="gkp.attacks.autoattack"):
         Attack("autoattack", eps=0.1).perturb(SmallNet(), torch.rand(1, 3, 8, 8), torch.tensor([0]))

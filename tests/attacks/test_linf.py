@@ -62,6 +62,26 @@ def test_the_loss_in_float64_finds_gradients_that_float32_rounds_to_zero():
         Attack("pgd", eps=eps, step=eps, loss="float64")
 
 
+def test_a_random_start_takes_its_gradient_away_from_the_image():
+    """The start at the image sits where the loss is flat; from anywhere else in the box a step of 2 eps
+    arrives at its border."""
+    x, y, eps = torch.full((8, 1, 1, 1), 0.5), torch.zeros(8, dtype=torch.long), 0.1
+
+    class Valley(nn.Module):
+        def forward(self, x):
+            away = (x - 0.5).square().flatten(1)
+            return torch.cat([-away, away], 1)
+
+    options = {"eps": eps, "step": 2 * eps, "iterations": 1}
+    assert torch.equal(pgd(Valley(), x, y, **options), x)
+    generator = torch.Generator().manual_seed(0)
+    found = pgd(Valley(), x, y, start="random", generator=generator, **options)
+    torch.testing.assert_close((found - x).abs(), torch.full_like(x, eps))
+    assert 0 < (found > x).sum() < len(x)  # two sides, as the starts fall
+    described = Attack("pgd", start="random", **options)
+    assert torch.equal(described.perturb(Valley(), x, y), found)
+
+
 # ---- properties ----------------------------------------------------------------------------------
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from record_factory import measured
 
-from gkp.study.analysis.comparison import Comparison
+from gkp.study.analysis.compared import Comparison
 from gkp.study.report.style import LOOKS
 from gkp.study.runs import protocols
 from gkp.study.runs.record import Record

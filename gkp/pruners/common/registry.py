@@ -14,7 +14,7 @@ from gkp.train.recipe import Recipe
 
 Cut = Callable[[float], nn.Module]  # rate in (0, 1) -> a pruned copy
 
-STRUCTURES = ("filter", "channel", "grouped kernel")
+STRUCTURES = ("filter", "channel", "grouped kernel", "block")
 SCHEDULES = ("one-shot", "in training")
 NEEDS = ("nothing", "images", "images and labels", "training snapshots")
 COMMON = ("model", "groups", "example_input", "data")
@@ -26,13 +26,17 @@ class Session:
 
     hooks: what it does to the training loop. share: the part of the epochs that runs with the hooks;
     then `finish` turns the trained model into a `Cut`, and the rest of the epochs is plain fine-tuning.
-    changes: fields of the recipe that the method needs otherwise while it prunes, such as `adversarial`.
+    changes: fields of the recipe that the method needs otherwise while it prunes, such as `adversarial`;
+    changes_after: the same for the epochs after the cut. notes: what `finish` leaves there goes into the
+    record's pruning step: numbers and lists of them.
     """
 
     hooks: Hooks
     finish: Callable[[nn.Module], Cut]
     share: float = 1.0
     changes: Mapping[str, Any] = field(default_factory=dict)
+    changes_after: Mapping[str, Any] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
 
     @staticmethod
     def hooked_epochs(epochs: int, share: float) -> int:
@@ -48,7 +52,8 @@ class Session:
     def recipes(self, recipe: Recipe) -> tuple[Recipe, Recipe]:
         """The two parts of a run: with the hooks, and after the cut. Each runs through the whole schedule."""
         hooked = self.hooked_epochs(recipe.epochs, self.share)
-        return replace(recipe.scaled(hooked), **self.changes), recipe.scaled(recipe.epochs - hooked)
+        after = recipe.scaled(recipe.epochs - hooked)
+        return replace(recipe.scaled(hooked), **self.changes), replace(after, **self.changes_after)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 
 from gkp.attacks import Attack
-from gkp.study.analysis.comparison import Comparison, points
+from gkp.study.analysis.compared import Comparison
+from gkp.study.analysis.comparison import points
 from gkp.study.analysis.labels import BENIGN, attack_title, ordered
 from gkp.study.analysis.paired import LEVEL, holm
 from gkp.study.runs import protocols, suites

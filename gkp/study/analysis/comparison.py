@@ -1,226 +1,32 @@
-"""What is compared: the records of a suite, the attacks that tell most, one row per method.
+"""What is taken from a comparison: the records of a suite, the attacks that tell most, one row per method.
 
 Accuracies are in percent, differences in points.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
-from statistics import fmean, stdev
-from typing import Any, NamedTuple
+from statistics import fmean
 
 import pandas as pd
 from torch import Tensor
 
 from gkp.attacks import Attack
 from gkp.attacks.outcome import STRENGTH
+from gkp.study.analysis.compared import Comparison, Point
 from gkp.study.analysis.labels import (
-    BENIGN,
     CONTROL,
     CONTROLS,
     DATASETS,
-    attack_titles,
     network_title,
     ordered,
 )
 from gkp.study.runs import protocols, suites
-from gkp.study.runs.record import Record
-from gkp.study.runs.record_parts import Metric
-from gkp.study.runs.run import BASELINE
 from gkp.study.runs.store import Store
 
 PROTOCOL = tuple(entry.attack.name for entry in protocols.paper()[1:])  # the paper's three attacks
-
-
-Answers = tuple[str, str]  # label of a network, name of an attack
-
-
-class Point(NamedTuple):
-    """Accuracy (percent) of networks that differ in their seed alone, n images each, by the first one.
-
-    low and high are the 95 % Wilson interval of one seed, or mean -/+ the standard deviation of several.
-    """
-
-    mean: float
-    low: float
-    high: float
-    seeds: int
-    n: int
-
-    @classmethod
-    def of(cls, metrics: Sequence[Metric]) -> Point:
-        first, mean = metrics[0], 100 * fmean(metric.accuracy for metric in metrics)
-        if len(metrics) == 1:
-            return cls(mean, 100 * first.low, 100 * first.high, 1, first.n)
-        spread = 100 * stdev(metric.accuracy for metric in metrics)
-        return cls(mean, mean - spread, mean + spread, len(metrics), first.n)
-
-    @property
-    def text(self) -> str:
-        """ "91.98 ± 0.53": half the interval, or the deviation."""
-        return f"{self.mean:.2f} ± {(self.high - self.low) / 2:.2f}"
-
-
-class Comparison:
-    """Records that are compared, and what is made of them: each once, when it is first asked for.
-
-    Iterates over all its records. Where nothing else is said, a network is its last epoch.
-    """
-
-    def __init__(self, records: Iterable[Record]) -> None:
-        self.records = tuple(records)
-
-    def __iter__(self) -> Iterator[Record]:
-        return iter(self.records)
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    @cached_property
-    def compared(self) -> list[Record]:
-        """The records that are compared: trained networks and the unpruned start."""
-        return [r for r in self if r.run.method != BASELINE and (r.run.recipe or not r.pruned)]
-
-    @property
-    def trained(self) -> list[Record]:
-        """The compared networks without the unpruned start."""
-        return [record for record in self.compared if record.run.recipe]
-
-    @cached_property
-    def twins(self) -> dict[str, str]:
-        """Label -> an earlier one (in the order of all figures): pruned networks that are the same twice.
-
-        They answer alike on every image under every attack that both met. Tests and counts take them once.
-        """
-        answers: dict[str, dict[tuple[int, str], str]] = {}
-        for record in self.compared:
-            if record.pruned:
-                bits = {(record.run.seed, name): metric.bits for name, metric in record.metrics().items()}
-                answers.setdefault(record.label, {}).update(bits)
-        found: dict[str, str] = {}
-        labels = ordered(answers)
-        for place, label in enumerate(labels):
-            for other in labels[:place]:
-                both = answers[label].keys() & answers[other].keys()
-                if both and all(answers[label][key] == answers[other][key] for key in both):
-                    found.setdefault(label, other)
-        return found
-
-    @cached_property
-    def labels(self) -> list[str]:
-        """The labels to compare, in the order of all figures, without twins."""
-        return [x for x in ordered(record.label for record in self.compared) if x not in self.twins]
-
-    @cached_property
-    def attacks(self) -> dict[str, Attack]:
-        """Name -> every attack that all networks to compare met after their last epoch, benign first."""
-        shared: dict[str, Attack] | None = None
-        for record in self.compared:
-            own = {name: metric.attack for name, metric in record.metrics().items()}
-            shared = own if shared is None else {name: a for name, a in shared.items() if name in own}
-        return dict(sorted((shared or {}).items(), key=lambda item: item[0] != BENIGN))
-
-    @cached_property
-    def met(self) -> dict[str, Attack]:
-        """Name -> every attack that any network met, in the order of tables."""
-        found = {metric.attack.name: metric.attack for record in self for metric in record.measured()}
-        return {name: found[name] for name in attack_titles(found)}
-
-    @cached_property
-    def titles(self) -> dict[str, str]:
-        """Name -> column title of every attack that any network met, in the order of tables."""
-        return attack_titles(self.met)
-
-    @cached_property
-    def frame(self) -> pd.DataFrame:
-        """One row per attack, checkpoint and run, accuracies as fractions."""
-        return pd.DataFrame(row for record in self for row in _rows(record))
-
-    def right(self, label: str, attack: str) -> dict[int, Tensor]:
-        """Seed -> bool (N,), which images the network of that label classifies right under the attack."""
-        metrics = {r.run.seed: r.metrics().get(attack) for r in self if r.label == label}
-        return {seed: metric.right for seed, metric in metrics.items() if metric}
-
-    def pairs(
-        self, first: Answers, second: Answers, others: Comparison | None = None
-    ) -> dict[int, tuple[Tensor, Tensor]]:
-        """Seed that both have -> the answers of the two, (label, attack), on the images that both saw.
-
-        others: where the second is, if not here.
-        """
-        own, other = self.right(*first), (others or self).right(*second)
-        sizes = {seed: min(len(own[seed]), len(other[seed])) for seed in sorted(own.keys() & other.keys())}
-        return {seed: (own[seed][:n], other[seed][:n]) for seed, n in sizes.items()}
-
-    @cached_property
-    def points(self) -> dict[tuple[str, str, str], Point]:
-        """(label, rule, attack) -> what the trainings of that label have in common."""
-        found: dict[tuple[str, str, str], list[Metric]] = {}
-        for record in self:
-            for rule, kept in record.kept.items():
-                for attack, metric in kept.metrics.items():
-                    found.setdefault((record.label, rule, attack), []).append(metric)
-        return {key: Point.of(metrics) for key, metrics in found.items()}
-
-    def having(self, names: Iterable[str]) -> Comparison:
-        """The records to compare whose network met every one of these attacks."""
-        wanted = set(names)
-        return Comparison(record for record in self.compared if wanted <= record.metrics().keys())
-
-    def chosen_by(self, rule: str) -> Comparison:
-        """The trained networks as the rule keeps them, in place of their last epoch; the others as here."""
-        found = []
-        for record in self.compared:
-            if rule in record.kept:
-                found.append(replace(record, kept={"last": record.kept[rule]}))
-            elif not record.run.recipe:
-                found.append(record)
-        return Comparison(found)
-
-    @property
-    def seeds(self) -> list[int]:
-        """The seeds of the trained networks."""
-        return sorted({record.run.seed for record in self.trained})
-
-    @property
-    def pruned(self) -> Comparison:
-        """The compared networks that are pruned."""
-        return Comparison(record for record in self.compared if record.pruned)
-
-
-def _rows(record: Record) -> Iterator[dict[str, Any]]:
-    run, after = record.run, record.cost.after
-    for rule, kept in record.kept.items():
-        for attack, metric in kept.metrics.items():
-            yield {
-                "suite": record.suite,
-                "dataset": run.dataset,
-                "network": run.network,
-                "method": run.method,
-                "label": record.label,
-                "seed": run.seed,
-                "rule": rule,
-                "epoch": kept.epoch,
-                "attack": attack,
-                "accuracy": metric.accuracy,
-                "low": metric.low,
-                "high": metric.high,
-                "n": metric.n,
-                "correct": metric.correct,
-                "macs": after.usual.macs,
-                "params": after.usual.params,
-                "macs_paper": after.paper.macs,
-                "params_paper": after.paper.params,
-                "macs_ratio": record.cost.macs_ratio,
-                "misses_target": record.misses_target,
-                "prune_seconds": record.pruning.seconds,
-                "data_images": record.pruning.data_images,
-                "self_check": "; ".join(kept.self_check),
-                "hash": record.hash,
-            }
 
 
 # ---- records -------------------------------------------------------------------------------------
@@ -310,10 +116,16 @@ def sound_attack(comparison: Comparison) -> str:
 
     ValueError when there is none: the records are then only those of the paper's protocol.
     """
-    names = pixel_attacks(comparison)
-    if not names:
+    found = if_sound(comparison)
+    if not found:
         raise ValueError("no attack in pixel units is common to these records: run the suite to its end")
-    return pixel_attacks(comparison, comparison.attacks[names[-1]].kind)[0]
+    return found[0]
+
+
+def if_sound(comparison: Comparison) -> list[str]:
+    """The `sound_attack` alone; [] when there is none."""
+    names = pixel_attacks(comparison)
+    return pixel_attacks(comparison, comparison.attacks[names[-1]].kind)[:1] if names else []
 
 
 # ---- one point per method ------------------------------------------------------------------------

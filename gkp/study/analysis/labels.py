@@ -91,6 +91,7 @@ def attack_title(attack: Attack) -> str:
     in_pixels = attack.space == "pixel" or attack.kind == "pgd"
     size = f"{attack.eps * 255:g}/255" if in_pixels else f"{attack.eps:g}"
     kind = attack.kind.upper() + (f"-{attack.iterations}" if attack.kind == "pgd" else "")
+    kind += " random" if attack.start == "random" else ""
     kind += f" +{attack.restarts}" if attack.restarts else ""
     marks = "" if attack.space == "pixel" else " norm."
     marks += ", pred." if attack.labels == "predicted" else ""

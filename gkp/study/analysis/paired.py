@@ -12,7 +12,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from gkp.study.analysis.comparison import Answers, Comparison, gain
+from gkp.study.analysis.compared import Answers, Comparison
+from gkp.study.analysis.comparison import gain
 from gkp.study.analysis.labels import BENIGN, CONTROL, CONTROLS, ordered
 from gkp.utils.stats import mcnemar, mcnemar_clustered, paired_difference
 

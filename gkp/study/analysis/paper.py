@@ -11,7 +11,8 @@ import pandas as pd
 
 from gkp.study.analysis.audit import significant
 from gkp.study.analysis.claims import CLAIMS, Claim
-from gkp.study.analysis.comparison import PROTOCOL, Comparison, points
+from gkp.study.analysis.compared import Comparison
+from gkp.study.analysis.comparison import PROTOCOL, points
 from gkp.study.analysis.labels import BENIGN, CONTROL, network_title
 from gkp.study.runs.run import RATE
 

@@ -12,7 +12,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from gkp.study.analysis.comparison import Comparison, gain
+from gkp.study.analysis.compared import Comparison
+from gkp.study.analysis.comparison import gain
 from gkp.study.analysis.labels import ordered
 from gkp.study.runs.record import run_config
 from gkp.utils.stats import FEWEST, student

@@ -13,7 +13,8 @@ from itertools import combinations
 import pandas as pd
 
 from gkp.study.analysis.audit import kendall, rank_agreement, spearman
-from gkp.study.analysis.comparison import PROTOCOL, Comparison, gain
+from gkp.study.analysis.compared import Comparison
+from gkp.study.analysis.comparison import PROTOCOL, gain
 from gkp.study.analysis.labels import BENIGN, ordered
 from gkp.study.analysis.paired import LEVEL, alike, chance, holm
 from gkp.study.runs.record import Record

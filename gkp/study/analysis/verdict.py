@@ -10,7 +10,8 @@ import pandas as pd
 
 from gkp.attacks import Attack
 from gkp.study.analysis import paired
-from gkp.study.analysis.comparison import PROTOCOL, Comparison, sound_attack
+from gkp.study.analysis.compared import Comparison
+from gkp.study.analysis.comparison import PROTOCOL, sound_attack
 from gkp.study.analysis.labels import BENIGN, CONTROL, CONTROLS, family
 from gkp.study.runs.protocols import SMALL
 from gkp.study.runs.store import Store

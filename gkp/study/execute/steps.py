@@ -84,6 +84,7 @@ def prune_in_training(
     first, second = session.recipes(recipe)
     hooked = train(model, run, first, context, progress, hooks=session.hooks, part="-pruning")
     pruned, pruning["rate"] = at_target(model, session.finish(model), run, context)
+    pruning |= session.notes
     history = train(pruned, run, second, context, progress)
     return pruned, pruning, joined(hooked, history)
 

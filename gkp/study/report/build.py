@@ -15,7 +15,7 @@ from pathlib import Path
 from gkp.study.analysis import claims
 from gkp.study.analysis import comparison as compare
 from gkp.study.analysis import paper as published
-from gkp.study.analysis.comparison import Comparison
+from gkp.study.analysis.compared import Comparison
 from gkp.study.analysis.labels import BENIGN
 from gkp.study.report.pages import details
 from gkp.study.report.pages.blocks import BLOCK, fill_blocks
@@ -84,9 +84,9 @@ def write(root: str | Path, suite: str | None = None, *, figures: bool = True) -
         if suite is None and compared:
             several = Comparison(store.of_suite(SEVERAL))
             save(differences.verdict(compared, several), root / "figures" / "verdict")
-        if suite in (None, COMPARED[0]) and (long := Comparison(store.of_suite(COMPARED[0]))).trained:
-            short = Comparison(store.of_suite(SHORTER))
-            names = [BENIGN, *compare.PROTOCOL, compare.sound_attack(long)]
+        long, short = (Comparison(store.of_suite(name)) for name in (COMPARED[0], SHORTER))
+        if suite in (None, COMPARED[0]) and long.trained and short.trained:
+            names = [BENIGN, *compare.paper_attacks(long), *compare.if_sound(long)]
             save(course_plots.lengths(short, long, names), root / "figures" / COMPARED[0] / "lengths")
     return written
 

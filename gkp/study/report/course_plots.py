@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from gkp.study.analysis import training
-from gkp.study.analysis.comparison import Comparison
+from gkp.study.analysis.compared import Comparison
 from gkp.study.analysis.labels import network_title, ordered
 from gkp.study.report.style import DOUBLE, FAINT, INK, legend, look, new_figure, styled
 

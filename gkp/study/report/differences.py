@@ -15,7 +15,8 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 
 from gkp.study.analysis import paired, seeds
-from gkp.study.analysis.comparison import Comparison, paper_attacks, pixel_attacks, sound_attack
+from gkp.study.analysis.compared import Comparison
+from gkp.study.analysis.comparison import if_sound, paper_attacks
 from gkp.study.analysis.labels import CONTROL, DATASETS, method_title, network_title
 from gkp.study.analysis.paired import LEVEL
 from gkp.study.report.style import DOUBLE, FAINT, INK, SPOTLIGHT, new_figure, spotlit, styled
@@ -132,7 +133,7 @@ def scatter(records: Comparison, across: str, up: str) -> Figure:
 
 def headlines(records: Comparison) -> list[str]:
     """The paper's first attack and the sound one, as far as all networks met them."""
-    return paper_attacks(records)[:1] + ([sound_attack(records)] if pixel_attacks(records) else [])
+    return [*paper_attacks(records)[:1], *if_sound(records)]
 
 
 def _row_of_panels(

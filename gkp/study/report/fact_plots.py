@@ -156,7 +156,7 @@ def search_changes(found: Mapping[str, Any]) -> Figure:
 def pruning_times(frame: pd.DataFrame) -> Figure:
     """Seconds of every method's pruning step on a log axis; hollow: of a run, with what it needs beforehand.
 
-    frame: of `gkp.study.analysis.costs.steps`: method, seconds, warm, images.
+    frame: of `gkp.study.analysis.method.costs.steps`: method, seconds, warm, images.
     """
     frame = frame.sort_values("seconds", ignore_index=True)
     figure = new_figure(DOUBLE, 0.7 + 0.15 * len(frame))
@@ -231,3 +231,32 @@ def _bar(
         elinewidth=0.7,
         label=label,
     )
+
+
+@styled
+def speedups(frame: pd.DataFrame) -> Figure:
+    """How many times as fast each thing is as what it is measured against, on a log axis.
+
+    frame: of `gkp.study.analysis.method.speed.ratios`. Bars are quartiles over the rounds, small strokes the
+    goals; dashed: equally fast.
+    """
+    figure = new_figure(DOUBLE, 0.8 + 0.17 * len(frame))
+    axes = figure.subplots()
+    for place, row in enumerate(frame.itertuples()):
+        met = pd.isna(row.goal) or row.ratio >= row.goal
+        bars = [[row.ratio - row.low], [row.high - row.ratio]]
+        face = CHOSEN if met else "white"
+        axes.errorbar(row.ratio, place, xerr=bars, fmt="o", ms=4, color=CHOSEN, mfc=face, elinewidth=0.8)
+        if not pd.isna(row.goal):
+            axes.plot(row.goal, place, "|", color=INK, ms=8, mew=1)
+    axes.axvline(1, **DASHED)
+    axes.set(xscale="log", ylim=(len(frame) - 0.4, -0.6))
+    axes.set_yticks(range(len(frame)), [f"{row.what}: {row.against}" for row in frame.itertuples()])
+    ticks = [t for t in (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64) if t <= 2 * frame.high.max()]
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticklabels([f"{tick:g}" for tick in ticks])
+    axes.set_xlabel("times as fast (log axis); bars: quartiles; strokes: goals; hollow: goal missed")
+    axes.grid(axis="y", visible=False)
+    axes.tick_params(axis="y", length=0)
+    return figure

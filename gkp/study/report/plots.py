@@ -17,14 +17,8 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from gkp.study.analysis import seeds
 from gkp.study.analysis.audit import NORM, PIXEL
-from gkp.study.analysis.comparison import (
-    Comparison,
-    evenly,
-    on_same_images,
-    paper_attacks,
-    pixel_attacks,
-    points,
-)
+from gkp.study.analysis.compared import Comparison
+from gkp.study.analysis.comparison import evenly, on_same_images, paper_attacks, pixel_attacks, points
 from gkp.study.analysis.labels import BENIGN, CONTROL, method_title, ordered
 from gkp.study.analysis.paired import alike
 from gkp.study.analysis.training import MARKS, SCORES, course, courses

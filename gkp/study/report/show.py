@@ -11,7 +11,7 @@ from torch import nn
 from gkp.nets.checkpoint import load_file
 from gkp.study.analysis import comparison as compare
 from gkp.study.analysis.claims import CLAIMS, Verdict
-from gkp.study.analysis.comparison import Comparison
+from gkp.study.analysis.compared import Comparison
 from gkp.study.analysis.labels import CONTROL
 from gkp.study.execute.suite import run_suite
 from gkp.study.report.tables import claims_table, claims_text, to_markdown

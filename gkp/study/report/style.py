@@ -87,6 +87,17 @@ LOOKS: dict[str, tuple[str, str]] = {  # label -> (colour, marker)
     "taylor": ("#AA3377", "o"),
     "bn-gamma": ("#DD77AA", "^"),
     "slimming": ("#AA3377", "H"),
+    "group-fisher": ("#AA3377", "v"),
+    # products of smaller convolutions, groups driven to zero
+    "cc": ("#44AA99", "^"),
+    "group-sl": ("#332288", "p"),
+    "hesso": ("#0077BB", "H"),
+    "otov2-dhspg": ("#0077BB", "8"),
+    "rap-admm": ("#33AADD", "h"),
+    # searched or learned
+    "nppm": ("#7755BB", "o"),
+    "gal": ("#7755BB", "h"),
+    "dhp": ("#7755BB", "p"),
 }
 # variant -> (marker, tint): the choices of the ablations in their method's hue. A tint is the share of white.
 VARIANTS: dict[str, tuple[str, float]] = {

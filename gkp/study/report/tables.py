@@ -8,9 +8,11 @@ from statistics import fmean
 
 import pandas as pd
 
-from gkp.study.analysis import claims, costs, verdict
-from gkp.study.analysis.comparison import Comparison, marked, mean_size
+from gkp.study.analysis import claims, verdict
+from gkp.study.analysis.compared import Comparison
+from gkp.study.analysis.comparison import marked, mean_size
 from gkp.study.analysis.labels import BENIGN, CONTROL
+from gkp.study.analysis.method import costs
 
 COUNT = re.compile(r"\d+(?= of \d+ images)")  # in a sentence of a self-check
 

@@ -9,7 +9,7 @@ import torch
 
 from gkp.nets import cost, models
 from gkp.study.runs.protocols import Entry
-from gkp.study.runs.run import Run
+from gkp.study.runs.run import BASELINE, Run
 
 # images per second, forward and backward at 32x32 in float32 on 2 CPU cores
 SPEED = {"resnet8": 1280, "resnet20": 500, "resnet32": 300, "resnet56": 165, "resnet110": 80, "vgg16": 110}
@@ -39,11 +39,21 @@ def minutes(run: Run, device: str = "cpu") -> float:
 def training_minutes(run: Run, device: str = "cpu") -> float:
     """The part of `minutes` that all epochs take, with the attacks after each that a rule chooses by."""
     asked = sum(Entry(attack).passes for attack in run.selecting.values()) * TEST_IMAGES[run.dataset]
-    images = TRAIN_IMAGES[run.dataset] - run.validation
+    images = (TRAIN_IMAGES[run.dataset] - run.validation) * _relative_step(run)
     if device == "cpu":
         return run.epochs * (images + asked) / cpu_speed(run) / 60
     steps_ms = images / BATCH * STEP_MS[device] * relative_size(run.network)
     return run.epochs * (steps_ms / 1000 / 60 + _attack_minutes(asked, run))
+
+
+def _relative_step(run: Run) -> float:
+    """What an image costs in training, relative to one that is not attacked first.
+
+    The gradient at the pixels alone takes a forward pass and half of a backward pass.
+    """
+    recipe = run.baseline if run.method == BASELINE else run.recipe
+    attack = recipe.adversarial if recipe else None
+    return 1 + (2 / 3) * attack.iterations * (1 + attack.restarts) if attack else 1.0
 
 
 def evaluation_minutes(run: Run, device: str = "cpu", entries: Iterable[Entry] | None = None) -> float:

@@ -15,6 +15,7 @@ Protocol = tuple["Entry", ...]
 CURVE = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # eps in 1/255
 THETAS = (0.3, 0.5, 0.7)  # cut-offs of the paper's Table 1
 SMALL = (0.5, 1.0)  # eps in 1/255 at which undefended networks still differ
+LARGE = (2.0, 4.0, 8.0)  # eps in 1/255 up to that of adversarial training
 AUTOATTACK_PASSES = 1300  # forward and backward per image: 2,000 at 0.5/255, 650 at 1/255, on two ResNet-20
 
 
@@ -112,18 +113,27 @@ def curve() -> list[Attack]:
     return [Attack("pgd", eps=e / 255, step=e / 10 / 255, iterations=50, restarts=1) for e in CURVE]
 
 
-def strong_pgd(n: int | None = 250, seed: int = 0) -> Protocol:
+def strong_pgd(n: int | None = 250, eps: Iterable[float] = SMALL, seed: int = 0) -> Protocol:
     """The audit's PGD-50 at the eps of AutoAttack, to compare the two.
 
     A record has an attack once: on another number of images it is one of another seed.
     """
-    both = [attack for attack in curve() if any(attack.eps == e / 255 for e in SMALL)]
-    return tuple(Entry(replace(attack, seed=seed), n) for attack in both)
+    found = [attack for attack in curve() if any(attack.eps == e / 255 for e in eps)]
+    return tuple(Entry(replace(attack, seed=seed), n) for attack in found)
 
 
-def autoattack(n: int | None = 128, seed: int = 0) -> Protocol:
-    """AutoAttack's standard version (Croce & Hein 2020) in pixels at 0.5/255 and 1/255."""
-    return tuple(Entry(Attack("autoattack", eps=e / 255, seed=seed), n) for e in SMALL)
+def autoattack(n: int | None = 128, eps: Iterable[float] = SMALL, seed: int = 0) -> Protocol:
+    """AutoAttack's standard version (Croce & Hein 2020) in pixels, by default at 0.5/255 and 1/255."""
+    return tuple(Entry(Attack("autoattack", eps=e / 255, seed=seed), n) for e in eps)
+
+
+def defended() -> Protocol:
+    """For networks trained on attacked images: 2, 4 and 8/255.
+
+    FGSM is there to be compared with: where one-step training has overfitted, it alone looks defended.
+    """
+    single = tuple(Entry(Attack("fgsm", eps=e / 255), 2000) for e in LARGE)
+    return (*paper(), *single, *strong_pgd(eps=LARGE), *autoattack(eps=LARGE))
 
 
 def strong() -> Protocol:

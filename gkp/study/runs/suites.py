@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from gkp.attacks import Attack
 from gkp.nets.models import CIFAR_STD, IMAGENET_STD
 from gkp.pruners import methods
 from gkp.study.runs import protocols
@@ -19,6 +20,9 @@ SHORT_RECIPE = replace(PAPER, epochs=4, batch_size=128, lr=0.02, schedule="onecy
 # He et al. 2016, section 4.2, for networks without a public checkpoint; cosine instead of two drops.
 SCRATCH_RECIPE = replace(LONG_RECIPE, epochs=200, batch_size=128, lr=0.1, schedule="cosine", nesterov=True)
 MIDDLE_EPOCHS = 57  # 19 at each of the paper's learning rates
+# One step of 1.25 eps from a random point, the cheapest that trains robust networks (Wong et al. 2020).
+ONE_STEP = Attack("pgd", eps=8 / 255, step=10 / 255, start="random")
+ADVERSARIAL_RECIPE = replace(SHORT_RECIPE, epochs=6, lr=0.05, adversarial=ONE_STEP)
 # No flips: a mirrored digit is another digit or none.
 DIGITS_BASELINE = replace(PAPER, epochs=12, batch_size=32, lr=0.1, schedule="onecycle", augment="crop")
 DIGITS_RECIPE = replace(DIGITS_BASELINE, epochs=2, lr=0.03)
@@ -66,6 +70,8 @@ PIXEL_RATIO = round(sum(CIFAR_STD) / sum(IMAGENET_STD), 3)
 TABLE_10 = ("sr-gkp", "l1-b", "random", "l1-a", "fpgm", "sfp", "tmi-gkp")
 # Those of them that are trained longer than four epochs.
 TRAINED_LONGER = ("sr-gkp", "random", "l1-b", "fpgm", "l1-a")
+# Trained on attacked images: the paper's method, the controls, the one that is meant for it.
+TRAINED_ON_ATTACKS = ("sr-gkp", "random", "l1-b", "rap-admm")
 
 
 def by_value() -> list[str]:
@@ -290,6 +296,25 @@ def selection() -> Suite:
     )
 
 
+def adversarial() -> Suite:
+    """Whether the choice of what to prune matters where training makes robust, at the same passes for all.
+
+    The start is not trained adversarially: a few epochs have to make robust what is left of it, so that
+    accuracies are far below those of long adversarial training, and only the rows of this suite compare.
+    """
+    common = replace(
+        cifar10_run("resnet20", "authors", short=True),
+        recipe=ADVERSARIAL_RECIPE,
+        evaluation=protocols.defended(),
+    )
+    return Suite(
+        "cifar10-resnet20-adversarial",
+        f"ResNet-20 fine-tuned on attacked images, {ADVERSARIAL_RECIPE.epochs} epochs, attacked up to 8/255",
+        "CIFAR-10",
+        grid(common, (0,), TRAINED_ON_ATTACKS),
+    )
+
+
 def unit() -> Suite:
     """The published ResNet-56 with the paper's eps as large in pixels as in the authors' networks.
 
@@ -392,6 +417,7 @@ SUITES: dict[str, Callable[[], Suite]] = {
     "cifar10-resnet20-selection": selection,
     "cifar10-resnet20-profiles": profiles,
     "cifar10-resnet20-profiles-autoattack": profiles_autoattack,
+    "cifar10-resnet20-adversarial": adversarial,
     "cifar10-resnet56-short": lambda: cifar10("resnet56", "akamaster", short=True, names=TABLE_10),
     "cifar10-resnet56-57": longer,
     "cifar10-resnet56-seeds": long_network_seeds,

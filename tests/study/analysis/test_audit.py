@@ -11,7 +11,7 @@ from scipy.stats import binom
 
 from gkp.attacks import Attack
 from gkp.study.analysis import audit
-from gkp.study.analysis.comparison import Comparison
+from gkp.study.analysis.compared import Comparison
 from gkp.study.report import plots
 from gkp.study.runs import protocols, suites
 

@@ -8,7 +8,7 @@ from record_factory import RUN, by_label, edited, make_record, with_metrics, wit
 
 from gkp.attacks import Attack
 from gkp.study.analysis import comparison as compare
-from gkp.study.analysis.comparison import Comparison
+from gkp.study.analysis.compared import Comparison
 from gkp.study.report import show, tables
 from gkp.study.runs import protocols
 from gkp.study.runs.run import RATE

@@ -11,7 +11,7 @@ from statsmodels.stats.multitest import multipletests
 
 from gkp.attacks import Attack
 from gkp.study.analysis import paired
-from gkp.study.analysis.comparison import Comparison
+from gkp.study.analysis.compared import Comparison
 from gkp.study.analysis.labels import CONTROL
 from gkp.study.runs.run import UNPRUNED
 from gkp.train.recipe import Recipe

@@ -11,7 +11,8 @@ from record_factory import with_metrics
 from gkp.study.analysis import audit
 from gkp.study.analysis import paper as published
 from gkp.study.analysis.claims import CLAIMS
-from gkp.study.analysis.comparison import PROTOCOL, Comparison
+from gkp.study.analysis.compared import Comparison
+from gkp.study.analysis.comparison import PROTOCOL
 from gkp.study.analysis.paper import ATTACKS
 from gkp.study.report import build as report
 from gkp.study.runs.store import Store

@@ -6,7 +6,8 @@ from many_records import comparison
 from scipy.stats import ttest_1samp
 
 from gkp.study.analysis import seeds
-from gkp.study.analysis.comparison import PROTOCOL, Comparison
+from gkp.study.analysis.compared import Comparison
+from gkp.study.analysis.comparison import PROTOCOL
 from gkp.study.analysis.labels import CONTROL
 from gkp.study.runs import suites
 

@@ -12,7 +12,8 @@ from scipy import stats
 from gkp.attacks import Attack
 from gkp.study.analysis import training
 from gkp.study.analysis.audit import kendall
-from gkp.study.analysis.comparison import PROTOCOL, Comparison
+from gkp.study.analysis.compared import Comparison
+from gkp.study.analysis.comparison import PROTOCOL
 from gkp.study.analysis.labels import BENIGN
 from gkp.study.report import plots
 from gkp.study.runs import protocols, suites

@@ -9,7 +9,8 @@ from record_factory import edited, with_right
 
 from gkp.attacks import Attack
 from gkp.study.analysis import paired, verdict
-from gkp.study.analysis.comparison import PROTOCOL, Comparison, sound_attack
+from gkp.study.analysis.compared import Comparison
+from gkp.study.analysis.comparison import PROTOCOL, sound_attack
 from gkp.study.analysis.labels import BENIGN, CONTROL
 from gkp.study.report import tables
 from gkp.study.runs.store import Store

@@ -15,9 +15,11 @@ from matplotlib.text import Text
 from record_factory import with_metrics, with_right
 
 from gkp.search import select
-from gkp.study.analysis import costs, labels, paired, seeds, training
-from gkp.study.analysis.comparison import Comparison, pixel_attacks
+from gkp.study.analysis import labels, paired, seeds, training
+from gkp.study.analysis.compared import Comparison
+from gkp.study.analysis.comparison import pixel_attacks
 from gkp.study.analysis.labels import BENIGN, CONTROL
+from gkp.study.analysis.method import costs
 from gkp.study.facts import anatomy
 from gkp.study.report import course_plots, differences, fact_plots, kernel_plots, plots, style
 from gkp.study.runs import protocols, suites

@@ -9,7 +9,7 @@ from record_factory import RUN, edited, make_record, measured, with_metrics
 
 from gkp.attacks import Attack
 from gkp.nets import models
-from gkp.study.analysis.comparison import Comparison
+from gkp.study.analysis.compared import Comparison
 from gkp.study.analysis.labels import attack_title
 from gkp.study.report import tables
 from gkp.utils.stats import wilson

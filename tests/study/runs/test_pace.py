@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from gkp.attacks import Attack
 from gkp.study.runs import pace as estimates
 from gkp.study.runs import protocols, suites
 from gkp.study.runs.run import Run
@@ -47,3 +48,14 @@ def test_attacks_after_every_epoch_take_time() -> None:
     )
     assert estimates.training_minutes(tested) == estimates.training_minutes(RUN)
     assert estimates.training_minutes(attacked) > estimates.training_minutes(RUN)
+
+
+def test_training_on_attacked_images_takes_longer() -> None:
+    one, three = (Attack("pgd", eps=0.1, step=0.1, iterations=n) for n in (1, 3))
+    attacked = [
+        estimates.training_minutes(dataclasses.replace(RUN, recipe=dataclasses.replace(PAPER, adversarial=a)))
+        for a in (None, one, three)
+    ]
+    assert attacked[0] == estimates.training_minutes(RUN)
+    assert attacked[2] - attacked[0] == pytest.approx(3 * (attacked[1] - attacked[0]))
+    assert attacked[1] == pytest.approx(5 / 3 * attacked[0])

@@ -5,9 +5,10 @@ import re
 
 import pytest
 
+from gkp import pruners
 from gkp.nets import models
+from gkp.study.runs import protocols, suites
 from gkp.study.runs import run as configuration
-from gkp.study.runs import suites
 
 
 def test_an_unknown_suite_lists_the_known_ones() -> None:
@@ -70,6 +71,23 @@ def test_the_short_grid_of_the_papers_network_starts_as_its_long_one() -> None:
     assert short.ordered()[0].hash == whole.ordered()[0].hash
     assert {run.recipe for run in short.runs[1:]} == {suites.SHORT_RECIPE}
     assert {run.method for run in short.runs if run.prunes} == set(suites.TABLE_10)
+
+
+def test_the_adversarial_suite_trains_all_alike_and_attacks_the_start_as_other_suites_do() -> None:
+    """An attack on other images than another suite's would take turns with it in the record of the start."""
+    start, *trained = suites.get("cifar10-resnet20-adversarial").runs
+    assert start.recipe is None
+    assert {run.recipe for run in trained} == {suites.ADVERSARIAL_RECIPE}
+    assert {"unpruned + fine-tune", "sr-gkp", "random", "l1-b"} <= {run.label for run in trained}
+    others = [run for name in ("short", "audit") for run in suites.get(f"cifar10-resnet20-{name}").runs]
+    asked = {e.attack.name: e.n for run in others if run.hash == start.hash for e in run.evaluation}
+    shared = [e for e in start.evaluation if e.attack.name in asked]
+    assert len(shared) == 4 + 2 * len(protocols.LARGE)
+    assert all(entry.n == asked[entry.attack.name] for entry in shared)
+    short = suites.get("cifar10-resnet20-short").runs
+    assert not {run.hash for run in trained} & {run.hash for run in short}
+    attacks = pruners.get("rap-admm").options
+    assert all(getattr(suites.ONE_STEP, name) == attacks[name] for name in ("eps", "step", "iterations"))
 
 
 def test_the_unit_suite_attacks_equally_far_in_pixels_as_the_papers_networks() -> None:

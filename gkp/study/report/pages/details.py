@@ -7,10 +7,12 @@ from typing import Any
 
 import pandas as pd
 
-from gkp.study.analysis import ablation_tables, audit, costs, paired, seeds, training
+from gkp.study.analysis import audit, paired, seeds, training
 from gkp.study.analysis import paper as published
-from gkp.study.analysis.comparison import PROTOCOL, Comparison, paper_attacks, pixel_attacks, sound_attack
+from gkp.study.analysis.compared import Comparison
+from gkp.study.analysis.comparison import PROTOCOL, if_sound, paper_attacks, pixel_attacks
 from gkp.study.analysis.labels import BENIGN, CONTROL
+from gkp.study.analysis.method import ablation_tables, costs
 from gkp.study.report.tables import to_markdown
 from gkp.study.runs import protocols, suites
 from gkp.study.runs.store import Store
@@ -32,8 +34,7 @@ def details_of(suite: str, store: Store) -> str:
 
 def paired_tests(comparison: Comparison) -> Tables:
     """Every network against the controls, under the paper's attacks and a sound one."""
-    sound = [sound_attack(comparison)] if pixel_attacks(comparison) else []
-    names, titles = [BENIGN, *paper_attacks(comparison), *sound], comparison.titles
+    names, titles = [BENIGN, *paper_attacks(comparison), *if_sound(comparison)], comparison.titles
     labels = comparison.labels
     if BENIGN not in titles or len(labels) < 3:
         return
@@ -83,12 +84,15 @@ def _longer(store: Store, comparison: Comparison) -> Tables:
         "Test accuracy where each learning rate ends, percent, in bfloat16",
         training.phases_text(comparison),
     )
-    epochs = f"{short.trained[0].run.epochs} and {comparison.trained[0].run.epochs} epochs"
-    title = f"Percent after {epochs}, the same networks; shown: McNemar, Holm-corrected"
-    yield title, training.longer_text(short, comparison, names)
-    title = f"Whether the methods rank alike after {epochs}: correlations of the pruned networks (bootstrap "
-    title += "over images), and pairs of all trained networks that are told apart"
-    yield title, training.ranks_kept_text(short, comparison, names)
+    if short.trained:
+        epochs = f"{short.trained[0].run.epochs} and {comparison.trained[0].run.epochs} epochs"
+        title = f"Percent after {epochs}, the same networks; shown: McNemar, Holm-corrected"
+        yield title, training.longer_text(short, comparison, names)
+        title = (
+            f"Whether the methods rank alike after {epochs}: correlations of the pruned networks (bootstrap "
+        )
+        title += "over images), and pairs of all trained networks that are told apart"
+        yield title, training.ranks_kept_text(short, comparison, names)
     strong = [entry.attack.name for entry in protocols.strong()]
     met = comparison.having(strong)
     if {CONTROL, "sr-gkp"} <= set(met.labels):

@@ -11,7 +11,7 @@ import pandas as pd
 
 from gkp.study.analysis import claims, seeds
 from gkp.study.analysis.claims import Claim, Verdict
-from gkp.study.analysis.comparison import Comparison
+from gkp.study.analysis.compared import Comparison
 from gkp.study.report.tables import to_markdown
 from gkp.study.runs.store import Store
 

@@ -7,12 +7,12 @@ import pytest
 from many_records import a_record
 from search_facts import FACTS
 
-from gkp.study.analysis import ablation_tables as tables
+from gkp.study.analysis.method import ablation_tables as tables
 from gkp.study.runs import suites
 from gkp.study.runs.record import Fact
 from gkp.study.runs.store import Store
 
-EXPECTED = Path(__file__).parents[3] / "expected"
+EXPECTED = Path(__file__).parents[4] / "expected"
 SUITE = "cifar10-resnet20-ablations"
 
 

@@ -7,14 +7,14 @@ from many_records import comparison, counted
 from record_factory import edited
 from search_facts import FACTS
 
-from gkp.study.analysis import costs as tables
-from gkp.study.analysis.comparison import Comparison
+from gkp.study.analysis.compared import Comparison
+from gkp.study.analysis.method import costs as tables
 from gkp.study.facts.ablations import ALL
 from gkp.study.report import fact_plots
 from gkp.study.runs.record import Fact
 from gkp.study.runs.store import Store
 
-PRINTED = Path(__file__).parents[3] / "expected" / "paper_times.csv"
+PRINTED = Path(__file__).parents[4] / "expected" / "paper_times.csv"
 
 
 def timing(seconds):

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from gkp import pruners
-from gkp.study.analysis.comparison import Comparison
+from gkp.study.analysis.compared import Comparison
 from gkp.study.analysis.labels import network_title, ordered
 from gkp.study.runs.record import Fact, Record
 from gkp.study.runs.store import Store

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from gkp.study.analysis.comparison import Comparison
+from gkp.study.analysis.compared import Comparison
 from gkp.study.analysis.labels import BENIGN
 from gkp.study.facts.ablations import ALL, titles
 from gkp.study.runs import suites
