@@ -252,6 +252,7 @@ def profiles_autoattack() -> Suite:
         "The telling networks of cifar10-resnet20-profiles under AutoAttack, 512 images",
         "CIFAR-10, and the records of cifar10-resnet20-profiles",
         tuple(finalists(both)),
+        facts=("explanations",),
     )
 
 
