@@ -66,6 +66,7 @@ LOOKS: dict[str, tuple[str, str]] = {  # label -> (colour, marker)
     "baseline": ("#000000", "+"),
     # grouped kernels
     "sr-gkp": ("#CC3311", "s"),
+    "sr-gkp-b": ("#CC3311", "v"),
     "tmi-gkp": ("#EE7733", "D"),
     "gkp-greedy": ("#CC8866", "d"),
     # size of weights
