@@ -13,7 +13,7 @@ from torch import Tensor
 from gkp.search import Selection, grouping
 from gkp.search.smoothness import filter_smoothness, smoothness
 from gkp.study.analysis.compared import Comparison
-from gkp.study.analysis.labels import CONTROLS, method_title
+from gkp.study.analysis.labels import CONTROLS, base, method_title
 from gkp.study.analysis.method import factors
 from gkp.study.facts.anatomy import group_smoothness
 from gkp.study.report.style import DOUBLE, FAINT, INK, LOOKS, REST, SINGLE, new_figure, styled
@@ -22,7 +22,7 @@ DEAD = 1e-12  # smoothness below which weight decay has removed a kernel
 CHOSEN = LOOKS["sr-gkp"][0]
 SIGNED = LinearSegmentedColormap.from_list("signed", ["#B35806", "#F7F7F7", "#225588"])  # weights around 0
 PROFILES = ("#CC3311", "#0077BB", "#BB8800", "#117733", "#332288", "#AA3377")  # in the order of appearance
-SELECTIONS = {"beam": "s", "random": "P", "greedy": ">"}
+SELECTIONS = {"beam": "s", "random": "P", "greedy": ">", "reconstruction": "D"}
 SMOOTH = LinearSegmentedColormap.from_list("smooth", ["#F4F6FA", "#8FB4D9", "#123A66"])  # pale is smooth
 
 
@@ -186,8 +186,9 @@ def front(records: Comparison, clean: str, robust: str) -> Figure:
     for row in frame.itertuples():
         if row.selection == "–":
             axes.plot(row.clean, row.robust, ".", color=REST, zorder=2)
+            name = method_title(base(row.label)) + (f", {row.profile}" if row.profile != "–" else "")
             axes.annotate(
-                method_title(row.label), (row.clean, row.robust), (4, 0), textcoords="offset points",
+                name, (row.clean, row.robust), (4, 0), textcoords="offset points",
                 va="center", fontsize=6, color=INK if row.label in CONTROLS else REST,
             )  # fmt: skip
         else:

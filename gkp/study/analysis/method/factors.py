@@ -23,7 +23,8 @@ from gkp.study.runs.run import GROUPS, Run
 from gkp.utils.stats import paired_difference
 
 PUBLISHED = {"profile": "flat", "selection": "beam", "which": "all"}  # SR-GKP's own level of each factor
-OWN = {"sr-gkp": {}, "sr-gkp-b": {"profile": suites.EARLY}, "gkp-greedy": {"selection": "greedy"}}
+OWN: dict[str, dict[str, str]] = {"sr-gkp": {}, "sr-gkp-b": {"profile": suites.EARLY}}
+OWN |= {method: {"selection": selection} for selection, method in suites.SELECTING.items()}
 BEST = "sr-gkp-b"
 
 
