@@ -30,7 +30,8 @@ REAL = ("resnet18", "resnet50", "vgg16_bn", "densenet121", "mobilenet_v2")
 NONE_TO_GROUP = "no convolution can be pruned"
 REFUSED = {
     **{(method, network): "is a layer profile" for method in ("l1-a", "l1-b") for network in REAL},
-    ("tmi-gkp", "mobilenet_v2"): NONE_TO_GROUP,  # the others take its 1x1 convolutions
+    # The other grouped methods take its 1x1 convolutions.
+    **{(method, "mobilenet_v2"): NONE_TO_GROUP for method in ("tmi-gkp", "gkp-reconstruction")},
     ("lrf", "mobilenet_v2"): "this network has none",
 }
 

@@ -12,7 +12,8 @@ from gkp.data import Split
 from gkp.pruners import get, prepare
 from gkp.train.recipe import Recipe
 
-SCORING = [m for m in gkp.methods() if get(m).needs.startswith("images")]
+IMAGES = [m for m in gkp.methods() if get(m).needs.startswith("images")]
+SCORING = [m for m in IMAGES if get(m).structure != "grouped kernel"]
 TRAINING = [m for m in gkp.methods() if get(m).start]
 RECIPE = Recipe(epochs=2, batch_size=8, schedule="constant", augment="none")
 
@@ -52,6 +53,16 @@ def test_every_precision_keeps_the_filters_of_the_same_weights_in_float32(method
     # The first batch norm tells which filters of the layer before it are left.
     torch.testing.assert_close(found[1].weight.float(), expected[1].weight)
     assert found[0].out_channels < 8
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_every_precision_keeps_the_kernels_of_the_same_weights_in_float32(dtype) -> None:
+    model = network().to(torch.float16 if dtype == torch.float16 else torch.bfloat16).float()
+    found = pruned(copy.deepcopy(model).to(dtype), "gkp-reconstruction", split())
+    expected = pruned(model, "gkp-reconstruction", split())
+    assert {p.dtype for p in found.parameters()} == {dtype}
+    assert torch.equal(found[3].kept, expected[3].kept)
+    assert found[3].kept.shape[1] < 8
 
 
 @pytest.mark.parametrize("method", TRAINING)

@@ -50,8 +50,8 @@ def test_an_unknown_method_or_option_is_refused_with_the_known_ones():
         gkp.prune(model, "l3")
     with pytest.raises(ValueError, match="random has no option sede; its options: seed"):
         gkp.prune(model, "random", sede=1)
-    with pytest.raises(ValueError, match="l1 has no option seed; its options: none"):
-        gkp.prune(model, "l1", seed=1)
+    with pytest.raises(ValueError, match="l2 has no option seed; its options: none"):
+        gkp.prune(model, "l2", seed=1)
 
 
 @pytest.mark.parametrize("rate", [0.0, 1.0, 1.2, -0.1, float("nan")])
