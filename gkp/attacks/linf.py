@@ -150,8 +150,9 @@ class Attack:
             words.insert(3, f"step{length_text(self.step, self.space)}")
             if self.start != STARTS[0]:
                 words.append(f"{self.start}start")
-            if (self.restarts or self.start != STARTS[0]) and self.seed:
-                words.append(f"seed{self.seed}")
+        drawn = self.kind == "pgd" and (self.restarts or self.start != STARTS[0])
+        if self.seed and (self.kind == "autoattack" or drawn):
+            words.append(f"seed{self.seed}")
         if self.loss != LOSSES[0]:
             words.append(f"loss{self.loss.removeprefix('float')}")
         return "_".join(words)

@@ -21,6 +21,7 @@ from gkp.pruners import (  # noqa: F401, importing a family registers its method
     grouped_kernels,
     norms,
     reconstruction,
+    staged_kernels,
     tmi,
 )
 from gkp.pruners.common import plugins  # noqa: F401

@@ -20,6 +20,7 @@ from gkp.nets.channels.surgery import (
     warn_of,
 )
 from gkp.nets.grouped_base import GroupedKernels
+from gkp.pruners.common.profile import FLAT, Profile, kernel_rates
 from gkp.pruners.common.registry import Cut, register
 from gkp.search import Selection, beam, check_rate, grouping, select
 from gkp.search.objective import Problem, grouped_kernel_distance, kept_count, resolve_beta, set_cost
@@ -109,22 +110,26 @@ def sr_gkp(
     execution: str = "dense",
     indivisible: str = "skip",
     starts: str | int | None = "auto",
+    profile: Profile = FLAT,
+    which: str = "all",
 ) -> Cut:
     """SR-GKP. Search options as in `gkp.search.select`; `seed` is that of grouping or strategy "random".
 
     starts: how many kernels of a layer a search starts from, None for all as released; "auto" is all up to
     512 input channels, and `STARTS` beyond, where all would take minutes to hours. Of a network without
     kernels larger than 1x1 that could be grouped, 1x1 convolutions are pruned, else linear layers.
+    profile, which: which layer loses how much, and which are pruned, see `gkp.pruners.common.profile`.
     """
     layers = layers_to_prune(model, groups, indivisible, example_input, pointwise=True)
+    rates = kernel_rates(model, layers, profile, which, example_input)
 
     def cut(rate: float) -> nn.Module:
         generator = torch.Generator().manual_seed(seed)
         selections = {
             name: select(
-                filter_weight(layer),
+                filter_weight(layers[name]),
                 groups=groups,
-                rate=rate,
+                rate=share,
                 beam_width=beam_width,
                 check_step=check_step,
                 alpha=alpha,
@@ -137,9 +142,9 @@ def sr_gkp(
                 variant=variant,
                 arithmetic=arithmetic,
                 generator=generator,
-                starts=_starts(layer, starts),
+                starts=_starts(layers[name], starts),
             )
-            for name, layer in layers.items()
+            for name, share in rates(rate).items()
         }
         return replace_kernels(model, selections, execution, guessed_input(model, example_input))
 
@@ -211,15 +216,20 @@ def greedy_cut(
     compared: float,
     execution: str,
     example_input: Tensor | None,
+    profile: Profile = FLAT,
+    which: str = "all",
 ) -> Cut:
     """Cut by `greedy_selection` in groups `orders[name]` (groups, O / groups) of each layer's filters."""
     if not 0 <= compared <= 1:
         raise ValueError(f"compared={compared!r}: the share of the kept kernels lies in [0, 1]")
+    rates = kernel_rates(model, layers, profile, which, example_input)
 
     def cut(rate: float) -> nn.Module:
         selections = {
-            name: greedy_selection(filter_weight(layer), orders[name], rate, beta=beta, compared=compared)
-            for name, layer in layers.items()
+            name: greedy_selection(
+                filter_weight(layers[name]), orders[name], share, beta=beta, compared=compared
+            )
+            for name, share in rates(rate).items()
         }
         return replace_kernels(model, selections, execution, guessed_input(model, example_input))
 
@@ -243,16 +253,21 @@ def gkp_greedy(
     variant: str = "squared",
     execution: str = "dense",
     indivisible: str = "skip",
+    profile: Profile = FLAT,
+    which: str = "all",
 ) -> Cut:
     """SR-GKP's groups with TMI-GKP's selection, see `greedy_selection`; nothing of either is left out.
 
     beta: weight of the pruned kernels, "exact" balances the numbers of pairs (TMI-GKP's "auto") or a
     number. compared: share of the kept kernels that a pruned one is compared with. variant: of the
-    smoothness. How the paper set beta in its Table 5 is not stated: not verified.
+    smoothness. profile, which: as in `sr_gkp`. How the paper set beta in its Table 5 is not stated: not
+    verified.
     """
     layers = layers_to_prune(model, groups, indivisible, example_input, pointwise=True)
     orders = {
         name: grouping.snaking(filter_weight(layer).cpu(), groups, variant=variant)
         for name, layer in layers.items()
     }
-    return greedy_cut(model, layers, orders, beta, compared, execution, example_input)
+    return greedy_cut(
+        model, layers, orders, beta, compared, execution, example_input, profile=profile, which=which
+    )

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from gkp.nets.channels.surgery import convolution, default_input, remove_filters
 from gkp.nets.models import CifarResNet, CifarVGG16
 from gkp.pruners.common.filters import filters_to_drop, layers_to_cut, weight_cut
+from gkp.pruners.common.profile import FLAT, Profile
 from gkp.pruners.common.ranking import MINIMUM, global_cut, own_norm
 from gkp.pruners.common.registry import Cut, register
 
@@ -28,11 +29,24 @@ VGG16_PROFILE = (0, 7, 8, 9, 10, 11, 12)  # positions of the convolutions that l
     summary="filters chosen uniformly at random, the same share in every layer",
 )
 def random(
-    model: nn.Module, *, groups: int, example_input: Tensor | None, data: object, seed: int = 0
+    model: nn.Module,
+    *,
+    groups: int,
+    example_input: Tensor | None,
+    data: object,
+    seed: int = 0,
+    profile: Profile = FLAT,
 ) -> Cut:
-    """Uniformly random scores from a generator seeded with `seed`: the control every criterion must beat."""
+    """Uniformly random scores from a generator seeded with `seed`: the control every criterion must beat.
+
+    profile: which layer loses how much, see `gkp.pruners.common.profile`.
+    """
     generator = torch.Generator().manual_seed(seed)
-    return weight_cut(model, example_input, lambda weight, _: torch.rand(len(weight), generator=generator))
+
+    def score(weight: Tensor, _: object) -> Tensor:
+        return torch.rand(len(weight), generator=generator)
+
+    return weight_cut(model, example_input, score, profile)
 
 
 def l1_norm(weight: Tensor) -> Tensor:
@@ -46,9 +60,19 @@ def l1_norm(weight: Tensor) -> Tensor:
     citation="Li et al. 2017, arXiv:1608.08710",
     summary="filters of smallest L1 norm, the same share in every layer",
 )
-def l1(model: nn.Module, *, groups: int, example_input: Tensor | None, data: object) -> Cut:
-    """Score of filter i: sum |W_i|; "l1-a" and "l1-b" have the original's share for each layer."""
-    return weight_cut(model, example_input, lambda weight, _: l1_norm(weight))
+def l1(
+    model: nn.Module,
+    *,
+    groups: int,
+    example_input: Tensor | None,
+    data: object,
+    profile: Profile = FLAT,
+) -> Cut:
+    """Score of filter i: sum |W_i|; "l1-a" and "l1-b" have the original's share for each layer.
+
+    profile: which layer loses how much, see `gkp.pruners.common.profile`.
+    """
+    return weight_cut(model, example_input, lambda weight, _: l1_norm(weight), profile)
 
 
 @register(

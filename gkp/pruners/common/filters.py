@@ -18,6 +18,8 @@ from gkp.nets.channels.surgery import (
     training_only,
     warn_of,
 )
+from gkp.pruners.common.profile import FLAT, Profile, removals
+from gkp.pruners.common.ranking import filter_macs
 from gkp.pruners.common.registry import Cut
 
 
@@ -30,8 +32,12 @@ def filters_to_drop(scores: Tensor, rate: float) -> Tensor:
     return scores.sort(stable=True).indices[:count].sort().values
 
 
-def uniform_cut(model: nn.Module, scores: Mapping[str, Tensor], example_input: Tensor) -> Cut:
-    """Cut every scored layer at the same rate, by its own scores."""
+def uniform_cut(
+    model: nn.Module, scores: Mapping[str, Tensor], example_input: Tensor, profile: Profile = FLAT
+) -> Cut:
+    """Cut every scored layer by its own scores: at the same rate, or at the rates of a profile."""
+    if profile != FLAT:
+        return _profile_cut(model, scores, example_input, profile)
 
     def cut(rate: float) -> nn.Module:
         drop = {name: filters_to_drop(score, rate) for name, score in scores.items()}
@@ -40,8 +46,28 @@ def uniform_cut(model: nn.Module, scores: Mapping[str, Tensor], example_input: T
     return cut
 
 
+def _profile_cut(
+    model: nn.Module, scores: Mapping[str, Tensor], example_input: Tensor, profile: Profile
+) -> Cut:
+    layers = prunable_layers(model, example_input)
+    worth = filter_macs(model, {name: layers[name] for name in scores}, example_input)
+    sizes = {name: len(score) for name, score in scores.items()}
+    gone = removals(model, profile, sizes, worth, example_input)
+
+    def cut(rate: float) -> nn.Module:
+        drop = {
+            name: filters_to_drop(scores[name], count / sizes[name]) for name, count in gone(rate).items()
+        }
+        return remove_filters(model, drop, example_input)
+
+    return cut
+
+
 def weight_cut(
-    model: nn.Module, example_input: Tensor | None, score: Callable[[Tensor, FilterLayer], Tensor]
+    model: nn.Module,
+    example_input: Tensor | None,
+    score: Callable[[Tensor, FilterLayer], Tensor],
+    profile: Profile = FLAT,
 ) -> Cut:
     """Cut by a score of the filters' weights alone: weight (O, I, kh, kw) -> (O,)."""
     example_input = default_input(model, example_input)
@@ -50,7 +76,7 @@ def weight_cut(
         scores = {
             name: score(filter_weight(model.get_submodule(name)), layer) for name, layer in layers.items()
         }
-    return uniform_cut(model, scores, example_input)
+    return uniform_cut(model, scores, example_input, profile)
 
 
 def layers_to_cut(model: nn.Module, example_input: Tensor) -> dict[str, FilterLayer]:

@@ -37,11 +37,15 @@ class Suite:
     needs: str
     runs: tuple[Run, ...]
     facts: tuple[str, ...] = ()
+    by_seed: bool = True
 
     def ordered(self) -> list[Run]:
-        """Runs by value: baselines, then seed 0 of every method in the suite's order, then seed 1, ..."""
+        """Runs by value: baselines, then seed 0 of every method in the suite's order, then seed 1, ...
+
+        Without `by_seed` the runs are in the suite's own order.
+        """
         baselines = list(dict.fromkeys(start for run in self.runs if (start := run.start())))
-        return baselines + sorted(self.runs, key=lambda run: run.seed)
+        return baselines + (sorted(self.runs, key=lambda run: run.seed) if self.by_seed else list(self.runs))
 
 
 # Which methods a grid does first: this paper's, the control, the one every paper compares with.
@@ -188,6 +192,66 @@ def long_network_seeds() -> Suite:
         f"{SHORT_RECIPE.epochs} epochs, one-cycle",
         "CIFAR-10",
         grid(common, SEEDS, TRAINED_LONGER),
+    )
+
+
+# The factors of the profiles' suite, the most telling levels first: which stage loses how much, how kernels
+# are chosen, and whether all convolutions lose kernels or the first of each block.
+EARLY, PROFILES = "6:3:1", ("6:3:1", "1:1:0", "1:3:6", "sensitivity", "flat")
+SELECTIONS, WHICH = ("beam", "random", "greedy"), ("all", "first")
+BEYOND = {("1:1:0", "first")}  # even one kernel each leaves more multiply-adds than the target
+
+
+def kernels(common: Run, profile: str, selection: str = "beam", which: str = "all") -> Run:
+    """The run of grouped kernel pruning with these levels of the factors, under the name it is known by."""
+    options = {"profile": profile, "strategy": selection, "which": which}
+    method = "gkp-greedy" if selection == "greedy" else "sr-gkp-b" if profile == EARLY else "sr-gkp"
+    known = {"profile": EARLY if method == "sr-gkp-b" else "flat", "which": "all"}
+    known["strategy"] = "greedy" if selection == "greedy" else "beam"
+    return replace(common, method=method, options=tuple(o for o in options.items() if known[o[0]] != o[1]))
+
+
+def finalists(common: Run) -> list[Run]:
+    """Three seeds of the profile that spares late stages, of its controls, and of the methods without it."""
+    runs = [kernels(common, EARLY), kernels(common, EARLY, "random")]
+    runs += [replace(common, method="l1-b"), replace(common, method=UNPRUNED, macs_ratio=None)]
+    runs += [replace(common, method=name) for name in ("sr-gkp", "random", "fpgm")]
+    return [replace(run, seed=seed) for seed in SEEDS for run in runs]
+
+
+def profiles() -> Suite:
+    """Rates over the stages x choice of kernels x layers, at equal multiply-adds; filters beside them."""
+    common = replace(cifar10_run("resnet20", "authors", short=True), evaluation=protocols.sharp())
+    untouched = replace(common, recipe=None, validation=0, macs_ratio=None)
+    first = [kernels(common, profile, how) for profile in PROFILES[:-1] for how in ("beam", "random")]
+    filters = [
+        replace(common, method=name, options=(("profile", EARLY),)) for name in ("random", "fpgm", "l1")
+    ]
+    rest = [
+        kernels(common, profile, how, which)
+        for which in WHICH
+        for how in SELECTIONS
+        for profile in PROFILES
+        if (profile, which) not in BEYOND
+    ]
+    ordered = dict.fromkeys((*first, *filters, *finalists(common), untouched, *rest))
+    return Suite(
+        "cifar10-resnet20-profiles",
+        "CIFAR-10, ResNet-20: which stage loses how much, which kernels, which layers",
+        "CIFAR-10",
+        tuple(ordered),
+        by_seed=False,
+    )
+
+
+def profiles_autoattack() -> Suite:
+    common = cifar10_run("resnet20", "authors", short=True)
+    both = replace(common, evaluation=protocols.sharp() + protocols.autoattack(512, seed=1))
+    return Suite(
+        "cifar10-resnet20-profiles-autoattack",
+        "The telling networks of cifar10-resnet20-profiles under AutoAttack, 512 images",
+        "CIFAR-10, and the records of cifar10-resnet20-profiles",
+        tuple(finalists(both)),
     )
 
 
@@ -352,6 +416,8 @@ SUITES: dict[str, Callable[[], Suite]] = {
     "cifar10-resnet20-autoattack": autoattack,
     "cifar10-resnet20-selection": selection,
     "cifar10-resnet20-adversarial": adversarial,
+    "cifar10-resnet20-profiles": profiles,
+    "cifar10-resnet20-profiles-autoattack": profiles_autoattack,
     "cifar10-resnet56-short": lambda: cifar10("resnet56", "akamaster", short=True, names=TABLE_10),
     "cifar10-resnet56-57": longer,
     "cifar10-resnet56-seeds": long_network_seeds,

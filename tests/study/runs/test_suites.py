@@ -158,3 +158,44 @@ def test_the_suites_of_three_hundred_epochs_train_in_bfloat16() -> None:
     for name in ("resnet20", "resnet32", "resnet56", "resnet110", "vgg16"):
         recipes = {run.recipe for run in suites.get(f"cifar10-{name}").ordered() if run.recipe}
         assert recipes == {dataclasses.replace(suites.PAPER_RECIPE, precision="bfloat16")}
+
+
+def test_the_profiles_share_runs_with_the_grids_and_have_one_name_each() -> None:
+    found = suites.get("cifar10-resnet20-profiles").ordered()
+    hashes = {run.hash for run in found}
+    first = ["sr-gkp-b", "sr-gkp-b (strategy-random)", "sr-gkp (profile-1:1:0)"]
+    assert [run.label for run in found[:3]] == first
+    assert len(hashes) == len(found)
+    others = [suites.get(f"cifar10-resnet20-{name}") for name in ("seeds", "ablations")]
+    known = {run.hash for suite in others for run in suite.runs}
+    plain = {"sr-gkp", "gkp-greedy", "random", "fpgm", "l1-b", "unpruned + fine-tune"}
+    assert {run.label for run in found if run.hash in known} == plain | {
+        "unpruned",
+        "sr-gkp (strategy-random)",
+    }
+    assert {run.hash for run in suites.get("cifar10-resnet20-profiles-autoattack").runs} <= hashes
+
+
+def test_every_level_of_the_profiles_factors_is_crossed_with_the_others() -> None:
+    found = {run.hash for run in suites.get("cifar10-resnet20-profiles").runs}
+    common = next(run for run in suites.get("cifar10-resnet20-short").runs if run.label == "sr-gkp")
+    crossed = [
+        suites.kernels(common, profile, selection, which)
+        for profile in suites.PROFILES
+        for selection in suites.SELECTIONS
+        for which in suites.WHICH
+        if (profile, which) not in suites.BEYOND
+    ]
+    assert {run.hash for run in crossed} <= found
+    assert len({run.hash for run in crossed}) == len(crossed) == 27
+
+
+def test_an_attack_on_another_number_of_images_is_another_attack() -> None:
+    """A record has an attack once, so that two suites would measure it again and again, in turns."""
+    asked: dict[tuple[str, str], set[int | None]] = {}
+    for name in suites.SUITES:
+        if name.startswith("cifar10-resnet20-"):
+            for run in suites.get(name).runs:
+                for entry in run.evaluation:
+                    asked.setdefault((run.hash, entry.attack.name), set()).add(entry.n)
+    assert [key for key, numbers in asked.items() if len(numbers) > 1] == []
