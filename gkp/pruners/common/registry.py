@@ -26,13 +26,15 @@ class Session:
 
     hooks: what it does to the training loop. share: the part of the epochs that runs with the hooks;
     then `finish` turns the trained model into a `Cut`, and the rest of the epochs is plain fine-tuning.
-    changes: fields of the recipe that the method needs otherwise while it prunes, such as `adversarial`.
+    changes: fields of the recipe that the method needs otherwise while it prunes, such as `adversarial`;
+    changes_after: the same for the epochs after the cut.
     """
 
     hooks: Hooks
     finish: Callable[[nn.Module], Cut]
     share: float = 1.0
     changes: Mapping[str, Any] = field(default_factory=dict)
+    changes_after: Mapping[str, Any] = field(default_factory=dict)
 
     @staticmethod
     def hooked_epochs(epochs: int, share: float) -> int:
@@ -48,7 +50,8 @@ class Session:
     def recipes(self, recipe: Recipe) -> tuple[Recipe, Recipe]:
         """The two parts of a run: with the hooks, and after the cut. Each runs through the whole schedule."""
         hooked = self.hooked_epochs(recipe.epochs, self.share)
-        return replace(recipe.scaled(hooked), **self.changes), recipe.scaled(recipe.epochs - hooked)
+        rest = recipe.scaled(recipe.epochs - hooked)
+        return replace(recipe.scaled(hooked), **self.changes), replace(rest, **self.changes_after)
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,12 @@ class Method:
     summary: str
     prepare: Callable[..., Cut]
     start: Callable[..., Session] | None = None
+    from_scratch: bool = False  # whether `start` throws the trained weights away
+
+    @property
+    def when(self) -> str:
+        """When it prunes, in the words of the tables."""
+        return f"{self.schedule}, from scratch" if self.from_scratch else self.schedule
 
     @property
     def options(self) -> Mapping[str, Any]:
@@ -93,22 +102,26 @@ def register(
     citation: str,
     summary: str,
     start: Callable[..., Session] | None = None,
+    from_scratch: bool = False,
 ) -> Callable[[Callable[..., Cut]], Callable[..., Cut]]:
     """Decorator that enters a `prepare` function (see `Method`) under `name`.
 
-    start: for a method that prunes in training, with the same options as `prepare`. ValueError when
-    the name is taken or a property is none of those the tables know.
+    start: for a method that prunes in training, with the same options as `prepare`; from_scratch: it throws
+    the trained weights away. ValueError when the name is taken or a property is none of those the tables know.
     """
     for value, choices in ((structure, STRUCTURES), (schedule, SCHEDULES), (needs, NEEDS)):
         if value not in choices:
             raise ValueError(f"{value!r}: choose one of {', '.join(choices)}")
     if (schedule == "in training") != (start is not None):
         raise ValueError(f'{name}: schedule="in training" and start= go together')
+    if from_scratch and start is None:
+        raise ValueError(f"{name}: only a method with start= can train from scratch")
 
     def enter(prepare: Callable[..., Cut]) -> Callable[..., Cut]:
         if name in _METHODS and _METHODS[name].prepare.__qualname__ != prepare.__qualname__:
             raise ValueError(f"a pruning method called {name!r} is already registered")
-        _METHODS[name] = Method(name, structure, schedule, needs, citation, summary, prepare, start)
+        facts = (name, structure, schedule, needs, citation, summary)
+        _METHODS[name] = Method(*facts, prepare, start, from_scratch)
         return prepare
 
     return enter
