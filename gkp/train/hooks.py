@@ -36,9 +36,10 @@ class Hooks:
     `before_step(model, at)` runs after backward and may edit gradients; `penalty(model, epoch)` returns a
     scalar to add to the loss, or None; `loss(model, x, y, logits, epoch)` replaces the cross entropy (x
     float32 pixels (B, C, H, W), y (B,), logits float32), for distillation or a discriminator;
-    `after_step(model, at)` runs after the update, for a projection; `at` is the `Step`.
-    `after_epoch(model, epoch)` runs before the evaluation. Hooks may zero weights but not replace modules or parameters. Those that remember
-    something give `state_dict` (tensors, plain values) and `load_state_dict`, or a resumed run would differ.
+    `after_step(model, at)` runs after the update, for a projection; `at` is the `Step`. `after_epoch(model,
+    epoch)` runs before the evaluation. Hooks may zero weights but not replace modules or parameters. Those
+    that remember something give `state_dict` (tensors, plain values) and `load_state_dict`, or a resumed
+    run would differ.
     """
 
     before_step: Callable[[nn.Module, Step], None] | None = None

@@ -107,7 +107,8 @@ def register(
     """Decorator that enters a `prepare` function (see `Method`) under `name`.
 
     start: for a method that prunes in training, with the same options as `prepare`; from_scratch: it throws
-    the trained weights away. ValueError when the name is taken or a property is none of those the tables know.
+    the trained weights away. ValueError when the name is taken or a property is none of those the tables
+    know.
     """
     for value, choices in ((structure, STRUCTURES), (schedule, SCHEDULES), (needs, NEEDS)):
         if value not in choices:

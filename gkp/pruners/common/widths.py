@@ -25,8 +25,9 @@ class Widths:
         counted = {n: m for n, m in modules.items() if isinstance(m, (_ConvNd, nn.Linear))}
         self.cost = products.by_layer(inner, counted, example_input)
         # Of a layer that keeps channels apart the two sides shrink as one.
-        self.sizes = {n: sizes(m) if mixes(m) else (0, m.out_channels) for n, m in counted.items()}  # type: ignore[union-attr]
-        self.lost: dict[str, list[tuple[str, int, float]]] = {}  # (layer, side, share of it that one filter is)
+        self.sizes = {n: sizes(m) if mixes(m) else (0, len(channels.filters[n])) for n, m in counted.items()}
+        # By layer of a filter: sides (0 inputs, 1 filters) of layers that it is a part of, and which part.
+        self.lost: dict[str, list[tuple[str, int, float]]] = {}
         for name in layers:
             owner = channels.filters[name]
             for side, gone in zip((1, 0), channels.removed(owner.tolist()), strict=True):

@@ -16,6 +16,7 @@ from gkp.train.hooks import Hooks, Step
 
 BEGIN = 1 / 6  # share of the steps before the penalty: 50 of 300 epochs
 PENALTY, EPSILON = 1e-3, 0.95
+SHARE = 0.8  # of the epochs, as for the other methods whose cut may change the network
 AMPLIFIED, LARGEST = 2.0, 10.0  # times the smallest penalty that shrinks a group; times PENALTY at most
 TOLERANCE, MOST = 0.05, 0.999  # shares of groups: penalised beyond the target, and at most
 TINY = 1e-6  # beside a mean norm
@@ -24,8 +25,8 @@ TINY = 1e-6  # beside a mean norm
 def redundancy(x: Sequence[Tensor], g: Sequence[Tensor] | None = None) -> Tensor:
     """(N,), high is redundant: the mean of cos(-x, -g) and 1 / (||x|| / D + 1e-6), each divided by its norm.
 
-    x, g: per layer (O, D), the groups and what the update takes off them, divided by the learning rate. Without
-    g only the second.
+    x, g: per layer (O, D), the groups and what the update takes off them, divided by the learning rate.
+    Without g only the second.
     """
     small = global_norm([1 / (rows.norm(dim=1) / rows.shape[1] + TINY) for rows in x])
     if g is None:
@@ -36,9 +37,9 @@ def redundancy(x: Sequence[Tensor], g: Sequence[Tensor] | None = None) -> Tensor
 def penalties(x: Tensor, g: Tensor, penalty: float) -> Tensor:
     """(O,): the weight of each group's penalty; x, g: (O, D).
 
-    `penalty`, unless the update makes the group larger (x . g < 0). Then ||x|| falls above lower = -x.g / ||x||
-    and the loss below upper = -||g||^2 ||x|| / x.g >= lower: twice lower, from penalty to ten times that, or the
-    middle of both where that would be above upper.
+    `penalty`, unless the update makes the group larger (x . g < 0). Then ||x|| falls above lower = -x.g /
+    ||x|| and the loss below upper = -||g||^2 ||x|| / x.g >= lower: twice lower, from penalty to ten times
+    that, or the middle of both where that would be above upper.
     """
     norm, product = x.norm(dim=1).clamp_min(1e-30), (x * g).sum(1)
     against = product < 0
@@ -119,14 +120,14 @@ def start_dhspg(
     begin: float = BEGIN,
     penalty: float = PENALTY,
     epsilon: float = EPSILON,
-    share: float = 1.0,
+    share: float = SHARE,
     minimum: float = MINIMUM,
 ) -> Session:
     """Train groups to zero, as many as the untrained criterion removes at `rate`; without momentum."""
     if not (0 <= begin < 1 and penalty >= 0 and 0 <= epsilon < 1):
         raise ValueError(
-            f"begin={begin!r}, penalty={penalty!r}, epsilon={epsilon!r}: give begin and epsilon from 0 to below 1, "
-            "and a penalty of 0 or more"
+            f"begin={begin!r}, penalty={penalty!r}, epsilon={epsilon!r}: give begin and epsilon from 0 to "
+            "below 1, and a penalty of 0 or more"
         )
     zero = ZeroGroups(model, example_input)
     worth = filter_macs(model, zero.layers, zero.example)
@@ -162,19 +163,20 @@ def dhspg(
     begin: float = BEGIN,
     penalty: float = PENALTY,
     epsilon: float = EPSILON,
-    share: float = 1.0,
+    share: float = SHARE,
     minimum: float = MINIMUM,
 ) -> Cut:
     """DHSPG: after a share `begin` of the steps the groups of highest `redundancy` are chosen once.
 
-    Until enough are zero a step takes lr * `penalties` * x / ||x|| off each of them, beside its update, and sets it
-    to zero where the result x' has x' . x < epsilon ||x||^2. Zero groups stay zero; the others train by SGD without
-    momentum, as published. penalty 1e-3 and epsilon 0.95 are those for ResNet-18 (VGG-16: 5e-4 and 0.9).
+    Until enough are zero a step takes lr * `penalties` * x / ||x|| off each of them, beside its update, and
+    sets it to zero where the result x' has x' . x < epsilon ||x||^2. Zero groups stay zero; the others
+    train by SGD without momentum, as published. penalty 1e-3 and epsilon 0.95 are those for ResNet-18
+    (VGG-16: 5e-4 and 0.9).
 
-    Its number of zero groups cannot be steered, so the cut goes by the mean size ||x|| / D at the end: zero groups
-    first, and where they are too few, as in any short training, others. share: of the epochs; the original does
-    not fine-tune (1). Ours: the target is what this removes without training, in groups; a layer keeps a share
-    `minimum`; groups of residual sums stay.
+    Its number of zero groups cannot be steered, so the cut goes by the mean size ||x|| / D at the end: zero
+    groups first, and where they are too few, as in any short training, others. share: of the epochs; the
+    rest fine-tunes the cut network, which the original does not (1). Ours: the target is what this removes
+    without training, in groups; a layer keeps a share `minimum`; groups of residual sums stay.
     """
     return _ranked(ZeroGroups(model, example_input), model, minimum)
 

@@ -57,7 +57,7 @@ class Decay:
 
 
 def _indices(place: Tensor, channels: int) -> Tensor:
-    """(channels, most): the indices that go with each channel, then len(place); sums have one order with it."""
+    """(channels, most): the indices of each channel, then len(place). Sums over it have one order."""
     order = place.argsort(stable=True)[(place < 0).sum() :]
     counts = place[order].bincount(minlength=channels)
     column = torch.arange(len(order)) - (counts.cumsum(0) - counts)[place[order]]
@@ -78,9 +78,11 @@ def start_group_sl(
     share: float = 0.5,
     minimum: float = MINIMUM,
 ) -> Session:
-    """Sparse training of all dependency groups, without other weight decay. `rate` is not used before the cut."""
+    """Sparse training of all dependency groups without other weight decay; `rate` is for the cut alone."""
     if strength < 0:
-        raise ValueError(f"strength={strength!r}: give the weight decay of a group's largest channel, 0 or more")
+        raise ValueError(
+            f"strength={strength!r}: give the weight decay of a group's largest channel, 0 or more"
+        )
     example = default_input(model, example_input)
     modules, channels = dict(model.named_modules()), channels_of(model, example)
     bundles = bundles_to_prune(model, example)
@@ -114,14 +116,15 @@ def group_sl(
     share: float = 0.5,
     minimum: float = MINIMUM,
 ) -> Cut:
-    """DepGraph: in every step the gradient of a group's weights w[k] gets strength * `strengths`[k] * w[k] more.
+    """DepGraph: in every step the gradient of w[k], weights of channel k, gets strength * strengths[k] * w[k].
 
-    Weights: filters, input slices of their readers and scales of batch norms, as in "group-norm"; no biases, whose
-    decay cost the original's later release its accuracy. The recipe's own weight decay is 0 meanwhile. A channel's
-    norm is taken over all its weights; strengths run from 1 at the largest to 16 at the smallest of a group.
+    Weights: filters, input slices of their readers and scales of batch norms, as in "group-norm"; no
+    biases, whose decay cost the original's later release its accuracy. The recipe's own weight decay is 0
+    meanwhile. A channel's norm is taken over all its weights; strengths run from 1 at the largest to 16 at
+    the smallest of a group.
 
-    strength: 5e-4, for ResNet-56. share: of the epochs; the original trains 100 epochs so and fine-tunes 100. The
-    ranking is one of all groups, as "group-norm" cuts it (the original's is cut in up to 400 small steps without
-    training between them). Without training this is "group-norm".
+    strength: 5e-4, for ResNet-56. share: of the epochs; the original trains 100 epochs so and fine-tunes
+    100. The ranking is one of all groups, as "group-norm" cuts it (the original's is cut in up to 400 small
+    steps without training between them). Without training this is "group-norm".
     """
     return group_norm(model, groups=groups, example_input=example_input, data=data, minimum=minimum)

@@ -90,7 +90,10 @@ class Fading:
     def choose(self, scores: Tensor, period: int, goal: float) -> None:
         """Mark the lowest groups of those left until `goal` multiply-adds are gone."""
         gone = (self.period != NEVER).cpu()
-        whole, order = self.groups.macs(torch.zeros_like(gone)), self.groups.removable(scores, self.minimum, gone)
+        whole, order = (
+            self.groups.macs(torch.zeros_like(gone)),
+            self.groups.removable(scores, self.minimum, gone),
+        )
 
         def without(count: int) -> Tensor:
             return gone.index_fill(0, torch.tensor(order[:count], dtype=torch.long), True)
@@ -134,8 +137,8 @@ def start_hesso(
     """Fade groups out; what goes in all are the multiply-adds that `hesso` removes at `rate`."""
     if not (0 <= begin < 1 and 0 < span <= 1 - begin and periods >= 1):
         raise ValueError(
-            f"begin={begin!r}, span={span!r}, periods={periods!r}: give shares of the steps, begin from 0 and span "
-            "above 0, with a sum of at most 1, and one period or more"
+            f"begin={begin!r}, span={span!r}, periods={periods!r}: give shares of the steps, begin from 0 "
+            "and span above 0, with a sum of at most 1, and one period or more"
         )
     zero = ZeroGroups(model, example_input)
     nothing = torch.zeros(sum(zero.sizes), dtype=torch.bool)
@@ -179,14 +182,15 @@ def hesso(
 ) -> Cut:
     """HESSO: at the start of each of `periods` periods choose the next groups of lowest `saliency`.
 
-    In a period of T steps the chosen groups (filter, bias, scale and shift) are multiplied after each update by
-    (T - t - 1) / (T - t), t = 1, 2, ..., so that they are zero at its end and stay so: the cut changes nothing.
+    In a period of T steps the chosen groups (filter, bias, scale and shift) are multiplied after each
+    update by (T - t - 1) / (T - t), t = 1, 2, ..., so that they are zero at its end and stay so: the cut
+    changes nothing.
 
-    begin, span: shares of the steps without pruning and with it; the original names 10 % and 10 to 25 %. After
-    that the network trains on, and is not fine-tuned (share=1). Ours: period j chooses until j / P of the
-    multiply-adds are gone, not of the groups; a layer keeps a share `minimum` of its filters; groups of residual
-    sums stay. Not copied: that chosen groups are dropped by their number instead of their score when they are
-    not among the lowest any more. Without training: the two scores that need no gradient.
+    begin, span: shares of the steps without pruning and with it; the original names 10 % and 10 to 25 %.
+    After that the network trains on, and is not fine-tuned (share=1). Ours: period j chooses until j / P of
+    the multiply-adds are gone, not of the groups; a layer keeps a share `minimum` of its filters; groups of
+    residual sums stay. Not copied: that chosen groups are dropped by their number instead of their score
+    when they are not among the lowest any more. Without training: the two scores that need no gradient.
     """
     zero = ZeroGroups(model, example_input)
     nothing = torch.zeros(sum(zero.sizes), dtype=torch.bool)

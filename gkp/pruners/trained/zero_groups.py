@@ -18,15 +18,16 @@ from gkp.pruners.common.ranking import filter_macs, lowest, own_norm
 from gkp.pruners.common.registry import Cut
 from gkp.pruners.common.widths import Widths
 
+SHIFTED = "a filter of zeros is not zero where it is read"
 STIRRED = 0.1  # standard deviation of what is added to biases, scales, shifts and running means for the trial
 
 
 class ZeroGroups:
     """The groups of a network's layers, numbered layer by layer, N in all.
 
-    OTOv2 also has groups of filters that a residual sum ties, and no reader's inputs; here a group is one filter
-    that goes on its own. A layer whose channel would not be zero with its group is left out, in a warning
-    (`gkp.SkippedLayers`): what follows the filter shifts it. ValueError when none is left.
+    OTOv2 also has groups of filters that a residual sum ties, and no reader's inputs; here a group is one
+    filter that goes on its own. A layer whose channel would not be zero with its group is left out, in a
+    warning (`gkp.SkippedLayers`): what follows the filter shifts it. ValueError when none is left.
     """
 
     def __init__(self, model: nn.Module, example_input: Tensor | None) -> None:
@@ -34,12 +35,12 @@ class ZeroGroups:
         layers = layers_to_cut(model, self.example)
         if not _vanish(model, layers, self.example):
             single = {name: _vanish(model, {name: layer}, self.example) for name, layer in layers.items()}
-            shifted = {n: "a filter of zeros is not zero where it is read" for n, good in single.items() if not good}
+            shifted = dict.fromkeys((name for name, good in single.items() if not good), SHIFTED)
             layers = {name: layer for name, layer in layers.items() if single[name]}
             if not layers:
                 raise ValueError(
-                    "no filter of this network is zero where it is read when its weights, bias, scale and shift "
-                    f"are ({', '.join(shifted)}): use a method that does not train groups to zero, such as l1"
+                    f"{SHIFTED}, even with its bias, scale and shift zero, in {', '.join(shifted)}: use a "
+                    "method that does not train groups to zero, such as l1"
                 )
             warn_of(shifted)
         self.layers = layers
@@ -128,23 +129,26 @@ def cosine(x: Tensor, g: Tensor) -> Tensor:
 def _tensors(model: nn.Module, layer: FilterLayer) -> list[Tensor]:
     module, norm = model.get_submodule(layer.name), own_norm(model, layer)
     weight = module.get_parameter("weight").detach()
-    found = [weight.transpose(0, 1) if isinstance(module, _ConvTransposeNd) else weight, module.bias]
-    found += [] if norm is None else [norm.weight, norm.bias]
-    return [tensor.detach() if tensor.dim() > 1 else tensor.detach()[:, None] for tensor in found if tensor is not None]
+    rest = [module._parameters["bias"], *(() if norm is None else (norm.weight, norm.bias))]
+    filters = weight.transpose(0, 1) if isinstance(module, _ConvTransposeNd) else weight
+    return [filters, *(tensor.detach()[:, None] for tensor in rest if tensor is not None)]
 
 
 @torch.no_grad()
 def _vanish(model: nn.Module, layers: Mapping[str, FilterLayer], example: Tensor) -> bool:
     """Whether the channels of these layers are zero with their groups, in a network as after training.
 
-    Half of the filters of each layer are set to zero in a copy, which then must compute what it does without them.
+    Half of the filters of each layer are set to zero in a copy, which then must compute what it does
+    without them.
     """
     channels = channels_of(model, example)
     zeroed, generator = copied(model), torch.Generator().manual_seed(0)
     means = [buffer for name, buffer in zeroed.named_buffers() if name.endswith("running_mean")]
     for tensor in [*(p for p in zeroed.parameters() if p.dim() <= 1), *means]:
         tensor.add_(STIRRED * torch.randn(tensor.shape, generator=generator).to(tensor))
-    drop = {name: torch.arange((layer.filters + 1) // 2) for name, layer in layers.items() if layer.filters > 1}
+    drop = {
+        name: torch.arange((layer.filters + 1) // 2) for name, layer in layers.items() if layer.filters > 1
+    }
     for name, indices in drop.items():
         for tensor in _tensors(zeroed, layers[name]):
             tensor[indices.to(tensor.device)] = 0

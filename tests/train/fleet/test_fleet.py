@@ -129,7 +129,9 @@ def test_a_network_that_only_seems_to_fit_is_trained_as_it_is():
 # ---- hooks -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["sfp", "fpgm-training", "slimming"])
+@pytest.mark.parametrize(
+    "method", ["sfp", "fpgm-training", "slimming", "hesso", "otov2-dhspg", "group-sl", "dhp"]
+)
 def test_methods_that_prune_in_training(method):
     def hooks_for(model):
         return gkp.pruners.start(
