@@ -59,7 +59,7 @@ def with_baseline(root: Path) -> Path:
     return root
 
 
-@pytest.mark.parametrize("method", ["slimming", "sfp", "fpgm-training"])
+@pytest.mark.parametrize("method", ["slimming", "sfp", "fpgm-training", "rap-admm"])
 def test_a_method_that_prunes_in_training_gets_the_same_epochs_and_macs(method, root) -> None:
     run = dataclasses.replace(COMMON, method=method)
     record = execute.execute(run, "tiny", context(with_baseline(root)))
