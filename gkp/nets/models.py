@@ -68,10 +68,10 @@ class Nothing(nn.Module):
     def __init__(
         self,
         out_channels: int | None = None,
-        kernel_size: tuple[int, int] = (1, 1),
-        stride: tuple[int, int] = (1, 1),
-        padding: tuple[int, int] = (0, 0),
-        dilation: tuple[int, int] = (1, 1),
+        kernel_size: tuple[int, ...] = (1, 1),
+        stride: tuple[int, ...] = (1, 1),
+        padding: tuple[int, ...] = (0, 0),
+        dilation: tuple[int, ...] = (1, 1),
     ) -> None:
         super().__init__()
         self.out_channels, self.kernel_size, self.stride = out_channels, kernel_size, stride

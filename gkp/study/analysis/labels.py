@@ -15,10 +15,10 @@ CONTROLS = ("unpruned", CONTROL, "random")
 FAMILIES: dict[str, tuple[str, ...]] = {  # kind of criterion -> methods, in the order of legends and tables
     "controls": ("unpruned", "unpruned + fine-tune", "random", "baseline"),
     "grouped kernels": ("sr-gkp", "tmi-gkp", "gkp-greedy"),
-    "size of weights": ("l1", "l1-a", "l1-b", "l2", "group-norm", "sfp"),
+    "size of weights": ("l1", "l1-a", "l1-b", "l2", "group-norm", "sfp", "rap-admm"),
     "geometry of filters": ("fpgm", "lrf", "fpgm-training"),
     "feature maps": ("hrank", "chip", "thinet"),
-    "gradients and scales": ("taylor", "bn-gamma", "slimming"),
+    "gradients and scales": ("taylor", "bn-gamma", "slimming", "gal"),
 }
 OTHERS = "others"
 TITLES = {  # in figures; tables have the names that the command line takes
@@ -41,6 +41,8 @@ TITLES = {  # in figures; tables have the names that the command line takes
     "taylor": "Taylor",
     "bn-gamma": "BN gamma",
     "slimming": "slimming",
+    "gal": "GAL",
+    "rap-admm": "RAP-ADMM",
 }
 METHODS = tuple(name for members in FAMILIES.values() for name in members)
 

@@ -75,6 +75,7 @@ LOOKS: dict[str, tuple[str, str]] = {  # label -> (colour, marker)
     "l2": ("#332288", "o"),
     "group-norm": ("#332288", "<"),
     "sfp": ("#0077BB", "h"),
+    "rap-admm": ("#332288", "X"),
     # geometry of filters
     "fpgm": ("#117733", "o"),
     "lrf": ("#44AA99", ">"),
@@ -87,6 +88,7 @@ LOOKS: dict[str, tuple[str, str]] = {  # label -> (colour, marker)
     "taylor": ("#AA3377", "o"),
     "bn-gamma": ("#DD77AA", "^"),
     "slimming": ("#AA3377", "H"),
+    "gal": ("#DD77AA", "s"),
 }
 # variant -> (marker, tint): the choices of the ablations in their method's hue. A tint is the share of white.
 VARIANTS: dict[str, tuple[str, float]] = {
