@@ -28,7 +28,7 @@ from gkp.pruners.common import plugins  # noqa: F401
 from gkp.pruners.common.registry import Cut, Method, Session, get, methods, register
 from gkp.pruners.common.weights_check import refuse_non_finite, refuse_other_than_networks
 from gkp.pruners.lowrank import lrf  # noqa: F401
-from gkp.pruners.trained import admm, dhp, dhspg, group_sl, hesso, masking, slimming  # noqa: F401
+from gkp.pruners.trained import admm, dhp, dhspg, gal, group_sl, hesso, masking, slimming  # noqa: F401
 from gkp.search import check_rate
 from gkp.train import fine_tune
 from gkp.train.recipe import SHORT, Recipe

@@ -31,7 +31,7 @@ def random_pairs(n=500, seed=0):
 
 
 def test_the_penalty_shrinks_a_group_and_still_lowers_the_loss() -> None:
-    """To first order, wherever both can be had: between lower and upper, which Cauchy-Schwarz puts in order."""
+    """To first order, where both can be had: between lower and upper, put in order by Cauchy-Schwarz."""
     x, g = random_pairs()
     x.mul_(1e-3)  # so that the product, and with it lower, is of the size of the penalty
     norm, product = x.norm(dim=1), (x * g).sum(1)

@@ -1,4 +1,4 @@
-"""Methods that prune while training on every way in which channels travel: a network that works, or a reason."""
+"""Methods that prune in training on every way in which channels travel: a network that works, or a reason."""
 
 import copy
 import warnings
@@ -33,11 +33,13 @@ X = DATA.pixels(slice(4))
 @pytest.mark.parametrize("name", BLOCKS)
 @pytest.mark.parametrize("method", METHODS)
 def test_every_block_is_pruned_or_refused(method, name) -> None:
-    model = block(name)
+    model, reason = block(name), ""
     try:
         pruned = gkp.prune(model, method, rate=0.4, example_input=X[:1], data=DATA, recipe=RECIPE)
     except ValueError as error:
-        assert len(str(error)) > 30
+        reason = str(error)
+    if reason:
+        assert len(reason) > 30
         return
     assert pruned(X).shape == model(X).shape
     assert pruned(X).isfinite().all()
