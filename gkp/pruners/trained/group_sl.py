@@ -116,7 +116,7 @@ def group_sl(
     share: float = 0.5,
     minimum: float = MINIMUM,
 ) -> Cut:
-    """DepGraph: in every step the gradient of w[k], channel k's weights, gets strength * strengths[k] * w[k].
+    """DepGraph: in every step the gradient of channel k's weights w gets strength * strengths[k] * w more.
 
     Weights: filters, input slices of their readers and scales of batch norms, as in "group-norm"; no
     biases, whose decay cost the original's later release its accuracy. The recipe's own weight decay is 0

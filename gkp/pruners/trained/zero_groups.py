@@ -19,6 +19,7 @@ from gkp.pruners.common.registry import Cut
 from gkp.pruners.common.widths import Widths
 
 SHIFTED = "a filter of zeros is not zero where it is read"
+GAP = 3  # groups of the dearest layer: what a target may be missed by
 STIRRED = 0.1  # standard deviation of what is added to biases, scales, shifts and running means for the trial
 
 
@@ -96,19 +97,22 @@ class ZeroGroups:
     def cut(self, model: nn.Module, scores: Tensor, zero: Tensor, rate: float, minimum: float) -> Cut:
         """A cut that removes exactly the groups `zero` (N,) at `rate`, below it a part of them.
 
-        Above it those of lowest score go, too. scores: (N,).
+        Clearly above it those of lowest score go, too: a target that is missed by the last group alone is no
+        reason to take one that is not zero. scores: (N,).
         """
         worth = filter_macs(model, self.layers, self.example)
         total = sum(worth[name] * layer.filters for name, layer in self.layers.items())
         at_zero = self.split(zero.cpu())
         vanished = sum(worth[name] * int(part.sum()) for name, part in at_zero.items()) / total
         first = self.split(scores.cpu().double().masked_fill(zero.cpu(), -torch.inf))
+        clearly = GAP * max(worth.values()) / total if rate else 0.0
 
         def drop(wanted: float) -> dict[str, Tensor]:
-            if wanted > rate:
-                share = vanished + (wanted - rate) / (1 - rate) * (1 - vanished)
-                return lowest(first, worth, share, minimum)
-            found = lowest(first, worth, wanted / rate * vanished, minimum) if rate else {}
+            more = max(0.0, wanted - rate) / (1 - rate) * (1 - vanished)
+            if more > clearly:
+                return lowest(first, worth, vanished + more, minimum)
+            share = min(1.0, wanted / rate) * vanished if rate else 0.0
+            found = lowest(first, worth, share, minimum)
             return {name: indices[at_zero[name][indices]] for name, indices in found.items()}
 
         return lambda wanted: remove_filters(model, drop(wanted), self.example)

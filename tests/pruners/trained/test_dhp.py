@@ -1,4 +1,4 @@
-"""DHP: the hyper-network's variance, gradients, zeros; the proximal step; from scratch, plain at the end."""
+"""DHP: the hyper-network, its gradients and zeros, the proximal step; from scratch, plain at the end."""
 
 import copy
 from dataclasses import replace

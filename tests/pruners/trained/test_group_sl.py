@@ -1,4 +1,4 @@
-"""Sparse learning of dependency groups: strengths in closed form, gradients by autograd, the cut."""
+"""Sparse learning of dependency groups: strengths by hand, gradients by autograd, group-norm's cut."""
 
 import copy
 from dataclasses import replace
@@ -30,7 +30,7 @@ def test_strengths_run_from_1_at_the_largest_to_16_at_the_smallest() -> None:
 
 
 def expected_decay(model, x, strength):
-    """By definition: the gradient of strength / 2 * sum of strengths[k] ||w[k]||^2, strengths fixed."""
+    """strength / 2 * sum of strengths[k] ||w[k]||^2, with the strengths as constants."""
     modules, channels = dict(model.named_modules()), channels_of(model, x)
     total = 0
     for bundle in bundles_to_prune(model, x):
