@@ -20,6 +20,7 @@ from gkp.pruners import (  # noqa: F401, importing a family registers its method
     gradients,
     grouped_kernels,
     norms,
+    rebuilt_kernels,
     reconstruction,
     staged_kernels,
     tmi,

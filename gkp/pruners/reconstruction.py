@@ -177,14 +177,14 @@ def drawn(
         found = output[torch.arange(len(image)), unit]
     else:
         unit, row, column = (draw(size) for size in output.shape[1:])
-        parts = _patches(reader, x, image, row, column).mul(reader.weight[unit]).sum((2, 3))
+        parts = patches(reader, x, image, row, column).mul(reader.weight[unit]).sum((2, 3))
         found = output[image, unit, row, column]
     if reader.bias is not None:
         found = found - reader.bias[unit]
     return parts, found
 
 
-def _patches(reader: nn.Conv2d, x: Tensor, image: Tensor, row: Tensor, column: Tensor) -> Tensor:
+def patches(reader: nn.Conv2d, x: Tensor, image: Tensor, row: Tensor, column: Tensor) -> Tensor:
     """(samples, C, kh, kw): what the reader sees of x (B, C, H, W) at its output's rows and columns."""
     spans = [d * (k - 1) for k, d in zip(reader.kernel_size, reader.dilation, strict=True)]
     if isinstance(reader.padding, str):  # an odd pixel of "same" goes behind

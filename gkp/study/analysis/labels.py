@@ -14,7 +14,7 @@ DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 CONTROLS = ("unpruned", CONTROL, "random")
 FAMILIES: dict[str, tuple[str, ...]] = {  # kind of criterion -> methods, in the order of legends and tables
     "controls": ("unpruned", "unpruned + fine-tune", "random", "baseline"),
-    "grouped kernels": ("sr-gkp", "tmi-gkp", "gkp-greedy"),
+    "grouped kernels": ("sr-gkp", "sr-gkp-b", "tmi-gkp", "gkp-greedy", "gkp-reconstruction"),
     "size of weights": ("l1", "l1-a", "l1-b", "l2", "group-norm", "sfp", "rap-admm", "group-sl"),
     "groups driven to zero": ("hesso", "otov2-dhspg"),
     "geometry of filters": ("fpgm", "lrf", "fpgm-training", "cc"),
@@ -26,8 +26,10 @@ OTHERS = "others"
 TITLES = {  # in figures; tables have the names that the command line takes
     "random": "random filters",
     "sr-gkp": "SR-GKP",
+    "sr-gkp-b": "SR-GKP-B",
     "tmi-gkp": "TMI-GKP",
     "gkp-greedy": "GKP, greedy",
+    "gkp-reconstruction": "GKP, least squares",
     "l1": "L1Norm",
     "l1-a": "L1Norm-A",
     "l1-b": "L1Norm-B",

@@ -22,7 +22,7 @@ from gkp.nets.channels.surgery import kernel_layers, replace_kernels
 from gkp.search import Selection, select
 from gkp.search.objective import Problem, grouped_kernel_distance, kept_count, resolve_beta, set_cost
 from gkp.search.smoothness import smoothness
-from gkp.study.facts import ablations, attacked, timings
+from gkp.study.facts import ablations, attacked, explanations, timings
 from gkp.study.runs.provenance import CODE, provenance
 from gkp.study.runs.record import Fact
 from gkp.study.runs.run import RATE
@@ -167,6 +167,7 @@ FACTS: dict[str, Callable[[], dict[str, Any]]] = {
     "latency": timings.latency,
     "attacked-digit": attacked.attacked_digit,
     "robustbench": attacked.robustbench,
+    "explanations": explanations.explanations,
     "repeated": lambda: attacked.repeated("cifar10-resnet56-57"),
 }
 

@@ -1,4 +1,4 @@
-"""Pictures of the method itself, drawn from the weights of one convolution."""
+"""Pictures of the method itself, drawn from the weights of one convolution, and of what its choices give."""
 
 from __future__ import annotations
 
@@ -7,16 +7,22 @@ import seaborn as sns
 import torch
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from torch import Tensor
 
 from gkp.search import Selection, grouping
 from gkp.search.smoothness import filter_smoothness, smoothness
+from gkp.study.analysis.compared import Comparison
+from gkp.study.analysis.labels import CONTROLS, base, method_title
+from gkp.study.analysis.method import factors
 from gkp.study.facts.anatomy import group_smoothness
-from gkp.study.report.style import DOUBLE, INK, LOOKS, SINGLE, new_figure, styled
+from gkp.study.report.style import DOUBLE, FAINT, INK, LOOKS, REST, SINGLE, new_figure, styled
 
 DEAD = 1e-12  # smoothness below which weight decay has removed a kernel
 CHOSEN = LOOKS["sr-gkp"][0]
 SIGNED = LinearSegmentedColormap.from_list("signed", ["#B35806", "#F7F7F7", "#225588"])  # weights around 0
+PROFILES = ("#CC3311", "#0077BB", "#BB8800", "#117733", "#332288", "#AA3377")  # in the order of appearance
+SELECTIONS = {"beam": "s", "random": "P", "greedy": ">", "reconstruction": "D"}
 SMOOTH = LinearSegmentedColormap.from_list("smooth", ["#F4F6FA", "#8FB4D9", "#123A66"])  # pale is smooth
 
 
@@ -160,4 +166,47 @@ def kept_map(weight: Tensor, selection: Selection) -> Figure:
     bar = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02, ticks=[0, channels - 1])
     bar.ax.set_yticklabels(["smoothest", "roughest"])
     bar.outline.set_visible(False)
+    return figure
+
+
+@styled
+def front(records: Comparison, clean: str, robust: str) -> Figure:
+    """Clean against robust accuracy: a marker per network, and the front of those that nothing beats in both.
+
+    Colour: which stage loses how much. Marker: how kernels are chosen; hollow where only the first
+    convolution of a block loses any. Grey dots: controls and filters, with their names.
+    """
+    frame = factors.front(records, clean, robust)
+    figure = new_figure(DOUBLE * 0.85, 3.8)
+    axes = figure.subplots()
+    best = frame[frame.best].sort_values("clean")
+    axes.step(best.clean, best.robust, where="pre", color=FAINT, linewidth=0.9, zorder=1)
+    crossed = frame[frame.selection != "–"]
+    colours = dict(zip(sorted(set(crossed.profile)), PROFILES, strict=False))
+    for row in frame.itertuples():
+        if row.selection == "–":
+            axes.plot(row.clean, row.robust, ".", color=REST, zorder=2)
+            name = method_title(base(row.label)) + (f", {row.profile}" if row.profile != "–" else "")
+            axes.annotate(
+                name, (row.clean, row.robust), (4, 0), textcoords="offset points",
+                va="center", fontsize=6, color=INK if row.label in CONTROLS else REST,
+            )  # fmt: skip
+        else:
+            colour = colours[row.profile]
+            face = colour if row.which == "all" else "white"
+            marker = SELECTIONS.get(row.selection, "o")
+            axes.plot(row.clean, row.robust, marker, color=colour, markerfacecolor=face, ms=5.5, zorder=3)
+    titles = records.titles
+    axes.set(xlabel=f"{titles[clean]} accuracy (%)", ylabel=f"accuracy under {titles[robust]} (%)")
+    handles = [Line2D([], [], color=c, marker="o", linestyle="", label=p) for p, c in colours.items()]
+    known = [name for name in SELECTIONS if name in set(crossed.selection)]
+    handles += [Line2D([], [], color=INK, marker=SELECTIONS[n], linestyle="", label=n) for n in known]
+    if "first" in set(crossed.which):
+        handles.append(
+            Line2D(
+                [], [], color=INK, marker="o", markerfacecolor="white", linestyle="", label="first of a block"
+            )
+        )
+    if handles:
+        figure.legend(handles=handles, loc="outside right upper", title="stages, kernels, layers")
     return figure

@@ -66,8 +66,10 @@ LOOKS: dict[str, tuple[str, str]] = {  # label -> (colour, marker)
     "baseline": ("#000000", "+"),
     # grouped kernels
     "sr-gkp": ("#CC3311", "s"),
+    "sr-gkp-b": ("#CC3311", "v"),
     "tmi-gkp": ("#EE7733", "D"),
     "gkp-greedy": ("#CC8866", "d"),
+    "gkp-reconstruction": ("#CC8866", "<"),
     # size of weights
     "l1": ("#33AADD", "o"),
     "l1-a": ("#33AADD", "^"),

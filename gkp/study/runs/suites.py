@@ -198,16 +198,17 @@ def long_network_seeds() -> Suite:
 # The factors of the profiles' suite, the most telling levels first: which stage loses how much, how kernels
 # are chosen, and whether all convolutions lose kernels or the first of each block.
 EARLY, PROFILES = "6:3:1", ("6:3:1", "1:1:0", "1:3:6", "sensitivity", "flat")
-SELECTIONS, WHICH = ("beam", "random", "greedy"), ("all", "first")
+SELECTIONS, WHICH = ("beam", "random", "greedy", "reconstruction"), ("all", "first")
+SELECTING = {"greedy": "gkp-greedy", "reconstruction": "gkp-reconstruction"}  # selections that are methods
 BEYOND = {("1:1:0", "first")}  # even one kernel each leaves more multiply-adds than the target
 
 
 def kernels(common: Run, profile: str, selection: str = "beam", which: str = "all") -> Run:
     """The run of grouped kernel pruning with these levels of the factors, under the name it is known by."""
     options = {"profile": profile, "strategy": selection, "which": which}
-    method = "gkp-greedy" if selection == "greedy" else "sr-gkp-b" if profile == EARLY else "sr-gkp"
+    method = SELECTING.get(selection, "sr-gkp-b" if profile == EARLY else "sr-gkp")
     known = {"profile": EARLY if method == "sr-gkp-b" else "flat", "which": "all"}
-    known["strategy"] = "greedy" if selection == "greedy" else "beam"
+    known["strategy"] = selection if selection in SELECTING else "beam"
     return replace(common, method=method, options=tuple(o for o in options.items() if known[o[0]] != o[1]))
 
 
@@ -252,6 +253,7 @@ def profiles_autoattack() -> Suite:
         "The telling networks of cifar10-resnet20-profiles under AutoAttack, 512 images",
         "CIFAR-10, and the records of cifar10-resnet20-profiles",
         tuple(finalists(both)),
+        facts=("explanations",),
     )
 
 

@@ -187,7 +187,7 @@ def test_every_level_of_the_profiles_factors_is_crossed_with_the_others() -> Non
         if (profile, which) not in suites.BEYOND
     ]
     assert {run.hash for run in crossed} <= found
-    assert len({run.hash for run in crossed}) == len(crossed) == 27
+    assert len({run.hash for run in crossed}) == len(crossed) == 36
 
 
 def test_an_attack_on_another_number_of_images_is_another_attack() -> None:

@@ -1,0 +1,233 @@
+"""Which choice of grouped kernel pruning carries how much: the crossed runs of the profiles' suite.
+
+Three factors: the profile (which stage loses how much), the selection (how kernels are chosen) and which
+convolutions lose kernels. Accuracies are in percent, differences in points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from gkp.study.analysis.compared import Comparison
+from gkp.study.analysis.comparison import gain
+from gkp.study.analysis.paired import LEVEL, alike, chance, holm
+from gkp.study.facts.explanations import FINALISTS
+from gkp.study.runs import suites
+from gkp.study.runs.record import Record
+from gkp.study.runs.run import GROUPS, Run
+from gkp.utils.stats import paired_difference
+
+PUBLISHED = {"profile": "flat", "selection": "beam", "which": "all"}  # SR-GKP's own level of each factor
+OWN: dict[str, dict[str, str]] = {"sr-gkp": {}, "sr-gkp-b": {"profile": suites.EARLY}}
+OWN |= {method: {"selection": selection} for selection, method in suites.SELECTING.items()}
+BEST = "sr-gkp-b"
+
+
+def levels(run: Run) -> dict[str, str] | None:
+    """The run's level of each factor; None for another method, and where something else is changed too."""
+    options = {"selection" if key == "strategy" else key: value for key, value in run.options}
+    if run.method not in OWN or run.groups != GROUPS or options.keys() - PUBLISHED.keys():
+        return None
+    return PUBLISHED | OWN[run.method] | options
+
+
+def crossed(comparison: Comparison) -> list[tuple[dict[str, str], Record]]:
+    """The trained records that have a level of each factor, with these levels."""
+    found = ((levels(record.run), record) for record in comparison.trained)
+    return [(own, record) for own, record in found if own]
+
+
+def table(comparison: Comparison, names: Sequence[str]) -> pd.DataFrame:
+    """label, the factors, attack, mean, low, high, seeds, n: a row per network and attack, as in `Point`.
+
+    Networks that are no grouped kernels have "–" as factors; a profile of filters is a profile.
+    """
+    rows, runs = [], {record.label: record for record in comparison.compared}
+    for label in comparison.labels:
+        own = levels(runs[label].run) or dict.fromkeys(PUBLISHED, "–") | _profile_of(runs[label].run)
+        for name in names:
+            if point := comparison.points.get((label, "last", name)):
+                rows.append({"label": label, **own, "attack": name, **point._asdict()})
+    return pd.DataFrame(rows, columns=["label", *PUBLISHED, "attack", "mean", "low", "high", "seeds", "n"])
+
+
+def _profile_of(run: Run) -> dict[str, str]:
+    return {key: value for key, value in run.options if key == "profile"}
+
+
+def table_text(comparison: Comparison, names: Sequence[str]) -> pd.DataFrame:
+    """`table` with a row per network and "91.98 ± 0.53" per attack; the best by the first attack first."""
+    found = table(comparison, names)
+    if found.empty:
+        return found
+    first = found[found.attack == names[0]].sort_values("mean", ascending=False)
+    rows = first[["label", *PUBLISHED, "seeds"]].set_index("label")
+    for name in names:
+        part = found[found.attack == name].set_index("label")
+        texts = {row.Index: f"{row.mean:.2f} ± {(row.high - row.low) / 2:.2f}" for row in part.itertuples()}
+        rows[comparison.titles.get(name, name)] = pd.Series(texts, dtype=object)
+    return rows.fillna("–").reset_index()
+
+
+# ---- what a factor carries -----------------------------------------------------------------------
+
+
+def variance(comparison: Comparison, attack: str) -> pd.DataFrame:
+    """Analysis of variance of the accuracies of all crossed runs: which single factor carries how much.
+
+    factor, levels, share (percent of the sum of squares), F, p, best, worst, points (between these two, the
+    other factors alike), low, high: the 95 % interval of that difference, simultaneous for all pairs of
+    levels of the factor (Tukey). A last row, "rest", has what single factors do not carry: their
+    interactions and the chance of a training. ValueError where the runs do not tell the factors apart.
+    """
+    from scipy.stats import studentized_range  # slow to import
+    from statsmodels.formula.api import ols
+    from statsmodels.stats.anova import anova_lm
+
+    found = [(own, record.metrics().get(attack)) for own, record in crossed(comparison)]
+    frame = pd.DataFrame({**own, "accuracy": 100 * metric.accuracy} for own, metric in found if metric)
+    varied = [factor for factor in PUBLISHED if len(frame) and frame[factor].nunique() > 1]
+    if not varied or len(frame) <= sum(frame[factor].nunique() - 1 for factor in varied) + 1:
+        raise ValueError(
+            f"{len(frame)} crossed networks under {attack}: too few to compare factors; run the suite"
+        )
+    model = ols("accuracy ~ " + " + ".join(f"C({factor})" for factor in varied), frame).fit()
+    sums = anova_lm(model, typ=2)
+    rows = []
+    for factor in varied:
+        names = sorted(frame[factor].unique())
+        terms = {name: f"C({factor})[T.{name}]" for name in names[1:]}  # the first is the model's zero
+        effect = {name: float(model.params[terms[name]]) if name in terms else 0.0 for name in names}
+        best, worst = max(names, key=effect.__getitem__), min(names, key=effect.__getitem__)
+        weights = pd.Series(0.0, index=model.params.index)
+        for name, sign in ((best, 1), (worst, -1)):
+            if name in terms:
+                weights[terms[name]] += sign
+        error = float(weights @ model.cov_params() @ weights) ** 0.5
+        half = float(studentized_range.ppf(0.95, len(names), model.df_resid)) * error / 2**0.5
+        points, term = effect[best] - effect[worst], sums.loc[f"C({factor})"]
+        row = {"factor": factor, "levels": len(names), "share": term["sum_sq"], "F": term["F"]}
+        row |= {"p": term["PR(>F)"], "best": best, "worst": worst}
+        rows.append(row | {"points": points, "low": points - half, "high": points + half})
+    rest = {"factor": "rest", "share": sums.loc["Residual", "sum_sq"]}
+    result = pd.DataFrame([*rows, rest])
+    result["share"] *= 100 / result["share"].sum()
+    return result
+
+
+def contrasts(comparison: Comparison, names: Sequence[str]) -> pd.DataFrame:
+    """Every level against SR-GKP's own, in networks that are alike in the other factors and the seed.
+
+    factor, level, attack, networks (pairs), n, difference (points, positive: better than SR-GKP's own), low,
+    high (95 % over images), p, verdict: McNemar's test with images as clusters, Holm over all rows.
+    """
+    cells: dict[tuple[str, ...], Record] = {}
+    for own, record in crossed(comparison):
+        cells[*own.values(), str(record.run.seed)] = record
+    rows = []
+    for place, (factor, reference) in enumerate(PUBLISHED.items()):
+        for level in sorted({key[place] for key in cells} - {reference}):
+            pairs = [
+                (record, cells[other])
+                for key, record in cells.items()
+                if key[place] == level and (other := (*key[:place], reference, *key[place + 1 :])) in cells
+            ]
+            for name in names:
+                a, b = _answers(pairs, name)
+                if len(a):
+                    rows.append({"factor": factor, "level": level, "attack": name} | _tested(a, b))
+    return _corrected(rows, ["factor", "level", "attack"])
+
+
+def _answers(pairs: Iterable[tuple[Record, Record]], attack: str) -> tuple[Tensor, Tensor]:
+    """bool (S, N) each: the right images of the pairs of which both met the attack."""
+    both = [(one.metrics().get(attack), two.metrics().get(attack)) for one, two in pairs]
+    known = [(one.right, two.right) for one, two in both if one and two]
+    if not known:
+        return torch.empty(0, 0, dtype=torch.bool), torch.empty(0, 0, dtype=torch.bool)
+    n = min(len(right) for pair in known for right in pair)
+    return torch.stack([one[:n] for one, _ in known]), torch.stack([two[:n] for _, two in known])
+
+
+def _tested(a: Tensor, b: Tensor) -> dict[str, Any]:
+    low, high = paired_difference(a, b)
+    found = {"networks": len(a), "n": a.shape[1], "difference": gain(a, b)}
+    return found | {"low": 100 * low, "high": 100 * high, "p": chance(a, b)}
+
+
+def _corrected(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> pd.DataFrame:
+    """The rows with p by Holm over all of them, and in words what that shows."""
+    frame = pd.DataFrame(rows, columns=[*keys, "networks", "n", "difference", "low", "high", "p"])
+    frame["p"] = holm(frame["p"])
+    frame["verdict"] = [
+        "not shown to differ" if p >= LEVEL else "better" if points > 0 else "worse"
+        for points, p in zip(frame["difference"], frame["p"], strict=True)
+    ]
+    return frame
+
+
+# ---- the finalists -------------------------------------------------------------------------------
+
+
+def finalists(comparison: Comparison, names: Sequence[str], label: str = BEST) -> pd.DataFrame:
+    """One network against every other one that is trained with several seeds, under several attacks.
+
+    against, attack and the columns of `contrasts`, seeds paired; Holm over all rows, that is the family of
+    all these networks and attacks.
+    """
+    others = dict.fromkeys(run.label for run in suites.get(FINALISTS).runs if run.label != label)
+    rows = []
+    for other in others:
+        for name in names:
+            a, b = alike(comparison, (label, name), (other, name))
+            if len(a):
+                rows.append({"against": other, "attack": name} | _tested(a, b))
+    return _corrected(rows, ["against", "attack"])
+
+
+def front(comparison: Comparison, clean: str, robust: str) -> pd.DataFrame:
+    """label, the factors, clean, robust (percent), best: whether no other network has more of both."""
+    found = table(comparison, [clean, robust]).pivot(
+        index=["label", *PUBLISHED], columns="attack", values="mean"
+    )
+    found = found.dropna().reset_index()
+    found = found.rename(columns={clean: "clean", robust: "robust"}).rename_axis(columns=None)
+    beaten = [
+        ((found.clean >= row.clean) & (found.robust >= row.robust)
+         & ((found.clean > row.clean) | (found.robust > row.robust))).any()
+        for row in found.itertuples()
+    ]  # fmt: skip
+    return found.assign(best=[not lost for lost in beaten])
+
+
+# ---- why -----------------------------------------------------------------------------------------
+
+
+def why(comparison: Comparison, networks: Sequence[Mapping[str, Any]], attack: str) -> pd.DataFrame:
+    """The measurements of `gkp.study.facts.explanations` beside accuracy under the attack.
+
+    networks: the fact's entry of that name. label, seed, clean and robust (percent), and the numbers.
+    """
+    records = {record.hash: record for record in comparison.trained}
+    rows = []
+    for entry in networks:
+        record = records.get(entry["hash"])
+        metrics = record.metrics() if record else {}
+        if attack in metrics and "benign" in metrics:
+            numbers = {name: value for name, value in entry.items() if isinstance(value, float)}
+            accuracies = {"clean": metrics["benign"].accuracy, "robust": metrics[attack].accuracy}
+            percent = {name: 100 * value for name, value in accuracies.items()}
+            rows.append({"label": entry["label"], "seed": entry["seed"]} | percent | numbers)
+    return pd.DataFrame(rows)
+
+
+def why_text(frame: pd.DataFrame) -> pd.DataFrame:
+    """Spearman's rank correlation of each measurement of `why` with clean and with robust accuracy."""
+    numbers = frame.drop(columns=["label", "seed"])
+    correlation = numbers.rank().corr()[["clean", "robust"]].drop(index=["clean", "robust"])
+    return correlation.rename_axis("measurement").reset_index().assign(networks=len(frame))
