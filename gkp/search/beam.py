@@ -2,62 +2,68 @@
 
 From every start kernel each branch grows by the kernels most distant from what it keeps; every
 `check_step` extensions the branches of a start are ranked by cost and smoothness (Eq. 2) and the
-best few survive. Nothing loops over candidates: a step is a handful of tensor operations. In the fast
-arithmetic rows (one per group and start) that have arrived at the same sets are merged, because they
-have the same future but for last bits; `gkp.search.released` says what the released arithmetic does instead.
+best few survive. Nothing loops over candidates: a step is a handful of tensor operations.
+
+Most branches arrive at sets where others have been: two kernels are taken in either order. The fast arithmetic
+holds each set of a group once, however many branches of whatever starts have it, and once all branches of two
+starts have the same sets, one of the two goes: the future of equal sets is equal but for last bits. In the
+released arithmetic last bits count, so that every branch is its own; see `gkp.search.released`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from gkp.search import released
 from gkp.search.objective import Problem, set_cost
-from gkp.search.released import Sets, repeated
+from gkp.search.released import Sets
 
 TIE = 1e9  # values closer than one part in this many count as equal in a rank of the fast arithmetic
-CHUNK = 1 << 18  # elements of a state tensor that are worked on together: 2 MB, about a core's cache
+CHUNK = 1 << 20  # elements of a state tensor that are searched together
+BLOCK = 1 << 16  # elements that are worked on together: half a megabyte stays in a core's cache
 
 
 @dataclass(frozen=True)
 class Beam:
-    """State of every branch, leading dimensions (rows, branches); a row is one group and one start.
+    """Kept sets of one size and the branches that have them; a row is one group and one start.
 
-    What counts as the distance of two kernels is `Problem.apart`.
+    Of each of the M sets there is the state; what counts as the distance of two kernels is `Problem.apart`.
     """
 
-    group: Tensor  # (R,) group of each row
-    total: Tensor  # (R, B, n) summed distance to the kept kernels, -inf at the kept ones
-    near: tuple[Tensor, ...]  # per neighbour, (R, B, n) ascending distances to the nearest kept kernels
-    inner: Tensor  # (R, B) summed distance among the kept kernels
-    smooth: Tensor  # (R, B) summed smoothness of the kept kernels
+    rows: Tensor  # (R, B) which set each branch has
+    group: Tensor  # (M,) group of each set
+    mark: Tensor  # (M,) int64 number that tells sets and groups apart
+    total: Tensor  # (M, n) summed distance to the kept kernels, -inf at the kept ones
+    near: tuple[Tensor, ...]  # per neighbour, (M, n) ascending distances to the nearest kept kernels
+    inner: Tensor  # (M,) summed distance among the kept kernels
+    smooth: Tensor  # (M,) summed smoothness of the kept kernels
     size: int  # kept kernels
     sets: Sets | None = None  # in the released arithmetic, which takes it for `near` and `inner`
-
-    def rows(self, index: Tensor) -> Beam:
-        """The rows `index` (R',), in the fast arithmetic."""
-        near = tuple(near[index] for near in self.near)
-        return Beam(
-            self.group[index], self.total[index], near, self.inner[index], self.smooth[index], self.size
-        )
 
 
 @dataclass(frozen=True)
 class Children:
-    """Extensions of a beam's branches by one kernel each, not yet carried out; all (R, C)."""
+    """Extensions of a beam's sets by one kernel each, not yet carried out; all (C,) but for `rows`."""
 
-    branch: Tensor | None  # which branch grows; None: of B branches child c extends the c // (C / B)th
+    rows: Tensor  # (R, B) which child each branch has
+    parent: Tensor  # which set grows
     kernel: Tensor  # by which kernel
+    mark: Tensor  # of the set afterwards
     inner: Tensor  # summed distance among the kept kernels afterwards
     smooth: Tensor  # summed smoothness afterwards
     sets: Sets | None = None  # those of `Beam.sets` afterwards
+
+    def only(self, index: Tensor, rows: Tensor) -> Children:
+        """The children `index`, of which the branches have `rows` (R, B)."""
+        parent, kernel, mark = self.parent[index], self.kernel[index], self.mark[index]
+        return Children(rows, parent, kernel, mark, self.inner[index], self.smooth[index], self.sets)
 
 
 def search(
@@ -77,48 +83,61 @@ def search(
     count = min(starts or channels, channels)
     group = torch.arange(groups).repeat_interleave(count)
     first = (torch.arange(count) * channels // count).repeat(groups)
-    rows = max(1, CHUNK // (channels * width ** min(check_step, problem.keep)))
+    branches = width ** min(check_step, problem.keep) if problem.released else width
     finals = []
-    for chunk in torch.split(torch.arange(len(first)), rows):
+    for chunk in torch.split(torch.arange(len(first)), max(1, CHUNK // (channels * branches))):
         beam = start(problem, group[chunk], first[chunk])
         for step in range(1, problem.keep):
             children = propose(beam, problem, width)
-            if step % check_step:
-                beam = grow(beam, problem, children)
-            else:
-                beam = grow(beam, problem, truncate(beam, problem, children, width, alpha, outer))
-                beam = beam if problem.released else distinct(beam)
+            if step % check_step == 0:
+                children = truncate(beam, problem, children, width, alpha, outer)
+            beam = grow(beam, problem, children)
         finals.append(beam)
     return decide(finals, problem, decision)
 
 
 def start(problem: Problem, group: Tensor, first: Tensor) -> Beam:
     """Branches that keep a single kernel: group (R,), first (R,)."""
-    distance = problem.apart[group, first][:, None, :]
+    distance = problem.apart[group, first]
     unset = torch.full_like(distance, math.inf)
     near = (distance, *[unset] * (problem.neighbours - 1)) if problem.neighbours else ()
+    own = tuple(each[:, None] for each in near)
     return Beam(
+        rows=torch.arange(len(first))[:, None],
         group=group,
-        total=distance.scatter(-1, first[:, None, None], -math.inf),
+        mark=group * released.GOLDEN_RATIO + marks(problem.channels)[first],
+        total=distance.scatter(-1, first[:, None], -math.inf),
         near=() if problem.released else near,
-        inner=torch.zeros(len(first), 1, dtype=distance.dtype),
-        smooth=problem.smooth[group, first][:, None],
+        inner=torch.zeros(len(first), dtype=distance.dtype),
+        smooth=problem.smooth[group, first],
         size=1,
-        sets=released.start(problem.apart, group, first, near) if problem.released else None,
+        sets=released.start(problem.apart, group, first, own) if problem.released else None,
     )
+
+
+@lru_cache(maxsize=8)
+def marks(channels: int) -> Tensor:
+    """(n,) int64 of 64 random bits: sums of them over two different sets hardly ever agree (1 in 2^64)."""
+    draw = torch.Generator().manual_seed(0)
+    return torch.randint(-(1 << 63), (1 << 63) - 1, (channels,), generator=draw)
 
 
 def propose(beam: Beam, problem: Problem, width: int) -> Children:
-    """Of every branch, the `width` extensions by the kernels farthest from its kept ones."""
+    """Of every set, the `width` extensions by the kernels farthest from its kept ones, equal ones once."""
     width = min(width, problem.channels - beam.size)
-    kernel, gain = (each.view(len(beam.group), -1) for each in farthest(beam.total.flatten(0, 1), width))
-    return Children(
-        branch=None,
+    kernel, gain = (each.flatten() for each in farthest(beam.total, width))
+    parent = torch.arange(len(beam.group)).repeat_interleave(width)
+    rows = (beam.rows[..., None] * width + torch.arange(width)).flatten(1)
+    children = Children(
+        rows=rows,
+        parent=parent,
         kernel=kernel,
-        inner=repeated(beam.inner, width) + gain,
-        smooth=repeated(beam.smooth, width) + problem.smooth[beam.group[:, None], kernel],
-        sets=beam.sets and beam.sets.extended(kernel),
+        mark=beam.mark[parent] + marks(problem.channels)[kernel],
+        inner=beam.inner[parent] + gain,
+        smooth=beam.smooth[parent] + problem.smooth[beam.group[parent], kernel],
+        sets=beam.sets and beam.sets.extended(kernel.view(rows.shape)),
     )
+    return children if problem.released else distinct(children)
 
 
 def farthest(total: Tensor, width: int) -> tuple[Tensor, Tensor]:
@@ -134,80 +153,98 @@ def farthest(total: Tensor, width: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(np.stack(kernels, 1)), torch.from_numpy(np.stack(gains, 1))
 
 
+def distinct(children: Children) -> Children:
+    """One child for each set, the first of those that arrive at it."""
+    _, first, place = np.unique(children.mark.numpy(), return_index=True, return_inverse=True)
+    return children.only(torch.from_numpy(first), torch.from_numpy(place)[children.rows])
+
+
 def grow(beam: Beam, problem: Problem, children: Children) -> Beam:
     """Carry the extensions out."""
-    distance = distances(beam, problem, children.kernel)
-    near, carried = [], distance
+    group, size = beam.group[children.parent], beam.size + 1
+    lines = group * problem.channels + children.kernel
+    near = neighbours(beam, problem, children.parent, lines)
+    total = with_parents(torch.add, beam.total, children.parent, problem, lines)
+    total[torch.arange(len(total)), children.kernel] = -math.inf
+    return Beam(
+        children.rows, group, children.mark, total, near, children.inner, children.smooth, size, children.sets
+    )
+
+
+def neighbours(beam: Beam, problem: Problem, parent: Tensor, lines: Tensor) -> tuple[Tensor, ...]:
+    """`Beam.near` of the sets `parent` (C,) with one more kernel each, whose distances are `lines` (C,)."""
+    if len(beam.near) == 1:
+        return (with_parents(torch.minimum, beam.near[0], parent, problem, lines),)
+    near, carried = [], problem.apart.flatten(0, 1).index_select(0, lines) if beam.near else None
     for old in beam.near:  # insert the new distance into the ascending list of the nearest ones
-        near.append(with_parents(torch.minimum, old, children, carried))
-        if len(beam.near) > 1:
-            carried = with_parents(torch.maximum, old, children, carried)
-    total = with_parents(lambda old, new: new.add_(old), beam.total, children, distance)
-    total.scatter_(-1, children.kernel[..., None], -math.inf)
-    size = beam.size + 1
-    return Beam(beam.group, total, tuple(near), children.inner, children.smooth, size, children.sets)
+        own = old.index_select(0, parent)
+        near.append(torch.minimum(own, carried))
+        carried = torch.maximum(own, carried)
+    return tuple(near)
 
 
 def with_parents(
-    operation: Callable[[Tensor, Tensor], Tensor], state: Tensor, children: Children, new: Tensor
+    operation: Callable[..., Tensor], state: Tensor, parent: Tensor, problem: Problem, lines: Tensor
 ) -> Tensor:
-    """operation(state (R, B, m) of each child's branch, new (R, C, m)) -> (R, C, m)."""
-    if children.branch is None:  # neighbouring children share a branch: no copy of its state is needed
-        parents = state[:, :, None]
-        own = new.view(len(new), parents.shape[1], -1, parents.shape[-1])
-        return operation(parents.expand_as(own), own).flatten(1, 2)
-    rows = torch.arange(len(state))[:, None] * state.shape[1] + children.branch
-    # Whole rows are copied, which gather does not do.
-    return operation(state.flatten(0, 1).index_select(0, rows.flatten()).view_as(new), new)
+    """operation(state (M, n) of each child's parent, distances (C, n) from its kernel) -> (C, n)."""
+    apart, found = problem.apart.flatten(0, 1), state.new_empty(len(parent), state.shape[1])
+    size = max(1, BLOCK // state.shape[1])
+    for part in range(0, len(parent), size):
+        own = state.index_select(0, parent[part : part + size])
+        operation(own, apart.index_select(0, lines[part : part + size]), out=found[part : part + size])
+    return found
 
 
-def distances(beam: Beam, problem: Problem, kernel: Tensor) -> Tensor:
-    """Distances (R, C, n) from the kernels (R, C) to all kernels of their group."""
-    rows = beam.group[:, None] * problem.channels + kernel
-    return problem.apart.flatten(0, 1).index_select(0, rows.flatten()).view(*kernel.shape, -1)
+def separation(near: tuple[Tensor, ...], total: Tensor) -> Tensor:
+    """Summed distances (M,) of the pruned kernels to their nearest kept ones."""
+    far = sum(near[1:], near[0])
+    if len(near) > 1:  # with one neighbour a kept kernel adds nothing, being at distance 0 of itself
+        far = far.masked_fill(total == -math.inf, 0)
+    return far.sum(-1)
 
 
 def cost(beam: Beam, problem: Problem) -> Tensor:
-    """Cost (R, B) of every branch's kept set, less what all sets of its size have in common."""
+    """Cost (M,) of every kept set, less what all sets of its size have in common."""
     if beam.sets:
-        return released.costs(beam.sets, problem.beta)
+        return released.costs(beam.sets, problem.beta).flatten()
     near = beam.near[: beam.size]
-    if not near:
-        return -beam.inner
-    far = sum(near[1:], near[0])
-    if len(near) > 1:  # with one neighbour a kept kernel adds nothing, being at distance 0 of itself
-        far = far.masked_fill(beam.total == -math.inf, 0)
-    return far.sum(-1) * problem.beta - beam.inner
+    return separation(near, beam.total) * problem.beta - beam.inner if near else -beam.inner
 
 
 def children_cost(beam: Beam, problem: Problem, children: Children, outer: bool) -> Tensor:
-    """Cost (R, C) of every child's kept set, where possible without building its state."""
+    """Cost (C,) of every child's kept set, without building more of its state than counts."""
     if children.sets:
-        return released.costs(children.sets, problem.beta, outer)
+        return released.costs(children.sets, problem.beta, outer).flatten()
     if not outer or not beam.near:
         return -children.inner
-    if len(beam.near) > 1:
-        return cost(grow(beam, problem, children), problem)
-    distance = distances(beam, problem, children.kernel)
-    far = with_parents(lambda old, new: torch.minimum(old, new, out=new), beam.near[0], children, distance)
-    return far.sum(-1) * problem.beta - children.inner
+    lines = beam.group[children.parent] * problem.channels + children.kernel
+    far = []
+    for part in torch.split(torch.arange(len(lines)), max(1, BLOCK // problem.channels)):
+        parent, near = children.parent[part], neighbours(beam, problem, children.parent[part], lines[part])
+        several = len(near) > 1
+        total = beam.total[parent].scatter_(1, children.kernel[part, None], -math.inf) if several else near[0]
+        far.append(separation(near[: beam.size + 1], total))
+    return torch.cat(far) * problem.beta - children.inner
 
 
 def truncate(
     beam: Beam, problem: Problem, children: Children, width: int, alpha: float, outer: bool
 ) -> Children:
-    """The `width` children of each row with the best weighted rank (Eq. 2)."""
-    value, smooth = children_cost(beam, problem, children, outer), children.smooth
+    """The `width` children of each row with the best weighted rank (Eq. 2); of rows with equal ones, one."""
+    value, smooth = (
+        each[children.rows] for each in (children_cost(beam, problem, children, outer), children.smooth)
+    )
     if not problem.released:
         value, smooth = rounded(value), rounded(smooth)
     best = best_first(value, smooth, alpha)[:, :width]
-    return Children(
-        branch=best // (value.shape[1] // beam.inner.shape[1]),
-        kernel=children.kernel.gather(1, best),
-        inner=children.inner.gather(1, best),
-        smooth=children.smooth.gather(1, best),
-        sets=children.sets and children.sets.survivors(best),
-    )
+    rows = children.rows.gather(1, best)
+    if children.sets:
+        chosen = replace(children, sets=children.sets.survivors(best))
+        return chosen.only(rows.flatten(), torch.arange(rows.numel()).view_as(rows))
+    tuples = (children.mark[rows] * torch.arange(1, 2 * rows.shape[1], 2)).sum(1)
+    first = np.sort(np.unique(tuples.numpy(), return_index=True)[1])
+    index, place = torch.unique(rows[torch.from_numpy(first)], return_inverse=True)
+    return children.only(index, place)
 
 
 def best_first(value: Tensor, smooth: Tensor, alpha: float) -> Tensor:
@@ -229,24 +266,13 @@ def rounded(value: Tensor) -> Tensor:
     return (value / value.abs().amax(1, keepdim=True).clamp_min(1e-300) * TIE).round()
 
 
-def distinct(beam: Beam) -> Beam:
-    """One row for each group and tuple of kept sets: equal sets have equal futures."""
-    kept = (beam.total == -math.inf).flatten(1)
-    bits = torch.tensor([1 << bit for bit in range(32)])
-    words = F.pad(kept, (0, -kept.shape[1] % 32)).view(len(kept), -1, 32)
-    keys = torch.cat([beam.group[:, None], (words * bits).sum(-1)], 1)
-    _, label = torch.unique(keys, dim=0, return_inverse=True)
-    rows = torch.arange(len(keys))
-    first = torch.full((int(label.max()) + 1,), len(keys)).scatter_reduce(0, label, rows, "amin")
-    return beam.rows(first.sort().values) if len(first) < len(keys) else beam
-
-
 def decide(finals: list[Beam], problem: Problem, decision: str) -> tuple[Tensor, Tensor]:
     """The final arena: of all branches of a group, the first of least cost (or smoothest)."""
+    branches = [beam.rows.flatten() for beam in finals]
     value = [cost(beam, problem) if decision == "cost" else beam.smooth for beam in finals]
-    values = torch.cat([each.flatten() for each in value])
-    group = torch.cat([beam.group.repeat_interleave(beam.inner.shape[1]) for beam in finals])
-    kept = torch.cat([(beam.total == -math.inf).flatten(0, 1) for beam in finals])
+    values = torch.cat([each[own] for each, own in zip(value, branches, strict=True)])
+    group = torch.cat([beam.group[own] for beam, own in zip(finals, branches, strict=True)])
+    kept = torch.cat([(beam.total == -math.inf)[own] for beam, own in zip(finals, branches, strict=True)])
     best = torch.stack(
         [torch.where(group == g, values, math.inf).argmin() for g in range(len(problem.distance))]
     )
