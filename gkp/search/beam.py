@@ -15,18 +15,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from gkp.search import released
-from gkp.search.objective import Problem, set_cost
+from gkp.search.objective import Problem
 from gkp.search.released import Sets
 
 TIE = 1e9  # values closer than one part in this many count as equal in a rank of the fast arithmetic
-CHUNK = 1 << 20  # elements of a state tensor that are searched together
 BLOCK = 1 << 16  # elements that are worked on together: half a megabyte stays in a core's cache
 
 
@@ -45,7 +43,16 @@ class Beam:
     inner: Tensor  # (M,) summed distance among the kept kernels
     smooth: Tensor  # (M,) summed smoothness of the kept kernels
     size: int  # kept kernels
+    path: Tensor  # (M, 1 + t) which set of the last truncation each extends, and the t kernels taken since
     sets: Sets | None = None  # in the released arithmetic, which takes it for `near` and `inner`
+    beyond: Tensor | None = None  # (M,) share of the pruned kernels' distances that no extension changes
+    top: Tensor | None = None  # (M,) the largest of `total` where the path starts
+    least: tuple[float, ...] = ()  # of each step of the path: the smallest total of a proposed kernel, less top
+
+    def rooted(self) -> Beam:
+        """The same sets as those that the next path starts from."""
+        path = torch.arange(len(self.group))[:, None]
+        return replace(self, path=path, top=self.total.amax(1), least=())
 
 
 @dataclass(frozen=True)
@@ -59,41 +66,33 @@ class Children:
     inner: Tensor  # summed distance among the kept kernels afterwards
     smooth: Tensor  # summed smoothness afterwards
     sets: Sets | None = None  # those of `Beam.sets` afterwards
+    least: tuple[float, ...] = ()  # as `Beam.least`
 
     def only(self, index: Tensor, rows: Tensor) -> Children:
         """The children `index`, of which the branches have `rows` (R, B)."""
         parent, kernel, mark = self.parent[index], self.kernel[index], self.mark[index]
-        return Children(rows, parent, kernel, mark, self.inner[index], self.smooth[index], self.sets)
+        inner, smooth = self.inner[index], self.smooth[index]
+        return Children(rows, parent, kernel, mark, inner, smooth, self.sets, self.least)
 
 
-def search(
-    problem: Problem,
-    width: int,
-    check_step: int,
-    alpha: float,
-    outer: bool,
-    decision: str,
-    starts: int | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Beam search from kernels of every group; returns kept (G, keep) and cost (G,).
+@dataclass(frozen=True)
+class Rule:
+    """What decides which branches survive, see `gkp.search.select`."""
 
-    starts: from how many kernels, spread evenly over the channels; None for all of them.
-    """
-    groups, channels = problem.smooth.shape
-    count = min(starts or channels, channels)
-    group = torch.arange(groups).repeat_interleave(count)
-    first = (torch.arange(count) * channels // count).repeat(groups)
-    branches = width ** min(check_step, problem.keep) if problem.released else width
-    finals = []
-    for chunk in torch.split(torch.arange(len(first)), max(1, CHUNK // (channels * branches))):
-        beam = start(problem, group[chunk], first[chunk])
-        for step in range(1, problem.keep):
-            children = propose(beam, problem, width)
-            if step % check_step == 0:
-                children = truncate(beam, problem, children, width, alpha, outer)
-            beam = grow(beam, problem, children)
-        finals.append(beam)
-    return decide(finals, problem, decision)
+    width: int
+    check_step: int
+    alpha: float
+    outer: bool
+
+
+def extended(beam: Beam, problem: Problem, steps: int, rule: Rule) -> Beam:
+    """`steps` extensions, at most `check_step`, after which the beam is truncated."""
+    for step in range(1, steps + 1):
+        children = propose(beam, problem, rule.width)
+        if step == rule.check_step:
+            children = truncate(beam, problem, children, rule)
+        beam = grow(beam, problem, children)
+    return beam
 
 
 def start(problem: Problem, group: Tensor, first: Tensor) -> Beam:
@@ -105,26 +104,20 @@ def start(problem: Problem, group: Tensor, first: Tensor) -> Beam:
     return Beam(
         rows=torch.arange(len(first))[:, None],
         group=group,
-        mark=group * released.GOLDEN_RATIO + marks(problem.channels)[first],
+        mark=group * released.GOLDEN_RATIO + problem.marks[first],
         total=distance.scatter(-1, first[:, None], -math.inf),
         near=() if problem.released else near,
         inner=torch.zeros(len(first), dtype=distance.dtype),
         smooth=problem.smooth[group, first],
         size=1,
+        path=torch.arange(len(first))[:, None],
         sets=released.start(problem.apart, group, first, own) if problem.released else None,
     )
 
 
-@lru_cache(maxsize=8)
-def marks(channels: int) -> Tensor:
-    """(n,) int64 of 64 random bits: sums of them over two different sets hardly ever agree (1 in 2^64)."""
-    draw = torch.Generator().manual_seed(0)
-    return torch.randint(-(1 << 63), (1 << 63) - 1, (channels,), generator=draw)
-
-
 def propose(beam: Beam, problem: Problem, width: int) -> Children:
     """Of every set, the `width` extensions by the kernels farthest from its kept ones, equal ones once."""
-    width = min(width, problem.channels - beam.size)
+    width = min(width, problem.channels + problem.hidden - beam.size)
     kernel, gain = (each.flatten() for each in farthest(beam.total, width))
     parent = torch.arange(len(beam.group)).repeat_interleave(width)
     rows = (beam.rows[..., None] * width + torch.arange(width)).flatten(1)
@@ -132,12 +125,13 @@ def propose(beam: Beam, problem: Problem, width: int) -> Children:
         rows=rows,
         parent=parent,
         kernel=kernel,
-        mark=beam.mark[parent] + marks(problem.channels)[kernel],
+        mark=beam.mark[parent] + problem.marks[kernel],
         inner=beam.inner[parent] + gain,
         smooth=beam.smooth[parent] + problem.smooth[beam.group[parent], kernel],
         sets=beam.sets and beam.sets.extended(kernel.view(rows.shape)),
+        least=() if beam.top is None else (*beam.least, float((gain - beam.top[parent]).min())),
     )
-    return children if problem.released else distinct(children)
+    return children if problem.released else distinct(children, problem.ties[beam.group[parent]])
 
 
 def farthest(total: Tensor, width: int) -> tuple[Tensor, Tensor]:
@@ -153,9 +147,13 @@ def farthest(total: Tensor, width: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(np.stack(kernels, 1)), torch.from_numpy(np.stack(gains, 1))
 
 
-def distinct(children: Children) -> Children:
-    """One child for each set, the first of those that arrive at it."""
-    _, first, place = np.unique(children.mark.numpy(), return_index=True, return_inverse=True)
+def distinct(children: Children, ties: Tensor) -> Children:
+    """One child for each set, the first of those that arrive at it; all of them where ties (C,) holds.
+
+    Where kernels are equal, so are the costs of different sets, and last bits tell which one is chosen.
+    """
+    own = torch.where(ties, torch.arange(len(ties)), children.mark)
+    _, first, place = np.unique(own.numpy(), return_index=True, return_inverse=True)
     return children.only(torch.from_numpy(first), torch.from_numpy(place)[children.rows])
 
 
@@ -166,8 +164,22 @@ def grow(beam: Beam, problem: Problem, children: Children) -> Beam:
     near = neighbours(beam, problem, children.parent, lines)
     total = with_parents(torch.add, beam.total, children.parent, problem, lines)
     total[torch.arange(len(total)), children.kernel] = -math.inf
-    return Beam(
-        children.rows, group, children.mark, total, near, children.inner, children.smooth, size, children.sets
+    path = torch.cat([beam.path[children.parent], children.kernel[:, None]], 1)
+    return replace(
+        beam,
+        rows=children.rows,
+        group=group,
+        mark=children.mark,
+        total=total,
+        near=near,
+        inner=children.inner,
+        smooth=children.smooth,
+        size=beam.size + 1,
+        path=path,
+        sets=children.sets,
+        beyond=None if beam.beyond is None else beam.beyond[children.parent],
+        top=None if beam.top is None else beam.top[children.parent],
+        least=children.least,
     )
 
 
@@ -224,19 +236,18 @@ def children_cost(beam: Beam, problem: Problem, children: Children, outer: bool)
         several = len(near) > 1
         total = beam.total[parent].scatter_(1, children.kernel[part, None], -math.inf) if several else near[0]
         far.append(separation(near[: beam.size + 1], total))
-    return torch.cat(far) * problem.beta - children.inner
+    outside = torch.cat(far) if beam.beyond is None else torch.cat(far) + beam.beyond[children.parent]
+    return outside * problem.beta - children.inner
 
 
-def truncate(
-    beam: Beam, problem: Problem, children: Children, width: int, alpha: float, outer: bool
-) -> Children:
-    """The `width` children of each row with the best weighted rank (Eq. 2); of rows with equal ones, one."""
+def truncate(beam: Beam, problem: Problem, children: Children, rule: Rule) -> Children:
+    """The children of each row with the best weighted rank (Eq. 2); of rows with equal ones, one."""
     value, smooth = (
-        each[children.rows] for each in (children_cost(beam, problem, children, outer), children.smooth)
+        each[children.rows] for each in (children_cost(beam, problem, children, rule.outer), children.smooth)
     )
     if not problem.released:
         value, smooth = rounded(value), rounded(smooth)
-    best = best_first(value, smooth, alpha)[:, :width]
+    best = best_first(value, smooth, rule.alpha)[:, : rule.width]
     rows = children.rows.gather(1, best)
     if children.sets:
         chosen = replace(children, sets=children.sets.survivors(best))
@@ -264,17 +275,3 @@ def best_first(value: Tensor, smooth: Tensor, alpha: float) -> Tensor:
 def rounded(value: Tensor) -> Tensor:
     """Values (R, C) without the last digits of their row, so that one set reached in two orders ties."""
     return (value / value.abs().amax(1, keepdim=True).clamp_min(1e-300) * TIE).round()
-
-
-def decide(finals: list[Beam], problem: Problem, decision: str) -> tuple[Tensor, Tensor]:
-    """The final arena: of all branches of a group, the first of least cost (or smoothest)."""
-    branches = [beam.rows.flatten() for beam in finals]
-    value = [cost(beam, problem) if decision == "cost" else beam.smooth for beam in finals]
-    values = torch.cat([each[own] for each, own in zip(value, branches, strict=True)])
-    group = torch.cat([beam.group[own] for beam, own in zip(finals, branches, strict=True)])
-    kept = torch.cat([(beam.total == -math.inf)[own] for beam, own in zip(finals, branches, strict=True)])
-    best = torch.stack(
-        [torch.where(group == g, values, math.inf).argmin() for g in range(len(problem.distance))]
-    )
-    chosen = kept[best].nonzero()[:, 1].view(len(best), problem.keep)
-    return chosen, set_cost(problem, chosen)

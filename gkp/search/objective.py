@@ -33,6 +33,8 @@ class Problem:
     beta: float
     neighbours: int
     arithmetic: str = "fast"
+    names: Tensor | None = None  # (n,) which of a layer's input channels these are; None: all of them
+    hidden: int = 0  # how many others there are
 
     @property
     def channels(self) -> int:
@@ -51,6 +53,19 @@ class Problem:
         which looks for the largest, serves both.
         """
         return self.distance - 1 if self.released else self.distance
+
+    @cached_property
+    def marks(self) -> Tensor:
+        """(n,) int64 of 64 random bits: sums of them over two different sets hardly ever agree (1 in 2^64)."""
+        draw = torch.Generator().manual_seed(0)
+        drawn = torch.randint(-(1 << 63), (1 << 63) - 1, (self.channels + self.hidden,), generator=draw)
+        return drawn if self.names is None else drawn[self.names]
+
+    @cached_property
+    def ties(self) -> Tensor:
+        """(G,) whether two kernels of the group are equal, so that sets tie but for last bits."""
+        twins = self.distance <= 1e-12 * self.distance.amax((1, 2), keepdim=True)
+        return twins.sum((1, 2)) > self.channels
 
 
 def kept_count(channels: int, rate: float) -> int:
