@@ -13,7 +13,6 @@ released arithmetic last bits count, so that every branch is its own; see `gkp.s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -29,30 +28,53 @@ BLOCK = 1 << 16  # elements that are worked on together: half a megabyte stays i
 
 
 @dataclass(frozen=True)
+class Rule:
+    """What decides which branches survive, see `gkp.search.select`."""
+
+    width: int
+    check_step: int
+    alpha: float
+    outer: bool
+
+
+@dataclass(frozen=True)
+class Roots:
+    """The K sets that the last truncation left; what counts as distance is `Problem.apart`."""
+
+    near: tuple[Tensor, ...]  # per neighbour, (K, n) ascending distances to the nearest kept kernels
+    kept: Tensor  # (K, n) whether it is kept, bool; read with several neighbours only
+
+    def nearer(self, root: Tensor, table: Tensor, lines: Tensor) -> tuple[Tensor, ...]:
+        """`near` of sets that extend `root` (C,) by kernels whose distances are the `lines` (C, t) of a table."""
+        near = [each.index_select(0, root) for each in self.near]
+        for line in lines.unbind(1) if near else ():
+            carried = table.index_select(0, line)
+            for order, old in enumerate(near):  # insert the new distance into the ascending list
+                near[order] = torch.minimum(old, carried)
+                carried = torch.maximum(old, carried) if order + 1 < len(near) else carried
+        return tuple(near)
+
+    def columns(self, index: Tensor) -> Roots:
+        """The kernels `index` alone."""
+        near = tuple(each.index_select(1, index) for each in self.near)
+        return Roots(near, self.kept.index_select(1, index))
+
+
+@dataclass(frozen=True)
 class Beam:
-    """Kept sets of one size and the branches that have them; a row is one group and one start.
+    """Kept sets of one size and the branches that have them; a row is one group and one start."""
 
-    Of each of the M sets there is the state; what counts as the distance of two kernels is `Problem.apart`.
-    """
-
-    rows: Tensor  # (R, B) which set each branch has
+    rows: Tensor  # (R, B) which of the M sets each branch has
     group: Tensor  # (M,) group of each set
     mark: Tensor  # (M,) int64 number that tells sets and groups apart
     total: Tensor  # (M, n) summed distance to the kept kernels, -inf at the kept ones
-    near: tuple[Tensor, ...]  # per neighbour, (M, n) ascending distances to the nearest kept kernels
     inner: Tensor  # (M,) summed distance among the kept kernels
     smooth: Tensor  # (M,) summed smoothness of the kept kernels
     size: int  # kept kernels
-    path: Tensor  # (M, 1 + t) which set of the last truncation each extends, and the t kernels taken since
-    sets: Sets | None = None  # in the released arithmetic, which takes it for `near` and `inner`
-    beyond: Tensor | None = None  # (M,) share of the pruned kernels' distances that no extension changes
-    top: Tensor | None = None  # (M,) the largest of `total` where the path starts
-    least: tuple[float, ...] = ()  # of each step of the path: the smallest total of a proposed kernel, less top
-
-    def rooted(self) -> Beam:
-        """The same sets as those that the next path starts from."""
-        path = torch.arange(len(self.group))[:, None]
-        return replace(self, path=path, top=self.total.amax(1), least=())
+    roots: Roots
+    root: Tensor  # (M,) which root each extends
+    path: Tensor  # (M, t) by which kernels
+    sets: Sets | None = None  # in the released arithmetic, which takes it for `roots` and `inner`
 
 
 @dataclass(frozen=True)
@@ -66,23 +88,33 @@ class Children:
     inner: Tensor  # summed distance among the kept kernels afterwards
     smooth: Tensor  # summed smoothness afterwards
     sets: Sets | None = None  # those of `Beam.sets` afterwards
-    least: tuple[float, ...] = ()  # as `Beam.least`
 
     def only(self, index: Tensor, rows: Tensor) -> Children:
         """The children `index`, of which the branches have `rows` (R, B)."""
         parent, kernel, mark = self.parent[index], self.kernel[index], self.mark[index]
-        inner, smooth = self.inner[index], self.smooth[index]
-        return Children(rows, parent, kernel, mark, inner, smooth, self.sets, self.least)
+        return Children(rows, parent, kernel, mark, self.inner[index], self.smooth[index], self.sets)
 
 
-@dataclass(frozen=True)
-class Rule:
-    """What decides which branches survive, see `gkp.search.select`."""
-
-    width: int
-    check_step: int
-    alpha: float
-    outer: bool
+def start(problem: Problem, group: Tensor, first: Tensor) -> Beam:
+    """Branches that keep a single kernel: group (R,), first (R,)."""
+    distance, count = problem.apart[group, first], torch.arange(len(first))
+    unset = torch.full_like(distance, math.inf)
+    near = (distance, *[unset] * (problem.neighbours - 1)) if problem.neighbours else ()
+    own = tuple(each[:, None] for each in near)
+    total = distance.scatter(-1, first[:, None], -math.inf)
+    return Beam(
+        rows=count[:, None],
+        group=group,
+        mark=group * released.GOLDEN_RATIO + problem.marks[first],
+        total=total,
+        inner=torch.zeros(len(first), dtype=distance.dtype),
+        smooth=problem.smooth[group, first],
+        size=1,
+        roots=Roots(() if problem.released else near, total == -math.inf),
+        root=count,
+        path=first[:, None][:, :0],
+        sets=released.start(problem.apart, group, first, own) if problem.released else None,
+    )
 
 
 def extended(beam: Beam, problem: Problem, steps: int, rule: Rule) -> Beam:
@@ -92,36 +124,22 @@ def extended(beam: Beam, problem: Problem, steps: int, rule: Rule) -> Beam:
         if step == rule.check_step:
             children = truncate(beam, problem, children, rule)
         beam = grow(beam, problem, children)
-    return beam
-
-
-def start(problem: Problem, group: Tensor, first: Tensor) -> Beam:
-    """Branches that keep a single kernel: group (R,), first (R,)."""
-    distance = problem.apart[group, first]
-    unset = torch.full_like(distance, math.inf)
-    near = (distance, *[unset] * (problem.neighbours - 1)) if problem.neighbours else ()
-    own = tuple(each[:, None] for each in near)
-    return Beam(
-        rows=torch.arange(len(first))[:, None],
-        group=group,
-        mark=group * released.GOLDEN_RATIO + problem.marks[first],
-        total=distance.scatter(-1, first[:, None], -math.inf),
-        near=() if problem.released else near,
-        inner=torch.zeros(len(first), dtype=distance.dtype),
-        smooth=problem.smooth[group, first],
-        size=1,
-        path=torch.arange(len(first))[:, None],
-        sets=released.start(problem.apart, group, first, own) if problem.released else None,
-    )
+    return rooted(beam, problem)
 
 
 def propose(beam: Beam, problem: Problem, width: int) -> Children:
-    """Of every set, the `width` extensions by the kernels farthest from its kept ones, equal ones once."""
-    width = min(width, problem.channels + problem.hidden - beam.size)
-    kernel, gain = (each.flatten() for each in farthest(beam.total, width))
+    """Of every set, the `width` extensions by the kernels farthest from its kept ones, equal sets once."""
+    kernel, gain = farthest(beam.total, min(width, problem.channels - beam.size))
+    children = offspring(beam, problem, kernel, gain)
+    return children if problem.released else distinct(children, problem, beam.group[children.parent])
+
+
+def offspring(beam: Beam, problem: Problem, kernel: Tensor, gain: Tensor) -> Children:
+    """Every set extended by each of its kernels (M, w), which stand out by `gain` (M, w)."""
+    width, kernel, gain = kernel.shape[1], kernel.flatten(), gain.flatten()
     parent = torch.arange(len(beam.group)).repeat_interleave(width)
     rows = (beam.rows[..., None] * width + torch.arange(width)).flatten(1)
-    children = Children(
+    return Children(
         rows=rows,
         parent=parent,
         kernel=kernel,
@@ -129,9 +147,7 @@ def propose(beam: Beam, problem: Problem, width: int) -> Children:
         inner=beam.inner[parent] + gain,
         smooth=beam.smooth[parent] + problem.smooth[beam.group[parent], kernel],
         sets=beam.sets and beam.sets.extended(kernel.view(rows.shape)),
-        least=() if beam.top is None else (*beam.least, float((gain - beam.top[parent]).min())),
     )
-    return children if problem.released else distinct(children, problem.ties[beam.group[parent]])
 
 
 def farthest(total: Tensor, width: int) -> tuple[Tensor, Tensor]:
@@ -147,96 +163,126 @@ def farthest(total: Tensor, width: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(np.stack(kernels, 1)), torch.from_numpy(np.stack(gains, 1))
 
 
-def distinct(children: Children, ties: Tensor) -> Children:
-    """One child for each set, the first of those that arrive at it; all of them where ties (C,) holds.
+def distinct(children: Children, problem: Problem, group: Tensor) -> Children:
+    """One child for each set, the first of those that arrive at it; all of them in groups that have ties.
 
     Where kernels are equal, so are the costs of different sets, and last bits tell which one is chosen.
+    group: (C,) of the children.
     """
-    own = torch.where(ties, torch.arange(len(ties)), children.mark)
-    _, first, place = np.unique(own.numpy(), return_index=True, return_inverse=True)
-    return children.only(torch.from_numpy(first), torch.from_numpy(place)[children.rows])
+    own = torch.where(problem.ties[group], torch.arange(len(group)), children.mark)
+    first, place = unique(own)
+    return children.only(first, place[children.rows])
+
+
+def unique(keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Where each different key stands first, and the place among those of every one; keys (C,)."""
+    _, first, place = np.unique(keys.numpy(), return_index=True, return_inverse=True)
+    return torch.from_numpy(first), torch.from_numpy(place)
 
 
 def grow(beam: Beam, problem: Problem, children: Children) -> Beam:
     """Carry the extensions out."""
-    group, size = beam.group[children.parent], beam.size + 1
-    lines = group * problem.channels + children.kernel
-    near = neighbours(beam, problem, children.parent, lines)
-    total = with_parents(torch.add, beam.total, children.parent, problem, lines)
+    group = beam.group[children.parent]
+    total = added(beam.total, children.parent, problem.apart.flatten(0, 1), group * problem.channels + children.kernel)
     total[torch.arange(len(total)), children.kernel] = -math.inf
-    path = torch.cat([beam.path[children.parent], children.kernel[:, None]], 1)
+    return successor(beam, children, total)
+
+
+def successor(beam: Beam, children: Children, total: Tensor) -> Beam:
+    """The beam of the children, with the `total` that their parents and kernels give."""
+    parent = children.parent
     return replace(
         beam,
         rows=children.rows,
-        group=group,
+        group=beam.group[parent],
         mark=children.mark,
         total=total,
-        near=near,
         inner=children.inner,
         smooth=children.smooth,
         size=beam.size + 1,
-        path=path,
+        root=beam.root[parent],
+        path=torch.cat([beam.path[parent], children.kernel[:, None]], 1),
         sets=children.sets,
-        beyond=None if beam.beyond is None else beam.beyond[children.parent],
-        top=None if beam.top is None else beam.top[children.parent],
-        least=children.least,
     )
 
 
-def neighbours(beam: Beam, problem: Problem, parent: Tensor, lines: Tensor) -> tuple[Tensor, ...]:
-    """`Beam.near` of the sets `parent` (C,) with one more kernel each, whose distances are `lines` (C,)."""
-    if len(beam.near) == 1:
-        return (with_parents(torch.minimum, beam.near[0], parent, problem, lines),)
-    near, carried = [], problem.apart.flatten(0, 1).index_select(0, lines) if beam.near else None
-    for old in beam.near:  # insert the new distance into the ascending list of the nearest ones
-        own = old.index_select(0, parent)
-        near.append(torch.minimum(own, carried))
-        carried = torch.maximum(own, carried)
-    return tuple(near)
-
-
-def with_parents(
-    operation: Callable[..., Tensor], state: Tensor, parent: Tensor, problem: Problem, lines: Tensor
-) -> Tensor:
-    """operation(state (M, n) of each child's parent, distances (C, n) from its kernel) -> (C, n)."""
-    apart, found = problem.apart.flatten(0, 1), state.new_empty(len(parent), state.shape[1])
-    size = max(1, BLOCK // state.shape[1])
-    for part in range(0, len(parent), size):
-        own = state.index_select(0, parent[part : part + size])
-        operation(own, apart.index_select(0, lines[part : part + size]), out=found[part : part + size])
+def added(state: Tensor, parent: Tensor, table: Tensor, lines: Tensor) -> Tensor:
+    """state[parent] + table[lines], (C, n), by parts that stay in the cache."""
+    found = state.new_empty(len(parent), state.shape[1])
+    for part in parts(len(parent), state.shape[1]):
+        torch.add(state.index_select(0, parent[part]), table.index_select(0, lines[part]), out=found[part])
     return found
 
 
-def separation(near: tuple[Tensor, ...], total: Tensor) -> Tensor:
-    """Summed distances (M,) of the pruned kernels to their nearest kept ones."""
+def parts(count: int, channels: int) -> list[slice]:
+    """0..count-1 in slices that have some `BLOCK` elements in rows of so many channels."""
+    size = max(1, BLOCK // max(1, channels))
+    return [slice(at, at + size) for at in range(0, count, size)]
+
+
+def rooted(beam: Beam, problem: Problem) -> Beam:
+    """The same sets as the roots of what comes."""
+    table, lines = approached(beam.group, problem, beam.path)
+    found = [beam.roots.nearer(beam.root[part], table, lines[part]) for part in parts(len(lines), problem.channels)]
+    near = tuple(torch.cat(each) for each in zip(*found, strict=True))
+    roots, root = Roots(near, beam.total == -math.inf), torch.arange(len(beam.group))
+    return replace(beam, roots=roots, root=root, path=beam.path[:, :0])
+
+
+def approached(group: Tensor, problem: Problem, path: Tensor) -> tuple[Tensor, Tensor]:
+    """A table of distances (L, n) and the lines (C, t) of it that belong to the kernels of path (C, t).
+
+    With one neighbour only the nearest of the kernels counts, and paths with the same kernels share a line.
+    """
+    table, lines = problem.apart.flatten(0, 1), group[:, None] * problem.channels + path
+    if problem.neighbours != 1 or path.shape[1] < 2:
+        return table, lines
+    first, place = unique(problem.marks[path].sum(1) + group * released.GOLDEN_RATIO)
+    nearest, *others = lines[first].unbind(1)
+    found = table.index_select(0, nearest)
+    for other in others:
+        torch.minimum(found, table.index_select(0, other), out=found)
+    return found, place[:, None]
+
+
+def separation(near: tuple[Tensor, ...], kept: Tensor) -> Tensor:
+    """Summed distances (M,) of the pruned kernels to their nearest kept ones, kept (M, n)."""
     far = sum(near[1:], near[0])
     if len(near) > 1:  # with one neighbour a kept kernel adds nothing, being at distance 0 of itself
-        far = far.masked_fill(total == -math.inf, 0)
+        far = far.masked_fill(kept, 0)
     return far.sum(-1)
 
 
 def cost(beam: Beam, problem: Problem) -> Tensor:
-    """Cost (M,) of every kept set, less what all sets of its size have in common."""
+    """Cost (M,) of every root's kept set, less what all sets of its size have in common."""
     if beam.sets:
         return released.costs(beam.sets, problem.beta).flatten()
-    near = beam.near[: beam.size]
-    return separation(near, beam.total) * problem.beta - beam.inner if near else -beam.inner
+    near = beam.roots.near[: beam.size]
+    return separation(near, beam.roots.kept) * problem.beta - beam.inner if near else -beam.inner
 
 
 def children_cost(beam: Beam, problem: Problem, children: Children, outer: bool) -> Tensor:
-    """Cost (C,) of every child's kept set, without building more of its state than counts."""
+    """Cost (C,) of every child's kept set, without building its state."""
     if children.sets:
         return released.costs(children.sets, problem.beta, outer).flatten()
-    if not outer or not beam.near:
+    if not outer or not beam.roots.near:
         return -children.inner
-    lines = beam.group[children.parent] * problem.channels + children.kernel
+    path = torch.cat([beam.path[children.parent], children.kernel[:, None]], 1)
+    roots, root, beyond = beam.roots, beam.root[children.parent], None
+    table, lines = approached(beam.group[children.parent], problem, path)
+    if len(problem.distance) == 1 and problem.neighbours == 1:
+        # A kernel to which no child comes nearer than its root adds what it did.
+        matters = (table.amin(0) < roots.near[0].amax(0)).nonzero()[:, 0]
+        if 2 * len(matters) < problem.channels:
+            some = roots.columns(matters)
+            beyond = separation(roots.near, roots.kept) - separation(some.near, some.kept)
+            roots, table = some, table.index_select(1, matters)
     far = []
-    for part in torch.split(torch.arange(len(lines)), max(1, BLOCK // problem.channels)):
-        parent, near = children.parent[part], neighbours(beam, problem, children.parent[part], lines[part])
-        several = len(near) > 1
-        total = beam.total[parent].scatter_(1, children.kernel[part, None], -math.inf) if several else near[0]
-        far.append(separation(near[: beam.size + 1], total))
-    outside = torch.cat(far) if beam.beyond is None else torch.cat(far) + beam.beyond[children.parent]
+    for part in parts(len(lines), table.shape[1]):
+        near = roots.nearer(root[part], table, lines[part])[: beam.size + 1]
+        kept = roots.kept[root[part]].scatter_(1, path[part], True) if len(near) > 1 else roots.kept
+        far.append(separation(near, kept))
+    outside = torch.cat(far) if beyond is None else torch.cat(far) + beyond[root]
     return outside * problem.beta - children.inner
 
 

@@ -33,8 +33,6 @@ class Problem:
     beta: float
     neighbours: int
     arithmetic: str = "fast"
-    names: Tensor | None = None  # (n,) which of a layer's input channels these are; None: all of them
-    hidden: int = 0  # how many others there are
 
     @property
     def channels(self) -> int:
@@ -58,8 +56,7 @@ class Problem:
     def marks(self) -> Tensor:
         """(n,) int64 of 64 random bits: sums of them over two different sets hardly ever agree (1 in 2^64)."""
         draw = torch.Generator().manual_seed(0)
-        drawn = torch.randint(-(1 << 63), (1 << 63) - 1, (self.channels + self.hidden,), generator=draw)
-        return drawn if self.names is None else drawn[self.names]
+        return torch.randint(-(1 << 63), (1 << 63) - 1, (self.channels,), generator=draw)
 
     @cached_property
     def ties(self) -> Tensor:
