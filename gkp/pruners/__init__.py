@@ -16,10 +16,12 @@ from gkp.nets.channels.surgery import default_input, guessed_input
 from gkp.pruners import (  # noqa: F401, importing a family registers its methods
     activations,
     dependency,
+    fisher,
     geometry,
     gradients,
     grouped_kernels,
     norms,
+    nppm,
     reconstruction,
     tmi,
 )

@@ -72,9 +72,7 @@ def kernel_layers(
     convolutions = {
         name: module
         for name, module in unwrapped(model).named_modules()
-        if isinstance(module, nn.Conv2d)
-        and (pointwise or max(module.kernel_size) > 1)
-        and name not in first
+        if isinstance(module, nn.Conv2d) and (pointwise or max(module.kernel_size) > 1) and name not in first
     }
     return _groupable(model, convolutions, groups, found)
 

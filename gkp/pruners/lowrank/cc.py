@@ -1,4 +1,4 @@
-"""Collaborative Compression: input channels and singular directions of a layer compete, by expected damage."""
+"""Collaborative Compression: the input channels and singular directions of a layer compete by damage."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from gkp.pruners.lowrank.damage import Path, allocation, exponential
     structure="channel and rank",
     needs="images and labels",
     citation="Li et al. 2021 (CVPR), Collaborative Compression, arXiv:2105.11228",
-    summary="input channels and singular directions of least expected damage, and 1x1 convolutions for the rank",
+    summary="input channels and singular directions of least expected damage; two convolutions for one",
 )
 def cc(
     model: nn.Module,
@@ -42,7 +42,7 @@ def cc(
     groups: int,
     example_input: Tensor | None,
     data: Split,
-    images: int = 2000,
+    images: int = 10000,
     batch_size: int = 100,
     seed: int = 0,
     gamma: float = 0.9,
@@ -75,7 +75,7 @@ def cc(
     weights = {name: conv.weight.detach().double().cpu().flatten(2) for name, conv in layers.items()}
     paths = {name: Path(weights[name], gradients[name].square(), gamma) for name in layers}
     curves = [exponential(path.weight, path.squares) for path in paths.values()]
-    costs = products.by_layer(model, _full_names(model, layers), example_input)
+    costs = products.by_layer(unwrapped(model), layers, example_input)
     whole = sum(number for _, number in products.products(model, example_input))
 
     def cut(rate: float) -> nn.Module:
@@ -84,12 +84,6 @@ def cc(
         return _without(model, gone, example_input, execution)
 
     return cut
-
-
-def _full_names(model: nn.Module, layers: Mapping[str, nn.Module]) -> list[str]:
-    """Names in `model`, which may be a wrapper, of the layers of the network inside."""
-    names = {module: name for name, module in model.named_modules()}
-    return [names[module] for module in layers.values()]
 
 
 def mean_gradients(model: nn.Module, names: list[str], data: Split, batch_size: int) -> dict[str, Tensor]:
@@ -104,8 +98,7 @@ def mean_gradients(model: nn.Module, names: list[str], data: Split, batch_size: 
         ):
             total += found
     return {
-        name: (total / len(data)).double().cpu().flatten(2)
-        for name, total in zip(names, totals, strict=True)
+        name: (total / len(data)).double().cpu().flatten(2) for name, total in zip(names, totals, strict=True)
     }
 
 
@@ -147,7 +140,9 @@ def unread_units(model: nn.Module, lost: Mapping[str, Iterable[int]], example_in
         read: set[int] = set()
         for name in bundle.readers:
             if mixes(modules[name]):
-                left = keep(len(channels.inputs[name]), torch.tensor(list(lost.get(name, ())), dtype=torch.long))
+                left = keep(
+                    len(channels.inputs[name]), torch.tensor(list(lost.get(name, ())), dtype=torch.long)
+                )
                 read |= set(channels.inputs[name][left].tolist())
         unread += [unit for unit in bundle.units if unit not in read]
     return unread

@@ -42,11 +42,14 @@ def damages(
     """Score of every unit that is left: A + gamma B, the lowest goes.
 
     weight, squares, current: (O, I, K). channels: (n,) those that are left. Returns the scores of these (n,)
-    and of the `rank` directions of `current`, largest first. A is the damage once the unit is gone, B the mean
-    damage after one more, over all units that may be next:
+    and of the `rank` directions of `current`, largest first. A is the damage once the unit is gone, B the
+    mean damage after one more, over all units that may be next:
 
-        B = A + (4 sum G^2 (W_u - W)(-W_u) + sum (G W_u)^2 + sum over directions of W_u of (G s u v^T)^2) / (n - 1)
+        B = A + (4 sum G^2 (W_u - W)(-W_u) + sum (G W_u)^2 + sum (G s u v^T)^2) / (n - 1),
+
+    the last sum over the directions s u v^T of W_u, too.
     """
+    whole = (squares * (current - weight) ** 2).sum()
     weight, squares, current = (each[:, channels] for each in (weight, squares, current))
     change = current - weight
     left, right = directions(current, rank)
@@ -62,8 +65,8 @@ def damages(
     damage, cross, energy = (by_channel(v) for v in (change**2, change * current, current**2))
     own = ((left**2).t() @ squares.flatten(1) * right.flatten(1) ** 2).sum(1)  # sum of (G s u v^T)^2
     changed, kept = by_direction(change), by_direction(current)
-    first_channels = damage.sum() - damage + by_channel(weight**2)
-    first_directions = damage.sum() - 2 * changed + own
+    first_channels = whole - damage + by_channel(weight**2)
+    first_directions = whole - 2 * changed + own
     if not gamma:
         return first_channels, first_directions
     next_channels = 4 * (cross - cross.sum()) + energy.sum() - energy
@@ -114,7 +117,7 @@ class Path:
         self.current = self.weight.clone()
 
     def until(self, share: float) -> tuple[list[int], int]:
-        """(channels that are gone, directions that are gone) when `share` of the multiply-adds is, or all can.
+        """(channels, directions) that are gone when `share` of the multiply-adds is, or all that can be.
 
         Without directions where the channels alone reach the share.
         """
@@ -139,7 +142,8 @@ class Path:
         rank = total - (len(self.units) - len(gone))
         left = torch.tensor(sorted(set(range(inputs)) - set(gone)))
         scores = torch.cat(damages(self.weight, self.squares, self.current, left, rank, self.gamma))
-        spare, dropped = {"channel": len(left) - 1, "direction": rank - 1}, []
+        spare = {"channel": len(left) - 1, "direction": rank - 1}
+        dropped: list[int] = []
         for unit in scores.sort(stable=True).indices.tolist():
             kind = "channel" if unit < len(left) else "direction"
             if spare[kind] and len(dropped) < max(1, int(STEP * (inputs + total))):
@@ -175,12 +179,13 @@ def exponential(weight: Tensor, squares: Tensor) -> tuple[float, float]:
 
 
 def _course(weight: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
-    """(share of the multiply-adds that is gone, damage) after each unit, in the order of their own damages."""
+    """(shares of the multiply-adds that are gone, damages) after each unit, by the damage of each alone."""
     filters, inputs, size = weight.shape
     rank = min(filters, inputs * size)
     alone = torch.cat(damages(weight, squares, weight, torch.arange(inputs), rank, 0.0))
     current, pair = weight.clone(), directions(weight, rank)
-    stale, gone, lost = False, [], 0
+    gone: list[int] = []
+    base, lost, stale = 0, 0, False
     shares, values = [], []
     for unit in alone.sort(stable=True).indices.tolist():
         if unit < inputs:
@@ -191,8 +196,6 @@ def _course(weight: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
             # They stay where they are until a channel goes.
             if stale:
                 pair, base, stale = directions(current, rank), len(gone), False
-            elif not gone:
-                base = 0
             number = unit - inputs
             place = number - sum(each < number for each in gone[:base])
             one, other = pair
@@ -206,8 +209,8 @@ def _course(weight: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
 def allocation(curves: list[tuple[float, float]], costs: list[float], removed: float) -> list[float]:
     """Share of each layer's cost to remove, c = clip(ln(x / (p1 p2)) / p2, 0, CAP), `removed` in all.
 
-    curves: (ln p1, p2), see `exponential`. One x for all layers: the least sum of cost p1 exp(p2 c), each layer's damage weighted by its cost. Where
-    `removed` cannot be reached every layer loses CAP.
+    curves: (ln p1, p2), see `exponential`. One x for all layers: the least sum of cost p1 exp(p2 c), each
+    layer's damage weighted by its cost. Where `removed` cannot be reached every layer loses CAP.
     """
     start, p2 = torch.tensor(curves, dtype=torch.float64).unbind(1)
     cost, level = torch.tensor(costs, dtype=torch.float64), start + p2.log()
