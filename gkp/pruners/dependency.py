@@ -49,7 +49,7 @@ def coupled_groups(model: nn.Module, example_input: Tensor) -> list[Coupled]:
     """
     model = unwrapped(model)
     channels, modules = channels_of(model, example_input), dict(model.named_modules())
-    return [_coupled(modules, channels, bundle) for bundle in bundles_to_prune(model, example_input)]
+    return [_coupled(modules, channels, bundle) for bundle in bundles_to_prune(model, channels)]
 
 
 def _coupled(modules: Mapping[str, nn.Module], channels: Channels, bundle: Bundle) -> Coupled:
@@ -105,10 +105,10 @@ def slices(modules: Mapping[str, nn.Module], channels: Channels, bundle: Bundle)
     return found
 
 
-def bundles_to_prune(model: nn.Module, example_input: Tensor) -> list[Bundle]:
-    """Those of convolutions; of linear layers where no convolution has any."""
+def bundles_to_prune(model: nn.Module, channels: Channels) -> list[Bundle]:
+    """Those of convolutions; of linear layers where no convolution has any. channels: of that model."""
     modules = dict(unwrapped(model).named_modules())
-    found = channels_of(model, example_input).bundles
+    found = channels.bundles
     return [b for b in found if any(isinstance(modules[n], _ConvNd) for n in b.producers)] or found
 
 
@@ -138,14 +138,7 @@ def group_norm(
     """
     example_input = default_input(model, example_input)
     coupled = {group.producers[0]: group for group in coupled_groups(model, example_input)}
-    producers = {name for group in coupled.values() for name in group.producers}
-    reasons = {
-        name: reason for name, reason in left_out(model, example_input).items() if name not in producers
-    }
-    if not coupled:
-        why = f" ({summary(reasons)})" if reasons else ""
-        raise ValueError(f"no dependency group of this network can lose channels{why}: try sr-gkp or lrf")
-    warn_of(reasons | training_only(model, example_input))
+    refuse_uncoupled(model, [group.producers for group in coupled.values()], example_input)
     scores = {name: group.squares / group.squares.mean() for name, group in coupled.items()}
     worth = _worth(unwrapped(model), coupled, example_input)
 
@@ -155,6 +148,18 @@ def group_norm(
         return remove_filters(model, filters, example_input)
 
     return cut
+
+
+def refuse_uncoupled(model: nn.Module, groups: list[tuple[str, ...]], example_input: Tensor) -> None:
+    """ValueError where there are no groups (given by producers); a warning of unusual layers outside them."""
+    producers = {name for group in groups for name in group}
+    reasons = {
+        name: reason for name, reason in left_out(model, example_input).items() if name not in producers
+    }
+    if not groups:
+        why = f" ({summary(reasons)})" if reasons else ""
+        raise ValueError(f"no dependency group of this network can lose channels{why}: try sr-gkp or lrf")
+    warn_of(reasons | training_only(model, example_input))
 
 
 def _worth(model: nn.Module, coupled: Mapping[str, Coupled], example_input: Tensor) -> dict[str, float]:

@@ -16,9 +16,7 @@ CHUNK = 1 << 20  # elements of a state tensor that are searched together
 WIDE = 96  # channels from which on a group is searched alone, by the kernels that matter
 
 
-def search(
-    problem: Problem, rule: Rule, decision: str, starts: int | None = None
-) -> tuple[Tensor, Tensor]:
+def search(problem: Problem, rule: Rule, decision: str, starts: int | None = None) -> tuple[Tensor, Tensor]:
     """Beam search from kernels of every group; returns kept (G, keep) and cost (G,).
 
     starts: from how many kernels, spread evenly over the channels; None for all of them.
@@ -26,7 +24,10 @@ def search(
     groups, channels = problem.smooth.shape
     wide = channels >= WIDE and not problem.released
     if wide and groups > 1:
-        alone = [replace(problem, distance=problem.distance[g, None], smooth=problem.smooth[g, None]) for g in range(groups)]
+        alone = [
+            replace(problem, distance=problem.distance[g, None], smooth=problem.smooth[g, None])
+            for g in range(groups)
+        ]
         kept, cost = zip(*(search(each, rule, decision, starts) for each in alone), strict=True)
         return torch.cat(kept), torch.cat(cost)
     count = min(starts or channels, channels)

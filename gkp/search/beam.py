@@ -183,7 +183,9 @@ def unique(keys: Tensor) -> tuple[Tensor, Tensor]:
 def grow(beam: Beam, problem: Problem, children: Children) -> Beam:
     """Carry the extensions out."""
     group = beam.group[children.parent]
-    total = added(beam.total, children.parent, problem.apart.flatten(0, 1), group * problem.channels + children.kernel)
+    total = added(
+        beam.total, children.parent, problem.apart.flatten(0, 1), group * problem.channels + children.kernel
+    )
     total[torch.arange(len(total)), children.kernel] = -math.inf
     return successor(beam, children, total)
 
@@ -223,7 +225,9 @@ def parts(count: int, channels: int) -> list[slice]:
 def rooted(beam: Beam, problem: Problem) -> Beam:
     """The same sets as the roots of what comes."""
     table, lines = approached(beam.group, problem, beam.path)
-    found = [beam.roots.nearer(beam.root[part], table, lines[part]) for part in parts(len(lines), problem.channels)]
+    found = [
+        beam.roots.nearer(beam.root[part], table, lines[part]) for part in parts(len(lines), problem.channels)
+    ]
     near = tuple(torch.cat(each) for each in zip(*found, strict=True))
     roots, root = Roots(near, beam.total == -math.inf), torch.arange(len(beam.group))
     return replace(beam, roots=roots, root=root, path=beam.path[:, :0])

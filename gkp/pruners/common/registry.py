@@ -14,7 +14,7 @@ from gkp.train.recipe import Recipe
 
 Cut = Callable[[float], nn.Module]  # rate in (0, 1) -> a pruned copy
 
-STRUCTURES = ("filter", "channel", "grouped kernel", "block")
+STRUCTURES = ("filter", "channel", "channel and rank", "grouped kernel", "block")
 SCHEDULES = ("one-shot", "in training")
 NEEDS = ("nothing", "images", "images and labels", "training snapshots")
 COMMON = ("model", "groups", "example_input", "data")

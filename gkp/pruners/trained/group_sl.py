@@ -85,7 +85,7 @@ def start_group_sl(
         )
     example = default_input(model, example_input)
     modules, channels = dict(model.named_modules()), channels_of(model, example)
-    bundles = bundles_to_prune(model, example)
+    bundles = bundles_to_prune(model, channels)
     decays = [Decay(slices(modules, channels, bundle), len(bundle.units)) for bundle in bundles]
 
     def before_step(model: nn.Module, at: Step) -> None:

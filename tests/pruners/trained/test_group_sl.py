@@ -33,7 +33,7 @@ def expected_decay(model, x, strength):
     """strength / 2 * sum of strengths[k] ||w[k]||^2, with the strengths as constants."""
     modules, channels = dict(model.named_modules()), channels_of(model, x)
     total = 0
-    for bundle in bundles_to_prune(model, x):
+    for bundle in bundles_to_prune(model, channels):
         parts = slices(modules, channels, bundle)
         squares = [0.0] * len(bundle.units)
         each = []
@@ -102,9 +102,10 @@ def test_small_channels_shrink_more_and_the_cut_is_that_of_group_norm(resnet8, i
 def test_a_decay_keeps_its_indices(resnet8) -> None:
     """Calling it again adds the same again: nothing is remembered but where the weights are."""
     x = torch.rand(1, 3, 32, 32)
-    (bundle, *_) = bundles_to_prune(resnet8, x)
+    channels = channels_of(resnet8, x)
+    (bundle, *_) = bundles_to_prune(resnet8, channels)
     model = copy.deepcopy(resnet8)
-    decay = Decay(slices(dict(model.named_modules()), channels_of(model, x), bundle), len(bundle.units))
+    decay = Decay(slices(dict(model.named_modules()), channels, bundle), len(bundle.units))
     conv = model.get_submodule(bundle.producers[0])
     conv.weight.grad = torch.zeros_like(conv.weight)
     decay.add(model, 0.1)
