@@ -12,13 +12,12 @@ from torch import Tensor, nn
 
 from gkp.data import Split
 from gkp.nets.channels.groups import channels_of
-from gkp.nets.channels.layers import unwrapped
 from gkp.nets.channels.surgery import default_input, remove_filters
 from gkp.pruners.common.gates import Costs, Gates, drops
 from gkp.pruners.common.images import batch_logits, sample, scoring_copy
 from gkp.pruners.common.ranking import MINIMUM
 from gkp.pruners.common.registry import Cut, register
-from gkp.pruners.dependency import refuse_uncoupled, bundles_to_prune
+from gkp.pruners.dependency import bundles_to_prune, refuse_uncoupled
 
 DIVISORS = ("memory", "macs", "none")
 
