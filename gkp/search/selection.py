@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from gkp.search import arena, beam
+from gkp.search import beam
 from gkp.search import grouping as groupings
 from gkp.search.objective import (
     ARITHMETICS,
@@ -112,8 +112,7 @@ def select(
         elif strategy in ("smoothest", "roughest", "random"):
             found = _without_search(problem, strategy, generator)
         else:
-            rule = beam.Rule(width, check_step, alpha, outer_in_beam)
-            found = arena.search(problem, rule, decision, starts)
+            found = beam.search(problem, width, check_step, alpha, outer_in_beam, decision, starts)
         kept.append(found[0])
         cost.append(found[1])
     return Selection(order.flatten(), torch.cat(kept), torch.cat(cost))
