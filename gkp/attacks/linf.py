@@ -151,7 +151,7 @@ class Attack:
             if self.start != STARTS[0]:
                 words.append(f"{self.start}start")
         drawn = self.kind == "pgd" and (self.restarts or self.start != STARTS[0])
-        if self.seed and (drawn or self.kind == "autoattack"):
+        if self.seed and (self.kind == "autoattack" or drawn):
             words.append(f"seed{self.seed}")
         if self.loss != LOSSES[0]:
             words.append(f"loss{self.loss.removeprefix('float')}")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from gkp.nets.grouped import GroupedKernelConv2d, GroupedKernelLinear
 from gkp.nets.grouped_base import GroupedKernels
+from gkp.nets.models import Nothing
 
 _WINDOW = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation")
 _CONV = (*_WINDOW, "groups", "bias", "padding_mode")
@@ -37,6 +38,7 @@ KINDS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     "PReLU": (nn.PReLU, ("num_parameters",)),
     "Identity": (nn.Identity, ()),
     "ReLU": (nn.ReLU, ("inplace",)),
+    "Nothing": (Nothing, ("out_channels", "kernel_size", "stride", "padding", "dilation")),
 }
 CHANGED = "changed"  # a module of the network's own, with other values and sizes
 _KIND_OF = {kind: name for name, (kind, _) in KINDS.items()}

@@ -59,6 +59,35 @@ class OptionAShortcut(nn.Module):
         return f"stride={self.stride}, channels_before={self.padding[4]}, channels_after={self.padding[5]}"
 
 
+class Nothing(nn.Module):
+    """What stands in place of a layer of a removed branch: zeros, in the shape that the layer gave.
+
+    That of its input, or with arguments that of a convolution of x (N, C, H, W).
+    """
+
+    def __init__(
+        self,
+        out_channels: int | None = None,
+        kernel_size: tuple[int, ...] = (1, 1),
+        stride: tuple[int, ...] = (1, 1),
+        padding: tuple[int, ...] = (0, 0),
+        dilation: tuple[int, ...] = (1, 1),
+    ) -> None:
+        super().__init__()
+        self.out_channels, self.kernel_size, self.stride = out_channels, kernel_size, stride
+        self.padding, self.dilation = padding, dilation
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.out_channels is None:
+            return torch.zeros_like(x)
+        window = zip(self.kernel_size, self.stride, self.padding, self.dilation, strict=True)
+        sizes = [(x.shape[2 + i] + 2 * p - d * (k - 1) - 1) // s + 1 for i, (k, s, p, d) in enumerate(window)]
+        return x.new_zeros(x.shape[0], self.out_channels, *sizes)
+
+    def extra_repr(self) -> str:
+        return "" if self.out_channels is None else f"{self.out_channels}, stride={self.stride}"
+
+
 class BasicBlock(nn.Module):
     """relu(bn2(conv2(relu(bn1(conv1(x))))) + shortcut(x))."""
 

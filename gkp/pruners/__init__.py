@@ -16,10 +16,12 @@ from gkp.nets.channels.surgery import default_input, guessed_input
 from gkp.pruners import (  # noqa: F401, importing a family registers its methods
     activations,
     dependency,
+    fisher,
     geometry,
     gradients,
     grouped_kernels,
     norms,
+    nppm,
     rebuilt_kernels,
     reconstruction,
     staged_kernels,
@@ -28,8 +30,8 @@ from gkp.pruners import (  # noqa: F401, importing a family registers its method
 from gkp.pruners.common import plugins  # noqa: F401
 from gkp.pruners.common.registry import Cut, Method, Session, get, methods, register
 from gkp.pruners.common.weights_check import refuse_non_finite, refuse_other_than_networks
-from gkp.pruners.lowrank import lrf  # noqa: F401
-from gkp.pruners.trained import admm, masking, slimming  # noqa: F401
+from gkp.pruners.lowrank import cc, lrf  # noqa: F401
+from gkp.pruners.trained import admm, dhp, dhspg, gal, group_sl, hesso, masking, slimming  # noqa: F401
 from gkp.search import check_rate
 from gkp.train import fine_tune
 from gkp.train.recipe import SHORT, Recipe

@@ -48,38 +48,68 @@ def coupled_groups(model: nn.Module, example_input: Tensor) -> list[Coupled]:
     first channels run on into the next stage beside its own.
     """
     model = unwrapped(model)
-    channels = channels_of(model, example_input)
-    modules = dict(model.named_modules())
-    convolutions = [b for b in channels.bundles if any(isinstance(modules[n], _ConvNd) for n in b.producers)]
-    return [_coupled(modules, channels, bundle) for bundle in convolutions or channels.bundles]
+    channels, modules = channels_of(model, example_input), dict(model.named_modules())
+    return [_coupled(modules, channels, bundle) for bundle in bundles_to_prune(model, channels)]
 
 
 def _coupled(modules: Mapping[str, nn.Module], channels: Channels, bundle: Bundle) -> Coupled:
+    squares = torch.zeros(len(bundle.units), dtype=torch.float64)
+    parts = slices(modules, channels, bundle)
+    for part in parts:
+        weight = modules[part.layer].weight
+        assert isinstance(weight, Tensor)
+        each = part.rows(weight.detach().double().cpu()).square().sum(1)
+        squares.index_add_(0, part.place[part.place >= 0], each[part.place >= 0])
+    owner = next(part.place for part in parts if part.layer == bundle.producers[0] and part.filters)
+    first = torch.tensor([int((owner == k).nonzero()[0]) for k in range(len(bundle.units))])
+    return Coupled(bundle.producers, bundle.readers, squares, first)
+
+
+@dataclass(frozen=True)
+class Slice:
+    """How the weight of a layer is divided among the channels of a group: filters, input slices or scales.
+
+    axis: of the weight. place: of each index along the axis, the channel it goes with; -1 for none.
+    """
+
+    layer: str
+    axis: int
+    place: Tensor
+    filters: bool
+
+    def rows(self, weight: Tensor) -> Tensor:
+        """The weight as one row per index of the axis."""
+        return weight.transpose(0, self.axis).flatten(1) if weight.dim() > 1 else weight[:, None]
+
+
+def slices(modules: Mapping[str, nn.Module], channels: Channels, bundle: Bundle) -> list[Slice]:
+    """All weights that lose channels with the group; no biases, which are no part of its norm."""
     size = 1 + max(
         int(owner.max()) for side in (channels.filters, channels.inputs) for owner in side.values()
     )
     place = torch.full((size,), -1)
     place[torch.tensor(bundle.units)] = torch.arange(len(bundle.units))
-    squares = torch.zeros(len(bundle.units), dtype=torch.float64)
-
-    def add(owner: Tensor, each: Tensor) -> None:
-        position = place[owner]
-        squares.index_add_(0, position[position >= 0], each[position >= 0])
-
+    found = []
     for name in dict.fromkeys((*bundle.producers, *bundle.between, *bundle.readers)):
         layer = modules[name]
-        if isinstance(layer, _ConvTransposeNd) and not mixes(layer):  # rows of its weight are input channels
-            add(channels.inputs[name], layer.weight.detach().double().cpu().flatten(1).square().sum(1))
+        filters, inputs = place[channels.filters[name]], place[channels.inputs[name]]
+        transposed = isinstance(layer, _ConvTransposeNd)  # rows of its weight are input channels
+        if transposed and not mixes(layer):
+            found.append(Slice(name, 0, inputs, False))
         elif isinstance(layer, (_ConvNd, nn.Linear)):
-            weight = filter_weight(layer).double().cpu()
-            add(channels.filters[name], weight.flatten(1).square().sum(1))
+            found.append(Slice(name, int(transposed), filters, True))
             if mixes(layer):
-                add(channels.inputs[name], weight.transpose(0, 1).flatten(1).square().sum(1))
+                found.append(Slice(name, int(not transposed), inputs, False))
         elif isinstance(layer, nn.BatchNorm2d) and layer.weight is not None:
-            add(channels.filters[name], layer.weight.detach().double().cpu().square())
-    owner = place[channels.filters[bundle.producers[0]]]
-    first = torch.tensor([int((owner == k).nonzero()[0]) for k in range(len(bundle.units))])
-    return Coupled(bundle.producers, bundle.readers, squares, first)
+            found.append(Slice(name, 0, filters, True))
+    return found
+
+
+def bundles_to_prune(model: nn.Module, channels: Channels) -> list[Bundle]:
+    """Those of convolutions; of linear layers where no convolution has any. channels: of that model."""
+    modules = dict(unwrapped(model).named_modules())
+    found = channels.bundles
+    return [b for b in found if any(isinstance(modules[n], _ConvNd) for n in b.producers)] or found
 
 
 @register(
@@ -103,19 +133,12 @@ def group_norm(
     channels go together, except in CIFAR ResNets, see `coupled_groups`; there only the first convolution
     of each block is pruned. Filters that a grouped convolution or a GroupNorm reads go in whole groups.
 
-    Left out: the sparse learning before (1e-4 times 2^(4 (I_max - I_k) / (I_max - I_min)) on the
-    gradients) and pruning in several steps. A group keeps a share `minimum`, which is ours.
+    Left out: the sparse learning before, which "group-sl" has, and pruning in several steps. A group keeps
+    a share `minimum`, which is ours.
     """
     example_input = default_input(model, example_input)
     coupled = {group.producers[0]: group for group in coupled_groups(model, example_input)}
-    producers = {name for group in coupled.values() for name in group.producers}
-    reasons = {
-        name: reason for name, reason in left_out(model, example_input).items() if name not in producers
-    }
-    if not coupled:
-        why = f" ({summary(reasons)})" if reasons else ""
-        raise ValueError(f"no dependency group of this network can lose channels{why}: try sr-gkp or lrf")
-    warn_of(reasons | training_only(model, example_input))
+    refuse_uncoupled(model, [group.producers for group in coupled.values()], example_input)
     scores = {name: group.squares / group.squares.mean() for name, group in coupled.items()}
     worth = _worth(unwrapped(model), coupled, example_input)
 
@@ -125,6 +148,18 @@ def group_norm(
         return remove_filters(model, filters, example_input)
 
     return cut
+
+
+def refuse_uncoupled(model: nn.Module, groups: list[tuple[str, ...]], example_input: Tensor) -> None:
+    """ValueError where there are no groups (given by producers); a warning of unusual layers outside them."""
+    producers = {name for group in groups for name in group}
+    reasons = {
+        name: reason for name, reason in left_out(model, example_input).items() if name not in producers
+    }
+    if not groups:
+        why = f" ({summary(reasons)})" if reasons else ""
+        raise ValueError(f"no dependency group of this network can lose channels{why}: try sr-gkp or lrf")
+    warn_of(reasons | training_only(model, example_input))
 
 
 def _worth(model: nn.Module, coupled: Mapping[str, Coupled], example_input: Tensor) -> dict[str, float]:

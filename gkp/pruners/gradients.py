@@ -8,10 +8,9 @@ from torch import Tensor, nn
 
 from gkp.data import Split
 from gkp.nets.channels.surgery import FilterLayer, convolution, default_input, filter_layers
-from gkp.pruners.common.images import batches, sample, scoring_copy
+from gkp.pruners.common.images import batch_logits, sample, scoring_copy
 from gkp.pruners.common.ranking import MINIMUM, global_cut, own_norm
 from gkp.pruners.common.registry import Cut, register
-from gkp.utils.logits import NO_GRADIENT, check_classes, class_labels, logits
 
 
 @register(
@@ -57,8 +56,6 @@ def first_order(
     ValueError for labels that are no classes of the network, and where no gradient reaches its weights.
     """
     model = scoring_copy(model).requires_grad_(True)
-    given = class_labels(data.labels, len(data.images))
-    span = int(given.min()), int(given.max())
     gates: dict[str, list[Tensor]] = {}
     for name, layer in layers.items():
         norm = own_norm(model, layer)
@@ -67,14 +64,9 @@ def first_order(
     parameters = [p for gate in gates.values() for p in gate]
     totals = {name: torch.zeros(layer.filters, device=parameters[0].device) for name, layer in layers.items()}
     count = 0
-    for pixels, labels in batches(data, batch_size, parameters[0].device):
-        output = logits(model, pixels)
-        check_classes(*span, output.shape[1])
-        loss = F.cross_entropy(output, labels.long())
-        if not loss.requires_grad:
-            raise ValueError(NO_GRADIENT.replace("the pixels", "the weights"))
+    for output, labels in batch_logits(model, data, batch_size):
         # A layer that the logits do not depend on has no gradient, which is one of 0.
-        found = torch.autograd.grad(loss, parameters, materialize_grads=True)
+        found = torch.autograd.grad(F.cross_entropy(output, labels), parameters, materialize_grads=True)
         gradients = dict(zip(parameters, found, strict=True))
         with torch.no_grad():
             for name, gate in gates.items():

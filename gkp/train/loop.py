@@ -23,7 +23,7 @@ from gkp.train.augment import crop_and_flip, draw_epoch, stream_seed
 from gkp.train.checks import check, joins_last
 from gkp.train.graphs import Replayed
 from gkp.train.history import Chosen, EpochRow, History
-from gkp.train.hooks import Hooks
+from gkp.train.hooks import Hooks, Step
 from gkp.train.recipe import PAPER, SHORT, Recipe, learning_rate
 from gkp.train.reproducible import reproducible
 from gkp.train.state import StateError, identity_of, load_state, save_state
@@ -189,14 +189,16 @@ def _step(run: _Run, x: Tensor, y: Tensor, epoch: int, step: int) -> tuple[Tenso
         generator = torch.Generator().manual_seed(stream_seed("attack", run.seed, epoch, step))
         with _autocast(run):
             x = run.recipe.adversarial.perturb(model, x, y, generator=generator)
+    lr = learning_rate(run.recipe, (epoch - 1) * run.steps + step, run.steps)
+    at = Step(epoch, step, lr, run.recipe.epochs, run.steps)
     for group in run.optimizer.param_groups:
-        group["lr"] = learning_rate(run.recipe, (epoch - 1) * run.steps + step, run.steps)
+        group["lr"] = lr
     cross_entropy, loss = _gradients(run, x, y, epoch)
     if hooks.before_step:
-        hooks.before_step(model, epoch, step)
+        hooks.before_step(model, at)
     run.optimizer.step()
     if hooks.after_step:
-        hooks.after_step(model, epoch, step)
+        hooks.after_step(model, at)
     return cross_entropy, loss
 
 

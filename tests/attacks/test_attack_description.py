@@ -33,13 +33,13 @@ from gkp.attacks import Attack, fgsm, pgd
             Attack("pgd", eps=1 / 255, step=1 / 255, iterations=2, restarts=1, seed=7),
             "pgd2r1_pixel_1/255_step1/255_true_seed7",
         ),
-        (Attack("autoattack", eps=0.5 / 255), "autoattack_pixel_0.5/255_true"),
-        (Attack("autoattack", eps=0.5 / 255, seed=1), "autoattack_pixel_0.5/255_true_seed1"),
-        (Attack("fgsm", eps=0.5 / 255, seed=1), "fgsm_pixel_0.5/255_true"),
         (
             Attack("pgd", eps=8 / 255, step=10 / 255, start="random", seed=7),
             "pgd1_pixel_8/255_step10/255_true_randomstart_seed7",
         ),
+        (Attack("autoattack", eps=0.5 / 255), "autoattack_pixel_0.5/255_true"),
+        (Attack("autoattack", eps=0.5 / 255, seed=1), "autoattack_pixel_0.5/255_true_seed1"),
+        (Attack("fgsm", eps=0.5 / 255, seed=1), "fgsm_pixel_0.5/255_true"),
     ],
 )
 def test_attack_names_and_json(attack, name):

@@ -59,7 +59,10 @@ def with_baseline(root: Path) -> Path:
     return root
 
 
-@pytest.mark.parametrize("method", ["slimming", "sfp", "fpgm-training"])
+@pytest.mark.parametrize(
+    "method",
+    ["slimming", "sfp", "fpgm-training", "hesso", "otov2-dhspg", "group-sl", "dhp", "rap-admm"],
+)
 def test_a_method_that_prunes_in_training_gets_the_same_epochs_and_macs(method, root) -> None:
     run = dataclasses.replace(COMMON, method=method)
     record = execute.execute(run, "tiny", context(with_baseline(root)))
@@ -70,6 +73,15 @@ def test_a_method_that_prunes_in_training_gets_the_same_epochs_and_macs(method, 
     # Only a network that is cut already can be chosen: slimming's last epoch, the masked ones' end.
     assert {kept.epoch for kept in record.kept.values()} <= {2, 3}
     assert not list((root / "work" / "state").iterdir())
+
+
+def test_a_network_without_blocks_is_kept_and_what_its_masks_became_is_in_the_record(root) -> None:
+    record = execute.execute(dataclasses.replace(COMMON, method="gal"), "tiny", context(with_baseline(root)))
+    assert record.source["pruning"]["masks"] == 3
+    assert record.source["pruning"]["zero_masks"] in range(4)
+    assert record.cost.macs_ratio < 0.8  # a block of three is a coarse knob
+    model = load_file(root / record.kept["last"].file)
+    assert any(isinstance(module, models.Nothing) for module in model.modules())
 
 
 def test_a_run_stopped_in_either_part_ends_in_the_same_weights(root) -> None:

@@ -9,7 +9,7 @@ from torch import nn
 
 from gkp.train import fine_tune
 from gkp.train.checks import joins_last
-from gkp.train.hooks import Hooks
+from gkp.train.hooks import Hooks, Step
 from gkp.train.recipe import Recipe
 
 RECIPE = Recipe(epochs=2, batch_size=8, schedule="cosine", augment="none")
@@ -66,8 +66,8 @@ def test_every_image_is_seen_once_and_a_resumed_run_is_the_same(tmp_path) -> Non
     class Stop(Exception):
         pass
 
-    def stop(model: nn.Module, epoch: int, step: int) -> None:
-        if epoch == 2:
+    def stop(model: nn.Module, at: Step) -> None:
+        if at.epoch == 2:
             raise Stop
 
     with pytest.raises(Stop):

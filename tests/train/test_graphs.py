@@ -59,7 +59,7 @@ def trained(recipe=QUICK, **options):
 def freezing():
     """Hooks that hold the first filters at zero, as methods that mask do."""
 
-    def before_step(model, epoch, step):
+    def before_step(model, at):
         next(model[1].children()).weight.grad[:4] = 0
 
     def after_epoch(model, epoch):

@@ -8,18 +8,23 @@ import torch
 from small_training import QUICK, VALIDATION, same_weights, small_net, train
 
 from gkp.train.hooks import Hooks
+from gkp.train.recipe import learning_rate
 
 
 def test_before_step_sees_every_step_and_its_gradients_count():
     calls = []
 
-    def freeze(model, epoch, step):
-        calls.append((epoch, step))
+    def freeze(model, at):
+        calls.append(at)
         for parameter in model.parameters():
             parameter.grad.zero_()
 
     model, _ = train(replace(QUICK, epochs=2, weight_decay=0.0), hooks=Hooks(before_step=freeze))
-    assert calls == [(epoch, step) for epoch in (1, 2) for step in range(5)]
+    assert [(at.epoch, at.step) for at in calls] == [(epoch, step) for epoch in (1, 2) for step in range(5)]
+    assert [at.number for at in calls] == list(range(10))
+    assert {at.total for at in calls} == {10}
+    recipe = replace(QUICK, epochs=2)
+    assert [at.lr for at in calls] == [learning_rate(recipe, number, 5) for number in range(10)]
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), small_net().parameters(), strict=True))
 
 
@@ -60,8 +65,8 @@ def test_a_loss_of_ones_own_replaces_the_cross_entropy_but_not_in_the_history():
 def test_after_step_has_the_last_word_on_the_weights():
     steps = []
 
-    def clamp(model, epoch, step):
-        steps.append((epoch, step))
+    def clamp(model, at):
+        steps.append(at)
         for parameter in model.parameters():
             parameter.data.clamp_(-0.05, 0.05)
 

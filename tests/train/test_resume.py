@@ -21,8 +21,8 @@ class Interrupted(Exception):
 
 
 def interrupt_in(epoch, where):
-    def raise_(_, at, step=2):
-        if at == epoch and step == 2:
+    def raise_(_, at):
+        if at == epoch or (where == "before_step" and (at.epoch, at.step) == (epoch, 2)):
             raise Interrupted
 
     return Hooks(**{where: raise_})
@@ -60,10 +60,10 @@ def test_hooks_get_their_state_back(tmp_path):
     def counting(stop=None):
         state = {"steps": 0, "mask": torch.zeros(3)}
 
-        def count(model, epoch, step):
+        def count(model, at):
             state["steps"] += 1
-            state["mask"] += epoch
-            if epoch == stop:
+            state["mask"] += at.epoch
+            if at.epoch == stop:
                 raise Interrupted
 
         return Hooks(before_step=count, state_dict=lambda: state, load_state_dict=state.update), state
@@ -85,8 +85,8 @@ import torch
 torch.set_num_threads({threads})
 from gkp.train.hooks import Hooks
 from small_training import train
-def kill(model, epoch, step):
-    if (epoch, step) == (3, 2):
+def kill(model, at):
+    if (at.epoch, at.step) == (3, 2):
         os.kill(os.getpid(), signal.SIGKILL)
 train(state_path={path!r}, hooks=Hooks(before_step=kill))
 """

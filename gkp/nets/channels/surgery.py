@@ -61,18 +61,18 @@ def convolution(model: nn.Module, name: str) -> nn.Conv2d:
 
 
 def kernel_layers(
-    model: nn.Module, groups: int, example_input: Tensor | None = None
+    model: nn.Module, groups: int, example_input: Tensor | None = None, *, pointwise: bool = False
 ) -> tuple[dict[str, nn.Conv2d], dict[str, str]]:
     """Convolutions that grouped kernel pruning can treat, and why it leaves the others alone.
 
-    All convolutions larger than 1x1 except those that read nothing but the image. Returns
-    ({name: convolution}, {name: reason}), in the order of the network.
+    All convolutions larger than 1x1 (pointwise: of any size) except those that read nothing but the image.
+    Returns ({name: convolution}, {name: reason}), in the order of the network.
     """
     first, found = readers_of_image(model, guessed_input(model, example_input))
     convolutions = {
         name: module
         for name, module in unwrapped(model).named_modules()
-        if isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1 and name not in first
+        if isinstance(module, nn.Conv2d) and (pointwise or max(module.kernel_size) > 1) and name not in first
     }
     return _groupable(model, convolutions, groups, found)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gkp.data import Split
 from gkp.nets.channels.surgery import FilterLayer
 from gkp.pruners.common.ranking import own_norm
-from gkp.utils.logits import HALF, run, weight_type
+from gkp.utils.logits import HALF, NO_GRADIENT, check_classes, class_labels, logits, run, weight_type
 
 
 def sample(data: Split, images: int, seed: int) -> Split:
@@ -42,6 +42,21 @@ def scoring_copy(model: nn.Module) -> nn.Module:
     """A copy in eval mode to score with; of half precision in float32, where sums do not overflow."""
     copied = copy.deepcopy(model).eval()
     return copied.float() if weight_type(model) in HALF else copied
+
+
+def batch_logits(model: nn.Module, data: Split, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """(logits (b, classes) with a gradient, labels (b,) int64) of every batch, on the model's device.
+
+    ValueError for labels that are no classes of the network, and where no gradient can reach its weights.
+    """
+    given = class_labels(data.labels, len(data.images))
+    span = int(given.min()), int(given.max())
+    for pixels, labels in batches(data, batch_size, next(model.parameters()).device):
+        output = logits(model, pixels)
+        check_classes(*span, output.shape[1])
+        if not output.requires_grad:
+            raise ValueError(NO_GRADIENT.replace("the pixels", "the weights"))
+        yield output, labels.long()
 
 
 def visit_feature_maps(

@@ -14,7 +14,7 @@ from gkp.train.recipe import Recipe
 
 Cut = Callable[[float], nn.Module]  # rate in (0, 1) -> a pruned copy
 
-STRUCTURES = ("filter", "channel", "grouped kernel", "block")
+STRUCTURES = ("filter", "channel", "channel and rank", "grouped kernel", "block")
 SCHEDULES = ("one-shot", "in training")
 NEEDS = ("nothing", "images", "images and labels", "training snapshots")
 COMMON = ("model", "groups", "example_input", "data")
@@ -78,6 +78,12 @@ class Method:
     summary: str
     prepare: Callable[..., Cut]
     start: Callable[..., Session] | None = None
+    from_scratch: bool = False  # whether `start` throws the trained weights away
+
+    @property
+    def when(self) -> str:
+        """When it prunes, in the words of the tables."""
+        return f"{self.schedule}, from scratch" if self.from_scratch else self.schedule
 
     @property
     def options(self) -> Mapping[str, Any]:
@@ -98,22 +104,27 @@ def register(
     citation: str,
     summary: str,
     start: Callable[..., Session] | None = None,
+    from_scratch: bool = False,
 ) -> Callable[[Callable[..., Cut]], Callable[..., Cut]]:
     """Decorator that enters a `prepare` function (see `Method`) under `name`.
 
-    start: for a method that prunes in training, with the same options as `prepare`. ValueError when
-    the name is taken or a property is none of those the tables know.
+    start: for a method that prunes in training, with the same options as `prepare`; from_scratch: it throws
+    the trained weights away. ValueError when the name is taken or a property is none of those the tables
+    know.
     """
     for value, choices in ((structure, STRUCTURES), (schedule, SCHEDULES), (needs, NEEDS)):
         if value not in choices:
             raise ValueError(f"{value!r}: choose one of {', '.join(choices)}")
     if (schedule == "in training") != (start is not None):
         raise ValueError(f'{name}: schedule="in training" and start= go together')
+    if from_scratch and start is None:
+        raise ValueError(f"{name}: only a method with start= can train from scratch")
 
     def enter(prepare: Callable[..., Cut]) -> Callable[..., Cut]:
         if name in _METHODS and _METHODS[name].prepare.__qualname__ != prepare.__qualname__:
             raise ValueError(f"a pruning method called {name!r} is already registered")
-        _METHODS[name] = Method(name, structure, schedule, needs, citation, summary, prepare, start)
+        facts = (name, structure, schedule, needs, citation, summary)
+        _METHODS[name] = Method(*facts, prepare, start, from_scratch)
         return prepare
 
     return enter

@@ -15,7 +15,7 @@ from gkp.pruners.common.ranking import own_norm
 from gkp.pruners.common.registry import Cut, Session, register
 from gkp.pruners.geometry import distance_to_others, fpgm
 from gkp.pruners.norms import l2
-from gkp.train.hooks import Hooks
+from gkp.train.hooks import Hooks, Step
 
 MASKED_SHARE = 0.8
 Criterion = Callable[[Tensor], Tensor]  # weight (O, I, kh, kw) -> scores (O,), the lowest go
@@ -53,7 +53,7 @@ class Masks:
                 if parameter is not None:
                     parameter[self.dropped[name]] = 0
 
-    def freeze(self, model: nn.Module, epoch: int, step: int) -> None:
+    def freeze(self, model: nn.Module, at: Step) -> None:
         """Zero the gradients of the masked filters."""
         for name, indices in self.dropped.items():
             gradient = convolution(model, name).weight.grad

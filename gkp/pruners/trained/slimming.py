@@ -9,7 +9,7 @@ from gkp.nets.channels.surgery import FilterLayer, default_input, filter_layers
 from gkp.pruners.common.ranking import MINIMUM, own_norm
 from gkp.pruners.common.registry import Cut, Session, register
 from gkp.pruners.norms import bn_gamma
-from gkp.train.hooks import Hooks
+from gkp.train.hooks import Hooks, Step
 
 
 def start_slimming(
@@ -31,7 +31,7 @@ def start_slimming(
     layers = filter_layers(model, example_input)
     penalised = [name for name, layer in layers.items() if _has_trained_scale(model, layer)]
 
-    def before_step(model: nn.Module, epoch: int, step: int) -> None:
+    def before_step(model: nn.Module, at: Step) -> None:
         for name in penalised:
             norm = own_norm(model, layers[name])
             if norm is not None and norm.weight.grad is not None:  # none where the forward left it out

@@ -15,10 +15,12 @@ CONTROLS = ("unpruned", CONTROL, "random")
 FAMILIES: dict[str, tuple[str, ...]] = {  # kind of criterion -> methods, in the order of legends and tables
     "controls": ("unpruned", "unpruned + fine-tune", "random", "baseline"),
     "grouped kernels": ("sr-gkp", "sr-gkp-b", "tmi-gkp", "gkp-greedy", "gkp-reconstruction"),
-    "size of weights": ("l1", "l1-a", "l1-b", "l2", "group-norm", "sfp"),
-    "geometry of filters": ("fpgm", "lrf", "fpgm-training"),
+    "size of weights": ("l1", "l1-a", "l1-b", "l2", "group-norm", "sfp", "rap-admm", "group-sl"),
+    "groups driven to zero": ("hesso", "otov2-dhspg"),
+    "geometry of filters": ("fpgm", "lrf", "fpgm-training", "cc"),
     "feature maps": ("hrank", "chip", "thinet"),
-    "gradients and scales": ("taylor", "bn-gamma", "slimming"),
+    "gradients and scales": ("taylor", "bn-gamma", "slimming", "group-fisher"),
+    "learned gates": ("gal", "nppm", "dhp"),
 }
 OTHERS = "others"
 TITLES = {  # in figures; tables have the names that the command line takes
@@ -43,6 +45,15 @@ TITLES = {  # in figures; tables have the names that the command line takes
     "taylor": "Taylor",
     "bn-gamma": "BN gamma",
     "slimming": "slimming",
+    "gal": "GAL",
+    "rap-admm": "RAP-ADMM",
+    "group-sl": "group SL",
+    "hesso": "HESSO",
+    "otov2-dhspg": "OTOv2 (DHSPG)",
+    "cc": "CC",
+    "group-fisher": "Group Fisher",
+    "nppm": "NPPM",
+    "dhp": "DHP",
 }
 METHODS = tuple(name for members in FAMILIES.values() for name in members)
 

@@ -77,6 +77,7 @@ LOOKS: dict[str, tuple[str, str]] = {  # label -> (colour, marker)
     "l2": ("#332288", "o"),
     "group-norm": ("#332288", "<"),
     "sfp": ("#0077BB", "h"),
+    "rap-admm": ("#332288", "X"),
     # geometry of filters
     "fpgm": ("#117733", "o"),
     "lrf": ("#44AA99", ">"),
@@ -95,7 +96,6 @@ LOOKS: dict[str, tuple[str, str]] = {  # label -> (colour, marker)
     "group-sl": ("#332288", "p"),
     "hesso": ("#0077BB", "H"),
     "otov2-dhspg": ("#0077BB", "8"),
-    "rap-admm": ("#33AADD", "h"),
     # searched or learned
     "nppm": ("#7755BB", "o"),
     "gal": ("#7755BB", "h"),

@@ -21,7 +21,7 @@ from gkp.train.fleet.member import Images, Member, pixels
 from gkp.train.fleet.wide import State, alone, widened
 from gkp.train.graphs import WARM_UP
 from gkp.train.history import TITLES, Chosen, EpochRow, History
-from gkp.train.hooks import Hooks
+from gkp.train.hooks import Hooks, Step
 from gkp.train.loop import diverged
 from gkp.train.recipe import learning_rate
 from gkp.utils.logits import as_logits
@@ -192,15 +192,16 @@ class Lane:
 
     def advance(self, step: int) -> None:
         """Launch one step of the epoch; nothing waits."""
-        hooks, epoch = self.member.hooks, self.epoch + 1
+        hooks = self.member.hooks
         self.launch[f"train {self.size_of(step)}"]()
         if not self.hooked:
             return
+        at = Step(self.epoch + 1, step, self._lr(step), self.member.recipe.epochs, self.steps)
         if hooks.before_step:
-            hooks.before_step(self.model, epoch, step)
+            hooks.before_step(self.model, at)
         self.launch["update"]()
         if hooks.after_step:
-            hooks.after_step(self.model, epoch, step)
+            hooks.after_step(self.model, at)
             self.flat.refresh()
 
     def evaluate(self) -> None:

@@ -105,7 +105,7 @@ def test_a_method_with_a_loss_a_projection_and_an_adversarial_phase_fits_in(tabl
             seen.append((weight, x))
             return weight * (logits - teacher(x)).square().mean()
 
-        def project(model, epoch, step):
+        def project(model, at):
             model.linear.bias.data.zero_()
 
         hooks = Hooks(loss=loss, after_step=project)

@@ -138,8 +138,8 @@ def test_a_killed_run_continues_to_the_same_network(resnet8, images, tmp_path) -
         model = copy.deepcopy(resnet8)
         session = begin(model, images, epochs=6)
 
-        def before_step(model, epoch, step):
-            if epoch == kill_in:
+        def before_step(model, at):
+            if at.epoch == kill_in:
                 raise Killed
 
         session.hooks.before_step = before_step

@@ -129,7 +129,9 @@ def test_a_network_that_only_seems_to_fit_is_trained_as_it_is():
 # ---- hooks -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["sfp", "fpgm-training", "slimming"])
+@pytest.mark.parametrize(
+    "method", ["sfp", "fpgm-training", "slimming", "hesso", "otov2-dhspg", "group-sl", "dhp"]
+)
 def test_methods_that_prune_in_training(method):
     def hooks_for(model):
         return gkp.pruners.start(
@@ -145,13 +147,19 @@ def test_methods_that_prune_in_training(method):
 
 
 def test_after_step_sees_and_changes_the_weights():
-    def clamp(model, epoch, step):
+    seen = []
+
+    def clamp(model, at):
+        seen.append(at)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.clamp_(-0.05, 0.05)
 
     start = resnet()
-    assert_same(*both(start, replace(STEPS, epochs=1), hooks=lambda: Hooks(after_step=clamp)))
+    recipe = replace(STEPS, epochs=2, schedule="cosine")
+    assert_same(*both(start, recipe, hooks=lambda: Hooks(after_step=clamp)))
+    assert seen[:8] == seen[8:]  # fine_tune's, then the fleet's
+    assert [at.number for at in seen[:8]] == list(range(8))
 
 
 # ---- several ---------------------------------------------------------------------------------------

@@ -138,7 +138,7 @@ def methods_table() -> pd.DataFrame:
         {
             "method": entry.name,
             "removes": entry.structure,
-            "when": entry.schedule,
+            "when": entry.when,
             "scores with": entry.needs,
             "how": entry.summary,
             "source": entry.citation,
