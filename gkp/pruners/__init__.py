@@ -22,14 +22,13 @@ from gkp.pruners import (  # noqa: F401, importing a family registers its method
     grouped_kernels,
     norms,
     nppm,
-    rebuilt_kernels,
     reconstruction,
-    staged_kernels,
     tmi,
 )
 from gkp.pruners.common import plugins  # noqa: F401
 from gkp.pruners.common.registry import Cut, Method, Session, get, methods, register
 from gkp.pruners.common.weights_check import refuse_non_finite, refuse_other_than_networks
+from gkp.pruners.kernels import rebuilt, staged  # noqa: F401
 from gkp.pruners.lowrank import cc, lrf  # noqa: F401
 from gkp.pruners.trained import admm, dhp, dhspg, gal, group_sl, hesso, masking, slimming  # noqa: F401
 from gkp.search import check_rate

@@ -199,3 +199,13 @@ def test_an_attack_on_another_number_of_images_is_another_attack() -> None:
                 for entry in run.evaluation:
                     asked.setdefault((run.hash, entry.attack.name), set()).add(entry.n)
     assert [key for key, numbers in asked.items() if len(numbers) > 1] == []
+
+
+def test_gentle_fine_tuning_takes_as_many_passes_as_the_plain_one() -> None:
+    """A step on attacked images is two passes forward and backward."""
+    plain, gentle = suites.SHORT_RECIPE, suites.GENTLE_RECIPE
+    assert gentle.epochs * (1 + gentle.adversarial.iterations) == plain.epochs
+    other = {
+        dataclasses.replace(run, recipe=plain).hash for run in suites.get("cifar10-resnet20-gentle").runs
+    }
+    assert other <= {run.hash for run in suites.get("cifar10-resnet20-profiles").runs}

@@ -190,6 +190,21 @@ def finalists(comparison: Comparison, names: Sequence[str], label: str = BEST) -
     return _corrected(rows, ["against", "attack"])
 
 
+def retrained(comparison: Comparison, other: Comparison, names: Sequence[str]) -> pd.DataFrame:
+    """What another fine-tuning of the same pruned networks changes: `other` minus `comparison`.
+
+    label, attack and the columns of `contrasts`, a row per network of both; Holm over all rows.
+    """
+    common = [label for label in other.labels if label in {record.label for record in comparison.trained}]
+    rows = []
+    for label in common:
+        for name in names:
+            a, b = alike(other, (label, name), (label, name), comparison)
+            if len(a):
+                rows.append({"label": label, "attack": name} | _tested(a, b))
+    return _corrected(rows, ["label", "attack"])
+
+
 def front(comparison: Comparison, clean: str, robust: str) -> pd.DataFrame:
     """label, the factors, clean, robust (percent), best: whether no other network has more of both."""
     found = table(comparison, [clean, robust]).pivot(

@@ -125,6 +125,22 @@ def test_the_finalist_is_compared_with_all_others_in_one_family(known: Compariso
     assert clean.verdict["sr-gkp"] == "better"
 
 
+def test_another_fine_tuning_is_compared_network_by_network(known: Comparison) -> None:
+    changed = []
+    for record in known:
+        if record.label in ("sr-gkp", "fpgm") and record.run.seed == 0:
+            more = 0.05 * (record.label == "sr-gkp")
+            better = measured(ATTACKS[ROBUST], torch.arange(IMAGES) < round(IMAGES * (0.5 + more)))
+            changed.append(with_metrics(record, {**record.metrics(), ROBUST: better}))
+    plain = {r.label: r.metrics()[ROBUST].accuracy for r in known if r.run.seed == 0}
+    found = factors.retrained(known, Comparison(changed), [CLEAN, ROBUST]).set_index(["label", "attack"])
+    assert len(found) == 4
+    assert found.difference["sr-gkp", ROBUST] == pytest.approx(100 * (0.55 - plain["sr-gkp"]))
+    assert found.difference["fpgm", ROBUST] == pytest.approx(100 * (0.5 - plain["fpgm"]))
+    assert found.difference["sr-gkp", CLEAN] == 0
+    assert found.verdict["sr-gkp", ROBUST] == "better"
+
+
 def test_the_front_is_what_nothing_beats_in_both(known: Comparison) -> None:
     found = factors.front(known, CLEAN, ROBUST)
     for row in found.itertuples():

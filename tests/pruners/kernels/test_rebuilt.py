@@ -10,7 +10,7 @@ from torch import nn
 import gkp
 from gkp import pruners
 from gkp.nets.grouped import GroupedKernelConv2d
-from gkp.pruners.rebuilt_kernels import eliminate, kernel_grams
+from gkp.pruners.kernels.rebuilt import eliminate, kernel_grams
 
 ONE_LAYER = 1 / 5  # of the multiply-adds of a ResNet-8's layers that are pruned
 

@@ -1,0 +1,1 @@
+"""Grouped kernel pruning beyond the published: other stages, other kernels."""
