@@ -23,6 +23,7 @@ from gkp.nets.grouped_base import GroupedKernels
 from gkp.pruners.common.registry import Cut, register
 from gkp.search import Selection, beam, check_rate, grouping, select
 from gkp.search.objective import Problem, grouped_kernel_distance, kept_count, resolve_beta, set_cost
+from gkp.utils.progress import each_shown
 
 WIDE, STARTS = 512, 4  # input channels beyond which a search has so many starts unless it is told otherwise
 
@@ -117,6 +118,8 @@ def sr_gkp(
     kernels larger than 1x1 that could be grouped, 1x1 convolutions are pruned, else linear layers.
     """
     layers = layers_to_prune(model, groups, indivisible, example_input, pointwise=True)
+    # A search takes time with the starts, the steps and the width of each.
+    work = {name: filter_weight(layer).shape[1] ** 3 for name, layer in layers.items()}
 
     def cut(rate: float) -> nn.Module:
         generator = torch.Generator().manual_seed(seed)
@@ -139,7 +142,7 @@ def sr_gkp(
                 generator=generator,
                 starts=_starts(layer, starts),
             )
-            for name, layer in layers.items()
+            for name, layer in each_shown("sr-gkp", layers, work)
         }
         return replace_kernels(model, selections, execution, guessed_input(model, example_input))
 
@@ -183,7 +186,7 @@ def greedy_selection(
         state = beam.start(growing, torch.full((channels,), group), torch.arange(channels))
         for _ in range(1, keep):
             state = beam.grow(state, growing, beam.propose(state, growing, 1))
-        sets = (beam.distinct(state).total[:, 0] == -math.inf).nonzero()[:, 1].view(-1, keep)
+        sets = (state.total == -math.inf).nonzero()[:, 1].view(-1, keep)
         cost = torch.cat([_costs(problem, group, chunk) for chunk in sets.split(16)])
         kept.append(sets[cost.argmin()])
         costs.append(cost.min())

@@ -4,10 +4,10 @@ From every start kernel each branch grows by the kernels most distant from what 
 `check_step` extensions the branches of a start are ranked by cost and smoothness (Eq. 2) and the
 best few survive. Nothing loops over candidates: a step is a handful of tensor operations.
 
-Most branches arrive at sets where others have been: two kernels are taken in either order. The fast arithmetic
-holds each set of a group once, however many branches of whatever starts have it, and once all branches of two
-starts have the same sets, one of the two goes: the future of equal sets is equal but for last bits. In the
-released arithmetic last bits count, so that every branch is its own; see `gkp.search.released`.
+Most branches arrive at sets where others have been: two kernels are taken in either order. The fast
+arithmetic holds each set of a group once, however many branches of whatever starts have it, and once all
+branches of two starts have the same sets, one of the two goes: the future of equal sets is equal but for last
+bits. In the released arithmetic last bits count, and every branch is its own; see `gkp.search.released`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Roots:
     kept: Tensor  # (K, n) whether it is kept, bool; read with several neighbours only
 
     def nearer(self, root: Tensor, table: Tensor, lines: Tensor) -> tuple[Tensor, ...]:
-        """`near` of sets that extend `root` (C,) by kernels whose distances are the `lines` (C, t) of a table."""
+        """`near` of sets that extend `root` (C,) by kernels, the `lines` (C, t) of a table of distances."""
         near = [each.index_select(0, root) for each in self.near]
         for line in lines.unbind(1) if near else ():
             carried = table.index_select(0, line)
@@ -53,11 +53,6 @@ class Roots:
                 near[order] = torch.minimum(old, carried)
                 carried = torch.maximum(old, carried) if order + 1 < len(near) else carried
         return tuple(near)
-
-    def columns(self, index: Tensor) -> Roots:
-        """The kernels `index` alone."""
-        near = tuple(each.index_select(1, index) for each in self.near)
-        return Roots(near, self.kept.index_select(1, index))
 
 
 @dataclass(frozen=True)
@@ -127,27 +122,25 @@ def extended(beam: Beam, problem: Problem, steps: int, rule: Rule) -> Beam:
     return rooted(beam, problem)
 
 
-def propose(beam: Beam, problem: Problem, width: int) -> Children:
-    """Of every set, the `width` extensions by the kernels farthest from its kept ones, equal sets once."""
-    kernel, gain = farthest(beam.total, min(width, problem.channels - beam.size))
-    children = offspring(beam, problem, kernel, gain)
-    return children if problem.released else distinct(children, problem, beam.group[children.parent])
+def propose(beam: Beam, problem: Problem, width: int, *, merge: bool = True) -> Children:
+    """Of every set, the `width` extensions by the kernels farthest from its kept ones.
 
-
-def offspring(beam: Beam, problem: Problem, kernel: Tensor, gain: Tensor) -> Children:
-    """Every set extended by each of its kernels (M, w), which stand out by `gain` (M, w)."""
-    width, kernel, gain = kernel.shape[1], kernel.flatten(), gain.flatten()
+    merge: hold equal sets once, in the fast arithmetic.
+    ."""
+    width = min(width, problem.channels - beam.size)
+    kernel, gain = (each.flatten() for each in farthest(beam.total, width))
     parent = torch.arange(len(beam.group)).repeat_interleave(width)
-    rows = (beam.rows[..., None] * width + torch.arange(width)).flatten(1)
-    return Children(
+    group, rows = beam.group[parent], (beam.rows[..., None] * width + torch.arange(width)).flatten(1)
+    children = Children(
         rows=rows,
         parent=parent,
         kernel=kernel,
         mark=beam.mark[parent] + problem.marks[kernel],
         inner=beam.inner[parent] + gain,
-        smooth=beam.smooth[parent] + problem.smooth[beam.group[parent], kernel],
+        smooth=beam.smooth[parent] + problem.smooth[group, kernel],
         sets=beam.sets and beam.sets.extended(kernel.view(rows.shape)),
     )
+    return distinct(children, problem, group) if merge and not problem.released else children
 
 
 def farthest(total: Tensor, width: int) -> tuple[Tensor, Tensor]:
@@ -170,31 +163,26 @@ def distinct(children: Children, problem: Problem, group: Tensor) -> Children:
     group: (C,) of the children.
     """
     own = torch.where(problem.ties[group], torch.arange(len(group)), children.mark)
-    first, place = unique(own)
-    return children.only(first, place[children.rows])
-
-
-def unique(keys: Tensor) -> tuple[Tensor, Tensor]:
-    """Where each different key stands first, and the place among those of every one; keys (C,)."""
-    _, first, place = np.unique(keys.numpy(), return_index=True, return_inverse=True)
-    return torch.from_numpy(first), torch.from_numpy(place)
+    _, first, place = np.unique(own.numpy(), return_index=True, return_inverse=True)
+    return children.only(torch.from_numpy(first), torch.from_numpy(place)[children.rows])
 
 
 def grow(beam: Beam, problem: Problem, children: Children) -> Beam:
     """Carry the extensions out."""
-    group = beam.group[children.parent]
-    total = added(beam.total, children.parent, problem.apart.flatten(0, 1), group * problem.channels + children.kernel)
-    total[torch.arange(len(total)), children.kernel] = -math.inf
-    return successor(beam, children, total)
-
-
-def successor(beam: Beam, children: Children, total: Tensor) -> Beam:
-    """The beam of the children, with the `total` that their parents and kernels give."""
     parent = children.parent
+    group, table = beam.group[parent], problem.apart.flatten(0, 1)
+    lines, total = (
+        group * problem.channels + children.kernel,
+        beam.total.new_empty(len(parent), problem.channels),
+    )
+    for part in parts(len(parent), problem.channels):
+        own = beam.total.index_select(0, parent[part])
+        torch.add(own, table.index_select(0, lines[part]), out=total[part])
+    total[torch.arange(len(total)), children.kernel] = -math.inf
     return replace(
         beam,
         rows=children.rows,
-        group=beam.group[parent],
+        group=group,
         mark=children.mark,
         total=total,
         inner=children.inner,
@@ -206,14 +194,6 @@ def successor(beam: Beam, children: Children, total: Tensor) -> Beam:
     )
 
 
-def added(state: Tensor, parent: Tensor, table: Tensor, lines: Tensor) -> Tensor:
-    """state[parent] + table[lines], (C, n), by parts that stay in the cache."""
-    found = state.new_empty(len(parent), state.shape[1])
-    for part in parts(len(parent), state.shape[1]):
-        torch.add(state.index_select(0, parent[part]), table.index_select(0, lines[part]), out=found[part])
-    return found
-
-
 def parts(count: int, channels: int) -> list[slice]:
     """0..count-1 in slices that have some `BLOCK` elements in rows of so many channels."""
     size = max(1, BLOCK // max(1, channels))
@@ -222,27 +202,13 @@ def parts(count: int, channels: int) -> list[slice]:
 
 def rooted(beam: Beam, problem: Problem) -> Beam:
     """The same sets as the roots of what comes."""
-    table, lines = approached(beam.group, problem, beam.path)
-    found = [beam.roots.nearer(beam.root[part], table, lines[part]) for part in parts(len(lines), problem.channels)]
-    near = tuple(torch.cat(each) for each in zip(*found, strict=True))
+    table, lines = problem.apart.flatten(0, 1), beam.group[:, None] * problem.channels + beam.path
+    near = tuple(each.new_empty(len(lines), problem.channels) for each in beam.roots.near)
+    for part in parts(len(lines), problem.channels):
+        for own, found in zip(near, beam.roots.nearer(beam.root[part], table, lines[part]), strict=True):
+            own[part] = found
     roots, root = Roots(near, beam.total == -math.inf), torch.arange(len(beam.group))
     return replace(beam, roots=roots, root=root, path=beam.path[:, :0])
-
-
-def approached(group: Tensor, problem: Problem, path: Tensor) -> tuple[Tensor, Tensor]:
-    """A table of distances (L, n) and the lines (C, t) of it that belong to the kernels of path (C, t).
-
-    With one neighbour only the nearest of the kernels counts, and paths with the same kernels share a line.
-    """
-    table, lines = problem.apart.flatten(0, 1), group[:, None] * problem.channels + path
-    if problem.neighbours != 1 or path.shape[1] < 2:
-        return table, lines
-    first, place = unique(problem.marks[path].sum(1) + group * released.GOLDEN_RATIO)
-    nearest, *others = lines[first].unbind(1)
-    found = table.index_select(0, nearest)
-    for other in others:
-        torch.minimum(found, table.index_select(0, other), out=found)
-    return found, place[:, None]
 
 
 def separation(near: tuple[Tensor, ...], kept: Tensor) -> Tensor:
@@ -268,22 +234,14 @@ def children_cost(beam: Beam, problem: Problem, children: Children, outer: bool)
     if not outer or not beam.roots.near:
         return -children.inner
     path = torch.cat([beam.path[children.parent], children.kernel[:, None]], 1)
-    roots, root, beyond = beam.roots, beam.root[children.parent], None
-    table, lines = approached(beam.group[children.parent], problem, path)
-    if len(problem.distance) == 1 and problem.neighbours == 1:
-        # A kernel to which no child comes nearer than its root adds what it did.
-        matters = (table.amin(0) < roots.near[0].amax(0)).nonzero()[:, 0]
-        if 2 * len(matters) < problem.channels:
-            some = roots.columns(matters)
-            beyond = separation(roots.near, roots.kept) - separation(some.near, some.kept)
-            roots, table = some, table.index_select(1, matters)
-    far = []
-    for part in parts(len(lines), table.shape[1]):
+    roots, root, table = beam.roots, beam.root[children.parent], problem.apart.flatten(0, 1)
+    lines = beam.group[children.parent, None] * problem.channels + path
+    sums = []
+    for part in parts(len(lines), problem.channels):
         near = roots.nearer(root[part], table, lines[part])[: beam.size + 1]
         kept = roots.kept[root[part]].scatter_(1, path[part], True) if len(near) > 1 else roots.kept
-        far.append(separation(near, kept))
-    outside = torch.cat(far) if beyond is None else torch.cat(far) + beyond[root]
-    return outside * problem.beta - children.inner
+        sums.append(separation(near, kept))
+    return torch.cat(sums) * problem.beta - children.inner
 
 
 def truncate(beam: Beam, problem: Problem, children: Children, rule: Rule) -> Children:

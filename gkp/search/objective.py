@@ -54,7 +54,7 @@ class Problem:
 
     @cached_property
     def marks(self) -> Tensor:
-        """(n,) int64 of 64 random bits: sums of them over two different sets hardly ever agree (1 in 2^64)."""
+        """(n,) int64 of 64 random bits: their sums over two different sets hardly ever agree (1 in 2^64)."""
         draw = torch.Generator().manual_seed(0)
         return torch.randint(-(1 << 63), (1 << 63) - 1, (self.channels,), generator=draw)
 

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gkp.search import beam, select, selection
+from gkp.search import arena, select, selection
 from gkp.search.objective import (
     ARITHMETICS,
     Problem,
@@ -82,7 +82,7 @@ def test_working_in_parts_changes_nothing(
 ) -> None:
     weight = random_weight(3, 16, 16)
     whole = select(weight, groups=4, arithmetic=arithmetic)
-    monkeypatch.setattr(beam, "CHUNK", elements)
+    monkeypatch.setattr(arena, "CHUNK", elements)
     monkeypatch.setattr(selection, "BLOCK", elements)
     parts = select(weight, groups=4, arithmetic=arithmetic)
     assert torch.equal(parts.kept, whole.kept)
