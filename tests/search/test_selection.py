@@ -217,4 +217,6 @@ def test_unusable_weights_are_refused() -> None:
     with pytest.raises(ValueError, match="NaN"):
         select(torch.full((16, 16, 3, 3), math.nan))
     with pytest.raises(ValueError, match="471,435,600 sets"):
-        select(torch.randn(8, 32, 3, 3), strategy="exact")
+        select(torch.randn(8, 32, 3, 3), strategy="exact", decision="smoothness")
+    with pytest.raises(ValueError, match="64 kernels"):
+        select(torch.randn(8, 66, 3, 3), strategy="exact")
