@@ -58,8 +58,17 @@ def export(
     example = torch.zeros(1, 3, data.IMAGE_SIZES[dataset], data.IMAGE_SIZES[dataset])
     zoo.check_fits(network, example, model, dataset)
     split = _calibration(dataset, images, download) if int8 else None
-    options = {"runtime": runtime, "batch": batch, "threads": threads, "cache": cache}
-    report = deploy.export(network, output, example_input=example, int8=int8, data=split, **options)
+    report = deploy.export(
+        network,
+        output,
+        example_input=example,
+        runtime=runtime,
+        batch=batch,
+        threads=threads,
+        cache=cache,
+        int8=int8,
+        data=split,
+    )
     for line in [*lines(report), f"saved {output} and {output}.json"]:
         print(line)
 
@@ -77,7 +86,7 @@ def _calibration(dataset: str, images: int | None, download: bool) -> Any:
 
 
 def lines(report: dict[str, Any]) -> list[str]:
-    """The report of `gkp.export` as text: a table of the layers, one of the whole network, what is shipped."""
+    """The report of `gkp.export` as text: tables of the layers and of the whole network, what is shipped."""
     from gkp.deploy.forms import FORMS
 
     rows = [["layer", "kind", "input", "groups", "kept", *FORMS, "taken"]]

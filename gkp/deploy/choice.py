@@ -76,7 +76,7 @@ class Choice:
 
     layer: str
     kind: str
-    shape: tuple[int, ...]
+    shape: list[int]
     groups: int
     keep: int
     ms: dict[str, float]
@@ -99,7 +99,7 @@ def choices(network: nn.Module, grouped: Mapping[str, Grouping], x: Tensor, sett
         layer, grouping = network.get_submodule(name), grouped[name]
         ms = measured(layer, grouping, shape, setting)
         keep = max(len(channels) for channels in grouping.channels)
-        found.append(Choice(name, describe(layer), tuple(shape), len(grouping.filters), keep, ms))
+        found.append(Choice(name, describe(layer), list(shape), len(grouping.filters), keep, ms))
     return found
 
 

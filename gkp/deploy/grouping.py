@@ -144,8 +144,9 @@ def _order(conv: nn.Module, own: Grouping | None, reader: Grouping | None) -> Te
     if (~alive).sum() < WORTH * channels:
         alive[:] = True
     if own is None and len(readers) == 2:
-        # what the first group alone reads, then what both read or nobody, then the second's own
-        order = (readers[1].int() - readers[0].int()).argsort(stable=True)
+        # what the first group alone reads, what both read, the second's own, what nobody reads
+        first, second = readers.int()
+        order = torch.where(readers.any(0), second - first, 2).argsort(stable=True)
     return order[alive[order]]
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import importlib.util
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,9 +78,11 @@ def _program(network: nn.Module, x: Tensor) -> torch.export.ExportedProgram:
 
 
 def load(runtime: str, path: Path, threads: int) -> Run:
-    """The network in a file, as a function of tensors; torch's own number of threads is `threads_of`'s."""
+    """The network in a file, as a function of tensors; PyTorch's has the threads of `threads_of`."""
     if runtime == "torch":
-        return torch.export.load(path).module()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of weights in channels last, which are on the CPU here
+            return torch.export.load(path).module()
     if runtime == "openvino":
         return _openvino(path, threads)
     import onnxruntime
