@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,7 @@ def fastest_groups(
     *,
     groups: Sequence[int] = (2, 4, 8, 16),
     threads: int | None = None,
-    cache: str | None = None,
+    cache: str | Path | None = None,
     rounds: int = 10,
 ) -> dict[str, int]:
     """{layer: groups} for `gkp.prune(model, "sr-gkp", groups=...)`: what runs fastest on this machine.

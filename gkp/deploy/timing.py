@@ -23,14 +23,10 @@ class Timing:
     high: float
 
 
-def interleaved(
+def rounds_of(
     variants: Mapping[str, Callable[[Tensor], Tensor]], x: Tensor, *, rounds: int
-) -> dict[str, Timing]:
-    """The times of each variant on x; all run once in every round, each round beginning with another one.
-
-    Choices go by the least: other work on the machine only ever adds to a time, and where processes share
-    cores it adds more than what two variants differ by.
-    """
+) -> dict[str, list[float]]:
+    """Milliseconds of each variant on x in each round; each round runs all, and begins with another one."""
     times: dict[str, list[float]] = {name: [] for name in variants}
     names = list(variants)
     with torch.inference_mode():
@@ -41,9 +37,21 @@ def interleaved(
                 variants[name](x)
                 if turn >= WARM:
                     times[name].append(1e3 * (time.perf_counter() - start))
-    return {name: _summary(each) for name, each in times.items()}
+    return times
 
 
-def _summary(times: list[float]) -> Timing:
+def interleaved(
+    variants: Mapping[str, Callable[[Tensor], Tensor]], x: Tensor, *, rounds: int
+) -> dict[str, Timing]:
+    """The times of each variant on x, by `rounds_of`.
+
+    Choices go by the least: other work on the machine only ever adds to a time, and where processes share
+    cores it adds more than what two variants differ by.
+    """
+    return {name: summary(times) for name, times in rounds_of(variants, x, rounds=rounds).items()}
+
+
+def summary(times: list[float]) -> Timing:
+    """Least and quartiles of times, or of other numbers."""
     cuts = statistics.quantiles(times, n=4, method="inclusive") if len(times) > 1 else 3 * times
     return Timing(min(times), *cuts)
