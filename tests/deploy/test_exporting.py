@@ -1,5 +1,6 @@
 """Files of pruned networks: they compute the same, are never slower, and need nothing but their runtime."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -79,8 +80,8 @@ def test_a_file_for_onnx_runtime_needs_nothing_else(pruned: nn.Module, tmp_path:
 def test_other_runtimes_compute_the_same(
     runtime: str, pruned: nn.Module, tmp_path: Path, all_win: None
 ) -> None:
-    if runtime == "openvino":
-        pytest.importorskip("openvino")
+    if runtime == "openvino" and importlib.util.find_spec("openvino") is None:
+        pytest.skip("openvino is not installed")
     path = tmp_path / f"net{runtimes.SUFFIXES[runtime]}"
     report = gkp.export(pruned, path, example_input=X, runtime=runtime, batch=2, threads=1, rounds=1)
     assert report["shipped"] == "forms"
