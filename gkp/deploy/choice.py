@@ -163,6 +163,13 @@ def _probe(layer: nn.Module, shape: torch.Size) -> tuple[nn.Sequential, Tensor]:
     return network, x
 
 
+def positive(name: str, value: Any) -> int:
+    """`value`; ValueError unless it is a positive whole number."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name}={value!r}: give a positive whole number, fixed for the file")
+    return value
+
+
 def describe(layer: nn.Module) -> str:
     """The layer's kind and size: "3x3, 64 to 128, stride 2"."""
     if not isinstance(layer, nn.Conv2d):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gkp.deploy import graphs, quantised, runtimes
-from gkp.deploy.choice import GAIN, Choice, Setting, Times, choices
+from gkp.deploy.choice import GAIN, Choice, Setting, Times, choices, positive
 from gkp.deploy.grouping import groupings, reordered
 from gkp.deploy.timing import Timing, interleaved
 from gkp.nets.channels.copying import copied
@@ -59,11 +59,11 @@ def export(
     """
     runtimes.check(runtime)
     target = _target(path, runtime)
-    threads = _number("threads", torch.get_num_threads() if threads is None else threads)
-    setting = Setting(runtime, threads, _number("rounds", rounds), Times(cache))
+    threads = positive("threads", torch.get_num_threads() if threads is None else threads)
+    setting = Setting(runtime, threads, positive("rounds", rounds), Times(cache))
     quantised.check(int8, data, runtime)
     model = copied(unwrapped(model)).cpu().float().eval().requires_grad_(False)
-    x = _images(default_input(model, example_input), _number("batch", batch))
+    x = _images(default_input(model, example_input), positive("batch", batch))
     expected = run(model, x)
     if not isinstance(expected, Tensor):
         raise ValueError(f"the network returns a {type(expected).__name__}: wrap it to return its logits")
@@ -111,10 +111,10 @@ def _candidates(
         runtimes.writer(runtime, plain, {}, x)({}, _new(folder, "as it is", runtime))
     network, grouped, removed = reordered(dense, grouped)
     if graph is not None:
-        named = graphs.named_layers(graph, network)
-        grouped = {name: grouping for name, grouping in grouped.items() if name in named}
-        if any(_changed(dense, network, name) for name, _ in network.named_modules() if name not in named):
+        others = (name for name, _ in network.named_modules() if name not in graph.layers)
+        if any(_changed(dense, network, name) for name in others):
             graph = graphs.exported(network, x)
+        grouped = {name: grouping for name, grouping in grouped.items() if name in graph.layers}
     layers = choices(network, grouped, x, setting)
     write = runtimes.writer(runtime, network, grouped, x, graph)
     for name, forms in _combinations(layers, bool(removed)).items():
@@ -179,12 +179,6 @@ def _target(path: str | Path, runtime: str) -> Path:
     if Path(path).suffix != suffix or not Path(path).stem.strip():
         raise ValueError(f"{path}: give a name that ends in {suffix}, which {runtime} reads")
     return writable_place(path)
-
-
-def _number(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name}={value!r}: give a positive whole number; the sizes of a file are fixed")
-    return value
 
 
 def _ms(times: Timing) -> dict[str, float]:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,8 +22,16 @@ OPSET, FORMAT = 20, 9  # of ONNX and of its files, for graphs that are not torch
 MOST = 2**31 - 1  # bytes of a file, by its format
 
 
-def exported(network: nn.Module, x: Tensor) -> Any:
-    """The onnx.ModelProto of `network` for inputs of the shape of x; ValueError for what has none."""
+@dataclass(frozen=True)
+class Graph:
+    """An onnx.ModelProto, and the names of the layers in it that `with_forms` can give another form."""
+
+    proto: Any
+    layers: frozenset[str]
+
+
+def exported(network: nn.Module, x: Tensor) -> Graph:
+    """The graph of `network` for inputs of the shape of x; ValueError for what has none."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what the exporter itself uses
@@ -36,13 +45,13 @@ def exported(network: nn.Module, x: Tensor) -> Any:
             'values has no graph: take the branch out, or use runtime="torch" or the network itself'
         ) from error
     assert program is not None  # None is for the old exporter
-    graph = program.model_proto
-    if sum(len(tensor.raw_data) for tensor in graph.graph.initializer) > MOST:
+    proto = program.model_proto
+    if sum(len(tensor.raw_data) for tensor in proto.graph.initializer) > MOST:
         raise ValueError('the weights take more than 2 GB, which no ONNX file holds: use runtime="torch"')
-    return graph
+    return Graph(proto, _named_layers(proto, network))
 
 
-def chain(network: nn.Sequential, x: Tensor) -> Any:
+def chain(network: nn.Sequential, x: Tensor) -> Graph:
     """The graph of convolutions and linear layers one after the other, without torch.onnx."""
     from onnx import TensorProto, helper
 
@@ -63,54 +72,59 @@ def chain(network: nn.Sequential, x: Tensor) -> Any:
         [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, shape)],
         _initializers(tensors),
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=FORMAT)
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=FORMAT)
+    return Graph(proto, frozenset(name for name, _ in network.named_children()))
 
 
-def named_layers(graph: Any, network: nn.Module) -> set[str]:
-    """Names of the convolutions and linear layers of `network` that `with_forms` finds in its graph."""
-    modules = dict(network.named_modules())
-    return {name for node in graph.graph.node if (name := _name(node, modules))}
+def _named_layers(proto: Any, network: nn.Module) -> frozenset[str]:
+    """Convolutions and linear layers of `network` that are one node with their own weight and bias.
 
+    The exporter may have merged others with what follows them, under their names.
+    """
+    from onnx import numpy_helper
 
-def _name(node: Any, modules: Mapping[str, nn.Module]) -> str:
-    """The layer that a node computes, "" where it has no name there."""
-    name = node.input[1].removesuffix(".weight") if node.op_type in ("Conv", "Gemm") else ""
-    kind = nn.Conv2d if node.op_type == "Conv" else nn.Linear
-    return name if isinstance(modules.get(name), kind) else ""
+    modules, values = dict(network.named_modules()), {t.name: t for t in proto.graph.initializer}
+    found = set()
+    for node in proto.graph.node:
+        name = node.input[1].removesuffix(".weight") if node.op_type in ("Conv", "Gemm") else ""
+        layer = modules.get(name)
+        if not isinstance(layer, nn.Conv2d if node.op_type == "Conv" else nn.Linear):
+            continue
+        held = [numpy_helper.to_array(values[key]) for key in node.input[1:] if key in values]
+        none = np.zeros(len(layer.weight), np.float32)  # a bias of zeros is left out, too
+        own = [layer.weight.detach().numpy(), none if layer.bias is None else layer.bias.detach().numpy()]
+        if len(held) == len(node.input) - 1 and all(map(np.array_equal, own, [*held, none])):
+            found.add(name)
+    return frozenset(found)
 
 
 def with_forms(
-    graph: Any, network: nn.Module, grouped: Mapping[str, Grouping], forms: Mapping[str, str]
+    graph: Graph, network: nn.Module, grouped: Mapping[str, Grouping], forms: Mapping[str, str]
 ) -> Any:
-    """`graph` with the weights of `network` in all `named_layers`, and those in `forms` in these forms.
+    """`graph` with the weights of `network` in all its `layers`, and those in `forms` in these forms.
 
     network: of the same structure as the one that the graph was made of; weights and widths may differ.
     """
     import onnx
 
     new = onnx.ModelProto()
-    new.CopyFrom(graph)
+    new.CopyFrom(graph.proto)
     del new.graph.node[:], new.graph.value_info[:]
     modules = dict(network.named_modules())
     tensors: dict[str, Tensor] = {}
-    for node in graph.graph.node:
-        name = _name(node, modules)
-        if not name:
+    for node in graph.proto.graph.node:
+        name = node.input[1].removesuffix(".weight") if node.op_type in ("Conv", "Gemm") else ""
+        if name not in graph.layers:
             new.graph.node.append(node)
             continue
         nodes, values = _in_form(node, name, modules[name], grouped.get(name), forms.get(name, "dense"))
         new.graph.node.extend(nodes)
         tensors |= values
     used = {name for node in new.graph.node for name in node.input}
-    kept = [t for t in graph.graph.initializer if t.name in used and t.name not in tensors]
+    kept = [t for t in graph.proto.graph.initializer if t.name in used and t.name not in tensors]
     del new.graph.initializer[:]
     new.graph.initializer.extend([*kept, *_initializers(tensors)])
     return new
-
-
-def write(graph: Any, path: Path) -> None:
-    """One file with all weights."""
-    path.write_bytes(graph.SerializeToString())
 
 
 class _Place(NamedTuple):

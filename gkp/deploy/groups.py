@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gkp.deploy import runtimes
-from gkp.deploy.choice import GAIN, Setting, Times, input_shapes, measured
+from gkp.deploy.choice import GAIN, Setting, Times, input_shapes, measured, positive
 from gkp.deploy.grouping import Grouping
 from gkp.nets.channels.copying import copied
 from gkp.nets.channels.layers import unwrapped
@@ -45,13 +45,16 @@ def fastest_groups(
     check_rate(rate)
     network = copied(unwrapped(model)).cpu().float().eval().requires_grad_(False)
     example = default_input(network, example_input)
-    x = example[:1].expand(batch, -1, -1, -1)
+    x = example[:1].expand(positive("batch", batch), -1, -1, -1)
     layers, _ = kernel_layers(network, 1, example)
-    setting = Setting(runtime, threads or torch.get_num_threads(), rounds, Times(cache))
+    threads = torch.get_num_threads() if threads is None else positive("threads", threads)
+    setting = Setting(runtime, threads, positive("rounds", rounds), Times(cache))
     chosen = {}
     for name, shape in input_shapes(network, layers, x).items():
         layer = layers[name].to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        numbers = [number for number in groups if layer.out_channels % number == 0]
+        numbers = [
+            number for number in groups if positive("groups", number) and layer.out_channels % number == 0
+        ]
         usual = PAPER if layer.out_channels % PAPER == 0 else max(numbers, default=1)
         ms = {g: measured(layer, drawn(layer, g, rate), shape, setting) for g in {*numbers, usual}}
         best = {number: min(times.values()) for number, times in ms.items()}

@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +43,7 @@ def writer(
     network: nn.Module,
     grouped: Mapping[str, Grouping],
     x: Tensor,
-    graph: Any = None,
+    graph: graphs.Graph | None = None,
 ) -> Write:
     """What writes the dense `network` with layers in given forms as a file for inputs of the shape of x.
 
@@ -56,10 +55,10 @@ def writer(
             torch.export.save(_program(in_forms(network, grouped, forms), x), path)
 
         return write
-    graph = graphs.exported(network, x) if graph is None else graph
+    made = graphs.exported(network, x) if graph is None else graph
 
     def write_graph(forms: Mapping[str, str], path: Path) -> None:
-        graphs.write(graphs.with_forms(graph, network, grouped, forms), path)
+        path.write_bytes(graphs.with_forms(made, network, grouped, forms).SerializeToString())
 
     return write_graph
 

@@ -114,6 +114,23 @@ def test_a_network_without_grouped_kernels_goes_too(tmp_path: Path) -> None:
     assert report["largest_error_of_logits_std"] < 1e-4
 
 
+def test_batch_norms_that_the_exporter_folds_stay_folded(tmp_path: Path, all_win: None) -> None:
+    """A network that torch.fx cannot follow is exported with its batch norms, which torch.onnx may fold."""
+
+    class Branching(nn.Sequential):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) if len(x) > 0 else x
+
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.BatchNorm2d(16))
+    network = Branching(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    nn.init.normal_(network[1].weight)
+    network(3 * X)  # moves the statistics of the batch norms
+    pruned = gkp.prune(network, groups=2, strategy="random", example_input=X).eval()
+    report = gkp.export(pruned, tmp_path / "net.onnx", example_input=X, rounds=1)
+    assert report["largest_error_of_logits_std"] < 1e-4
+
+
 def test_eight_bits_are_measured_and_tell_their_accuracy(pruned: nn.Module, tmp_path: Path) -> None:
     split = data.load("digits", "test")
     path = tmp_path / "net.onnx"
@@ -147,7 +164,7 @@ def test_a_file_that_computes_something_else_is_not_written(
         ({"runtime": "tensorrt"}, "unknown runtime 'tensorrt'"),
         ({"path": "net.pt2"}, "ends in .onnx"),
         ({"batch": 0}, "batch=0: give a positive whole number"),
-        ({"batch": "dynamic"}, "the sizes of a file are fixed"),
+        ({"batch": "dynamic"}, "fixed for the file"),
         ({"threads": True}, "threads=True"),
         ({"rounds": 0}, "rounds=0"),
         ({"int8": True}, "int8=True needs images"),
