@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gkp import data, pruners
+from gkp import data, deploy, pruners
 from gkp.data import Split
 from gkp.nets import checkpoint, cost, zoo
 from gkp.pruners import Method
@@ -29,7 +29,7 @@ class Wanted:
 
     method: str
     rate: float
-    groups: int | None
+    groups: int | str | None  # "auto" measures
     options: Sequence[str]
     snapshots: Sequence[Path]
     epochs: int | None
@@ -59,7 +59,9 @@ def prune_to_file(output: Path, model: str, dataset: str | None, wanted: Wanted)
         # A mirrored digit is another digit or none.
         augment = "crop" if dataset == "digits" else SHORT.augment
         options["recipe"] = replace(SHORT.scaled(wanted.epochs), augment=augment)
-    groups = wanted.groups or GROUPS
+    groups: Any = wanted.groups or GROUPS
+    if groups == "auto":
+        groups = deploy.fastest_groups(original, wanted.rate, example)
     device = pick_device(wanted.device)
     with shown(Progress()):
         pruned = pruners.prune(

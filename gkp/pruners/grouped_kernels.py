@@ -20,6 +20,7 @@ from gkp.nets.channels.surgery import (
     warn_of,
 )
 from gkp.nets.grouped_base import GroupedKernels
+from gkp.pruners.common.group_numbers import Groups, checked_number, groups_of, mapped_layers
 from gkp.pruners.common.profile import FLAT, Profile, kernel_rates
 from gkp.pruners.common.registry import Cut, register
 from gkp.search import Selection, beam, check_rate, grouping, select
@@ -31,7 +32,7 @@ WIDE, STARTS = 512, 4  # input channels beyond which a search has so many starts
 
 def layers_to_prune(
     model: nn.Module,
-    groups: int,
+    groups: Groups,
     indivisible: str,
     example_input: Tensor | None = None,
     *,
@@ -44,18 +45,21 @@ def layers_to_prune(
     """
     if indivisible not in ("skip", "refuse"):
         raise ValueError(f'indivisible={indivisible!r}: choose "skip" or "refuse"')
-    if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1:
-        raise ValueError(f"groups={groups!r}: give a positive whole number, for example 8")
+    if not isinstance(groups, Mapping):
+        checked_number(groups)
     if any(isinstance(module, GroupedKernels) for module in model.modules()):
         raise ValueError(
             "this network holds grouped kernels already: prune the network it was made from at a higher "
             "rate, or gkp.nets.grouped.to_dense(model), which has zeros for the kernels that are gone"
         )
     layers: dict[str, nn.Conv2d | nn.Linear]
-    layers, skipped = kernel_layers(model, groups, example_input)  # type: ignore[assignment]
-    if not layers and pointwise and not any("does not divide" in reason for reason in skipped.values()):
-        layers, smaller = pointwise_layers(model, groups, example_input)
-        skipped |= smaller
+    if isinstance(groups, Mapping):
+        layers, skipped = mapped_layers(model, groups, example_input)  # type: ignore[assignment]
+    else:
+        layers, skipped = kernel_layers(model, groups, example_input)  # type: ignore[assignment]
+        if not layers and pointwise and not any("does not divide" in reason for reason in skipped.values()):
+            layers, smaller = pointwise_layers(model, groups, example_input)
+            skipped |= smaller
     if not layers:
         raise ValueError(
             f"no convolution can be pruned with groups={groups} "
@@ -93,7 +97,7 @@ def _remedy(model: nn.Module, skipped: Mapping[str, str]) -> str:
 def sr_gkp(
     model: nn.Module,
     *,
-    groups: int,
+    groups: Groups,
     example_input: Tensor | None,
     data: object,
     beam_width: int = 2,
@@ -131,7 +135,7 @@ def sr_gkp(
         selections = {
             name: select(
                 filter_weight(layers[name]),
-                groups=groups,
+                groups=groups_of(groups, name),
                 rate=share,
                 beam_width=beam_width,
                 check_step=check_step,
@@ -248,7 +252,7 @@ def greedy_cut(
 def gkp_greedy(
     model: nn.Module,
     *,
-    groups: int,
+    groups: Groups,
     example_input: Tensor | None,
     data: object,
     beta: str | float = "exact",
@@ -268,7 +272,7 @@ def gkp_greedy(
     """
     layers = layers_to_prune(model, groups, indivisible, example_input, pointwise=True)
     orders = {
-        name: grouping.snaking(filter_weight(layer).cpu(), groups, variant=variant)
+        name: grouping.snaking(filter_weight(layer).cpu(), groups_of(groups, name), variant=variant)
         for name, layer in layers.items()
     }
     return greedy_cut(
