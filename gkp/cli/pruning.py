@@ -18,6 +18,7 @@ from gkp.study.execute.context import pick_device
 from gkp.train.recipe import SHORT
 from gkp.utils import assignments
 from gkp.utils.nearest import unknown
+from gkp.utils.progress import Progress, shown
 
 GROUPS = 8  # of each grouped convolution, where nothing else is asked for
 
@@ -60,14 +61,15 @@ def prune_to_file(output: Path, model: str, dataset: str | None, wanted: Wanted)
         options["recipe"] = replace(SHORT.scaled(wanted.epochs), augment=augment)
     groups = wanted.groups or GROUPS
     device = pick_device(wanted.device)
-    pruned = pruners.prune(
-        original.to(device),
-        method.name,
-        rate=wanted.rate,
-        groups=groups,
-        example_input=example.to(device),
-        **options,
-    ).cpu()
+    with shown(Progress()):
+        pruned = pruners.prune(
+            original.to(device),
+            method.name,
+            rate=wanted.rate,
+            groups=groups,
+            example_input=example.to(device),
+            **options,
+        ).cpu()
     after = cost.count(pruned, example)
     about = {"method": method.name, "rate": wanted.rate, "groups": groups, "start": model}
     about |= {"options": list(wanted.options)} if wanted.options else {}

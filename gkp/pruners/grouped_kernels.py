@@ -24,6 +24,7 @@ from gkp.pruners.common.profile import FLAT, Profile, kernel_rates
 from gkp.pruners.common.registry import Cut, register
 from gkp.search import Selection, beam, check_rate, grouping, select
 from gkp.search.objective import Problem, grouped_kernel_distance, kept_count, resolve_beta, set_cost
+from gkp.utils.progress import each_shown
 
 WIDE, STARTS = 512, 4  # input channels beyond which a search has so many starts unless it is told otherwise
 
@@ -122,6 +123,8 @@ def sr_gkp(
     """
     layers = layers_to_prune(model, groups, indivisible, example_input, pointwise=True)
     rates = kernel_rates(model, layers, profile, which, example_input)
+    # A search takes time with the starts, the steps and the width of each.
+    work = {name: filter_weight(layer).shape[1] ** 3 for name, layer in layers.items()}
 
     def cut(rate: float) -> nn.Module:
         generator = torch.Generator().manual_seed(seed)
@@ -144,7 +147,7 @@ def sr_gkp(
                 generator=generator,
                 starts=_starts(layers[name], starts),
             )
-            for name, share in rates(rate).items()
+            for name, share in each_shown("sr-gkp", rates(rate), work)
         }
         return replace_kernels(model, selections, execution, guessed_input(model, example_input))
 
@@ -188,7 +191,7 @@ def greedy_selection(
         state = beam.start(growing, torch.full((channels,), group), torch.arange(channels))
         for _ in range(1, keep):
             state = beam.grow(state, growing, beam.propose(state, growing, 1))
-        sets = (beam.distinct(state).total[:, 0] == -math.inf).nonzero()[:, 1].view(-1, keep)
+        sets = (state.total == -math.inf).nonzero()[:, 1].view(-1, keep)
         cost = torch.cat([_costs(problem, group, chunk) for chunk in sets.split(16)])
         kept.append(sets[cost.argmin()])
         costs.append(cost.min())

@@ -263,7 +263,8 @@ def _accuracy(model: nn.Module, split: Split) -> float:
 def _attacked(run: _Run, attack: Attack) -> float:
     """The fraction of the test images classified correctly under `attack`."""
     test = run.held["test"]
-    return outcome(run.model, _pixels(test.images), test.labels, attack, batch_size=EVALUATION_BATCH).accuracy
+    images, batch = _pixels(test.images), EVALUATION_BATCH
+    return outcome(run.model, images, test.labels, attack, batch_size=batch, fold=False).accuracy
 
 
 def _snapshot(run: _Run, history: History) -> dict:
