@@ -15,6 +15,7 @@ from gkp.utils.moved import Finder
 
 if TYPE_CHECKING:
     from gkp import attacks, data, evaluate, search
+    from gkp.deploy import export
     from gkp.nets import cost, models
     from gkp.nets.channels.surgery import SkippedLayers
     from gkp.nets.checkpoint import save_model
@@ -27,6 +28,7 @@ __all__ = [
     "cost",
     "data",
     "evaluate",
+    "export",
     "load_model",
     "methods",
     "models",
@@ -38,6 +40,7 @@ __version__ = "0.2.0"
 
 _HOMES = {
     "SkippedLayers": "gkp.nets.channels.surgery",
+    "export": "gkp.deploy",
     "cost": "gkp.nets",
     "load_model": "gkp.nets.zoo",
     "methods": "gkp.pruners",

@@ -1,6 +1,7 @@
 """Accuracy, intervals, paired tests, packed bits, and the checks that an evaluation makes on itself."""
 
 import copy
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import nn
 
 from gkp.attacks import Attack, fgsm
 from gkp.attacks.outcome import Outcome, pack_bits, unpack_bits
-from gkp.evaluate import accuracy, epsilon_curve, outcome, self_check
+from gkp.evaluate import accuracy, epsilon_curve, outcome, quick, self_check
 from gkp.nets.models import Normalize
 from gkp.utils.stats import mcnemar, mcnemar_clustered, wilson
 
@@ -91,7 +92,7 @@ def test_batches_get_different_random_starts():
             return torch.stack([0 * x.flatten(1).sum(1), x.flatten(1).sum(1)], 1)
 
     attack = replace(PGD, restarts=1, step=1e-6, iterations=1)
-    outcome(Flat(), torch.full((2, 1, 4, 4), 0.5), torch.tensor([0, 0]), attack, batch_size=1)
+    outcome(Flat(), torch.full((2, 1, 4, 4), 0.5), torch.tensor([1, 1]), attack, batch_size=1)
     starts = {tuple(x.flatten().tolist()) for x in images if (x - 0.5).abs().max() > 1e-3}
     assert len(starts) == 2
 
@@ -102,6 +103,52 @@ def test_outcome_refuses(model, images, labels, batch_size):
         accuracy(
             model, torch.rand(images, 3, 4, 4), torch.zeros(labels, dtype=torch.int64), batch_size=batch_size
         )
+
+
+class Named(nn.Sequential):
+    @property
+    def normalize(self):
+        return self[0]
+
+
+def convolutional():
+    """A network with batch norms that have seen images, so that folding changes numbers."""
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(128, 4))
+    network = Named(Normalize((0.5,) * 3, (0.25,) * 3), *layers)
+    for _ in range(3):
+        network(torch.rand(20, 3, 4, 4))
+    return network
+
+
+@pytest.mark.parametrize("space", ["pixel", "normalized"])
+def test_folding_changes_neither_outcomes_nor_the_network(images, space):
+    network, (x, y) = convolutional(), images
+    before = copy.deepcopy(network.state_dict())
+    for attack in (BENIGN, Attack("fgsm", eps=0.03, space=space), replace(PGD, space=space, restarts=1)):
+        own, folded = (outcome(network, x, y, attack, fold=fold).correct for fold in (False, True))
+        assert torch.equal(own, folded)
+    assert network.training
+    assert isinstance(network[2], nn.BatchNorm2d)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_the_quick_network_has_no_batch_norm_left(images):
+    network = convolutional()
+    copied = quick(network, images[0])
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in copied.modules())
+    assert copied.normalize.std.equal(network.normalize.std)
+    with torch.no_grad():
+        torch.testing.assert_close(copied(images[0]), network.eval()(images[0]))
+
+
+def test_a_network_that_cannot_be_copied_is_evaluated_itself(images):
+    network = convolutional()
+    network.lock = threading.Lock()
+    assert quick(network, images[0]) is network
+    x, y = images
+    own, other = (outcome(network, x, y, PGD, fold=fold).correct for fold in (False, True))
+    assert torch.equal(own, other)
 
 
 def test_epsilon_curve_scales_the_step(model, images):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from gkp.utils.logits import NO_GRADIENT, check_classes, forward, peaks, refuse_
 
 SPACES = ("pixel", "normalized")
 LOSSES = ("float32", "float64")
+Rows = Tensor | slice  # which images of a batch: int64 (K,), or all
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,10 @@ class Box:
 
     def project(self, x: Tensor) -> Tensor:
         return torch.minimum(torch.maximum(x, self.lowest), self.highest)
+
+    def of(self, rows: Rows) -> Box:
+        """The box of some of the images."""
+        return replace(self, lowest=self.lowest[rows], highest=self.highest[rows])
 
 
 def allowed_box(model: nn.Module, x: Tensor, eps: float, space: str) -> Box:
@@ -58,6 +63,13 @@ class Trace:
     )  # `peaks` (N,) of every forward pass, not looked at yet
     gradients: list[Tensor] = field(default_factory=list)
 
+    def took(self, part: Trace, rows: Rows) -> None:
+        """Take over what an attack on some of the images met."""
+        for mine, seen in ((self.logits, part.logits), (self.gradients, part.gradients)):
+            for some in seen:
+                mine.append(torch.zeros_like(mine[0]))
+                mine[-1][rows] = some
+
     def saw(self, logits: Tensor, gradient: Tensor | None = None) -> None:
         self.logits.append(peaks(logits))
         if gradient is not None:
@@ -76,7 +88,7 @@ class Trace:
 def ascend(
     model: nn.Module,
     start: Tensor,
-    y: Tensor,
+    y: Tensor | None,
     box: Box,
     step: float,
     iterations: int,
@@ -84,24 +96,27 @@ def ascend(
     *,
     labels: tuple[int, int],
     trace: Trace,
-) -> Tensor:
-    """`iterations` signed-gradient steps on the cross-entropy with `y`, each projected onto the box.
+) -> tuple[Tensor, Tensor]:
+    """`iterations` signed-gradient steps on the cross-entropy with `y`, each projected onto the box; and y.
 
     The sign of the gradient is the same in pixels and in normalised units (std > 0), so that one loop serves
-    both spaces. labels: the lowest and the highest of `y`, for which no GPU is asked here; ValueError where
-    the network has no such class, or gives no gradient. trace: takes note of what is checked at the end.
+    both spaces. y: None for the predictions at `start`, which the first step needs anyway. labels: the
+    lowest and the highest of `y`, for which no GPU is asked here; ValueError where the network has no such
+    class, or gives no gradient. trace: takes note of what is checked at the end.
     """
     with torch.inference_mode(False):
-        adversarial, y = usable(start.detach()), usable(y)
+        adversarial, y = usable(start.detach()), None if y is None else usable(y)
         for _ in range(iterations):
             adversarial = adversarial.requires_grad_()
             with torch.enable_grad():
                 logits = forward(model, adversarial)
                 check_classes(*labels, logits.shape[1])
+                y = logits.argmax(1) if y is None else y
                 gradient = cross_entropy_gradient(logits.to(getattr(torch, loss)), adversarial, y)
             trace.saw(logits, gradient)
             adversarial = box.project(adversarial.detach() + step * box.scale * gradient.sign())
-    return adversarial
+    assert y is not None  # there is one step or more
+    return adversarial, y
 
 
 def cross_entropy_gradient(logits: Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -116,14 +131,18 @@ def cross_entropy_gradient(logits: Tensor, x: Tensor, y: Tensor) -> Tensor:
     return gradient
 
 
-def more_damaging(model: nn.Module, new: Tensor, old: Tensor, y: Tensor, trace: Trace) -> Tensor:
-    """(N,) bool: whether `new` hurts more than `old`; misclassification outranks any loss."""
+def predicted(model: nn.Module, x: Tensor, trace: Trace) -> Tensor:
+    """Logits (N, classes) of results of an attack."""
     with torch.no_grad():
-        logits = [forward(model, x) for x in (new, old)]
-    for found in logits:
-        trace.saw(found)
-    new_wrong, old_wrong = (z.argmax(1) != y for z in logits)
-    new_loss, old_loss = (F.cross_entropy(z, y, reduction="none") for z in logits)
+        logits = forward(model, x)
+    trace.saw(logits)
+    return logits
+
+
+def more_damaging(new: Tensor, old: Tensor, y: Tensor) -> Tensor:
+    """(N,) bool: whether logits `new` hurt more than `old`; misclassification outranks any loss."""
+    new_wrong, old_wrong = (z.argmax(1) != y for z in (new, old))
+    new_loss, old_loss = (F.cross_entropy(z, y, reduction="none") for z in (new, old))
     return (new_wrong & ~old_wrong) | ((new_wrong == old_wrong) & (new_loss > old_loss))
 
 

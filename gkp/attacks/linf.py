@@ -25,9 +25,20 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor, nn
 
-from gkp.attacks.ascent import LOSSES, SPACES, Box, Trace, allowed_box, ascend, choose, more_damaging, uniform
+from gkp.attacks.ascent import (
+    LOSSES,
+    SPACES,
+    Box,
+    Trace,
+    allowed_box,
+    ascend,
+    choose,
+    more_damaging,
+    predicted,
+    uniform,
+)
 from gkp.attacks.frequency import high_pass
-from gkp.utils.logits import class_labels, logits
+from gkp.utils.logits import class_labels
 from gkp.utils.precision import full_precision
 
 LABELS = ("true", "predicted")
@@ -58,8 +69,8 @@ def fgsm(
     choose("loss", loss, LOSSES)
     box, trace = allowed_box(model, x, eps, space), trace or Trace()
     with frozen(model):
-        y = _targets(model, x, y, labels)
-        found = ascend(model, x, y, box, step=eps, iterations=1, loss=loss, labels=span, trace=trace)
+        targets = y if labels == "true" else None
+        found, _ = ascend(model, x, targets, box, step=eps, iterations=1, loss=loss, labels=span, trace=trace)
     trace.check()
     return found
 
@@ -78,6 +89,7 @@ def pgd(
     start: str = "image",
     generator: Generator | None = None,
     trace: Trace | None = None,
+    spare_wrong: bool = False,
 ) -> Tensor:
     """`iterations` signed-gradient steps of length `step`, each projected back onto the box.
 
@@ -86,6 +98,10 @@ def pgd(
     highest loss, both with respect to the labels attacked. More restarts therefore never help the
     defender. `generator` draws the random starts (default: torch's global one). Arguments, result and
     errors otherwise as in `fgsm`; `step` is in the units of `space`.
+
+    spare_wrong: attack an image no further once one start ended in a misclassification, which is then the
+    result. The same starts are drawn, so that the same images end misclassified, in less time; only a higher
+    loss of those that are already wrong is not looked for.
     """
     y, span = check_inputs(x, y, eps, labels)
     _check_steps(step, iterations, restarts)
@@ -93,13 +109,23 @@ def pgd(
     box, trace = allowed_box(model, x, eps, space), trace or Trace()
     first = x if start == "image" else _random_point(x, box, generator)
     with frozen(model):
-        y = _targets(model, x, y, labels)
-        best = ascend(model, first, y, box, step, iterations, labels=span, trace=trace)
+        targets = y if labels == "true" else None  # None: those predicted where the ascent starts
+        if targets is None and start == "random":
+            targets = predicted(model, x, trace).argmax(1)
+        best, y = ascend(model, first, targets, box, step, iterations, labels=span, trace=trace)
+        answers = predicted(model, best, trace) if restarts else best
         for _ in range(restarts):
             again = _random_point(x, box, generator)
-            found = ascend(model, again, y, box, step, iterations, labels=span, trace=trace)
-            worse = more_damaging(model, found, best, y, trace)
-            best = torch.where(worse.view(-1, 1, 1, 1), found, best)
+            rows = (answers.argmax(1) == y).nonzero().flatten() if spare_wrong else slice(None)
+            if not len(y[rows]):
+                continue  # and not break: the generator also serves the batches that follow
+            inside, part, targets = box.of(rows), Trace(), y[rows]
+            found, _ = ascend(model, again[rows], targets, inside, step, iterations, labels=span, trace=part)
+            new = predicted(model, found, part)
+            worse = more_damaging(new, answers[rows], targets)
+            best[rows] = torch.where(worse.view(-1, 1, 1, 1), found, best[rows])
+            answers[rows] = torch.where(worse[:, None], new, answers[rows])
+            trace.took(part, rows)
     trace.check()
     return best
 
@@ -169,6 +195,7 @@ class Attack:
         *,
         generator: Generator | None = None,
         trace: Trace | None = None,
+        spare_wrong: bool = False,
     ) -> Tensor:
         """Adversarial images for x, as `fgsm` and `pgd`; `generator` defaults to a fresh one from `seed`."""
         if self.kind == "none":
@@ -193,6 +220,7 @@ class Attack:
             start=self.start,
             generator=generator or self.generator(),
             trace=trace,
+            spare_wrong=spare_wrong,
         )
 
 
@@ -220,13 +248,6 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
 def _random_point(x: Tensor, box: Box, generator: Generator | None) -> Tensor:
     return box.project(x + box.radius * uniform(x, generator))
-
-
-def _targets(model: nn.Module, x: Tensor, y: Tensor, labels: str) -> Tensor:
-    if labels == "true":
-        return y
-    with torch.no_grad():
-        return logits(model, x).argmax(1)
 
 
 def _mean(model: nn.Module) -> Tensor:

@@ -75,6 +75,11 @@ def rate(option: str) -> Callable[[Any], float]:
     return number(option, lambda value: 0 < value < 1, what)
 
 
+def groups(text: Any) -> int | str:
+    """A number of groups, or "auto"."""
+    return "auto" if text == "auto" else whole("--groups", 1, MOST_GROUPS)(text)
+
+
 def device(text: str) -> str:
     """ "auto", "cpu", "cuda" or "cuda:N", as given."""
     if not DEVICE.fullmatch(text):
@@ -108,8 +113,8 @@ SuiteName = Annotated[str, typer.Option(help="Which suite; `python -m gkp list` 
 AnySuite = Annotated[str | None, typer.Option(help="Only this suite; `python -m gkp list` names them.")]
 Rate = Annotated[float, _option(rate("--rate"), "SHARE", "Fraction to remove, between 0 and 1.")]
 Groups = Annotated[
-    int | None,
-    _option(whole("--groups", 1, MOST_GROUPS), "N", "Groups of each grouped convolution, 8 without it."),
+    Any,
+    _option(groups, "N", 'Groups of each grouped convolution, 8 without it; "auto": the fastest here.'),
 ]
 Epochs = Annotated[
     int | None,

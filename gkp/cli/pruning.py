@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gkp import data, pruners
+from gkp import data, deploy, pruners
 from gkp.data import Split
 from gkp.nets import checkpoint, cost, zoo
 from gkp.pruners import Method
@@ -18,6 +18,7 @@ from gkp.study.execute.context import pick_device
 from gkp.train.recipe import SHORT
 from gkp.utils import assignments
 from gkp.utils.nearest import unknown
+from gkp.utils.progress import Progress, shown
 
 GROUPS = 8  # of each grouped convolution, where nothing else is asked for
 
@@ -28,7 +29,7 @@ class Wanted:
 
     method: str
     rate: float
-    groups: int | None
+    groups: int | str | None  # "auto" measures
     options: Sequence[str]
     snapshots: Sequence[Path]
     epochs: int | None
@@ -58,16 +59,19 @@ def prune_to_file(output: Path, model: str, dataset: str | None, wanted: Wanted)
         # A mirrored digit is another digit or none.
         augment = "crop" if dataset == "digits" else SHORT.augment
         options["recipe"] = replace(SHORT.scaled(wanted.epochs), augment=augment)
-    groups = wanted.groups or GROUPS
+    groups: Any = wanted.groups or GROUPS
+    if groups == "auto":
+        groups = deploy.fastest_groups(original, wanted.rate, example)
     device = pick_device(wanted.device)
-    pruned = pruners.prune(
-        original.to(device),
-        method.name,
-        rate=wanted.rate,
-        groups=groups,
-        example_input=example.to(device),
-        **options,
-    ).cpu()
+    with shown(Progress()):
+        pruned = pruners.prune(
+            original.to(device),
+            method.name,
+            rate=wanted.rate,
+            groups=groups,
+            example_input=example.to(device),
+            **options,
+        ).cpu()
     after = cost.count(pruned, example)
     about = {"method": method.name, "rate": wanted.rate, "groups": groups, "start": model}
     about |= {"options": list(wanted.options)} if wanted.options else {}

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from gkp.nets.channels.copying import copied
+from gkp.nets.channels.copying import CopyError, copied
 from gkp.nets.channels.replacement import altered, hooked, replace_module, shared_weights, take_over
 from gkp.nets.channels.tracing import Trace, trace
 from gkp.nets.grouped_base import EXECUTIONS, GroupedKernels
@@ -40,7 +40,7 @@ def set_execution(model: nn.Module, execution: str) -> nn.Module:
 def to_dense(model: nn.Module) -> nn.Module:
     """A copy whose layers of grouped kernels are ordinary ones that hold zeros, under all their names.
 
-    ValueError names a layer that was changed since it was pruned (weight norm, masks, another forward).
+    CopyError names a layer that was changed since it was pruned (weight norm, masks, another forward).
     """
     model = copied(model)
     for name, module in list(model.named_modules()):
@@ -48,7 +48,7 @@ def to_dense(model: nn.Module) -> nn.Module:
             continue
         reason = altered(module, GroupedKernelConv2d, GroupedKernelLinear)
         if reason:
-            raise ValueError(f"cannot make {name or 'the network'} dense: {reason}")
+            raise CopyError(f"cannot make {name or 'the network'} dense: {reason}")
         if module is model:
             return module.to_dense()
         replace_module(model, module, module.to_dense())

@@ -91,6 +91,8 @@ class Nothing(nn.Module):
 class BasicBlock(nn.Module):
     """relu(bn2(conv2(relu(bn1(conv1(x))))) + shortcut(x))."""
 
+    inplace = False  # whether ReLUs overwrite what they get, as `gkp.nets.deploy.folded` has it
+
     def __init__(self, in_channels: int, out_channels: int, stride: int, zeros: str) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
@@ -101,8 +103,8 @@ class BasicBlock(nn.Module):
         self.shortcut = nn.Identity() if same else OptionAShortcut(in_channels, out_channels, stride, zeros)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
+        out = F.relu(self.bn1(self.conv1(x)), self.inplace)
+        return F.relu(self.bn2(self.conv2(out)) + self.shortcut(x), self.inplace)
 
 
 class CifarResNet(nn.Module):
@@ -110,6 +112,8 @@ class CifarResNet(nn.Module):
 
     Input (N, 3, H, W) in [0, 1], H and W at least 8; output (N, num_classes) logits.
     """
+
+    inplace = False  # as in `BasicBlock`
 
     def __init__(
         self,
@@ -144,7 +148,7 @@ class CifarResNet(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.bn1(self.conv1(self.normalize(x))))
+        x = F.relu(self.bn1(self.conv1(self.normalize(x))), self.inplace)
         x = self.layer3(self.layer2(self.layer1(x)))
         return self.linear(torch.flatten(self.pool(x), 1))
 

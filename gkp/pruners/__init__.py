@@ -26,6 +26,7 @@ from gkp.pruners import (  # noqa: F401, importing a family registers its method
     tmi,
 )
 from gkp.pruners.common import plugins  # noqa: F401
+from gkp.pruners.common.group_numbers import Groups
 from gkp.pruners.common.registry import Cut, Method, Session, get, methods, register
 from gkp.pruners.common.weights_check import refuse_non_finite, refuse_other_than_networks
 from gkp.pruners.kernels import rebuilt, staged  # noqa: F401
@@ -55,7 +56,7 @@ def prune(
     method: str = "sr-gkp",
     *,
     rate: float = 0.4375,
-    groups: int = 8,
+    groups: Groups = 8,
     example_input: Tensor | None = None,
     data: Any = None,
     recipe: Recipe = SHORT,
@@ -65,7 +66,8 @@ def prune(
 
     method: one of `gkp.methods()`. rate: fraction to remove from each prunable layer, in (0, 1):
     kernels for grouped kernel pruning, filters for filter pruning. groups: groups of filters, for
-    grouped kernel pruning. example_input: (1, C, H, W), needed to trace a network that is not one of
+    grouped kernel pruning; {layer: number} gives single layers another number, see
+    `gkp.deploy.fastest_groups`. example_input: (1, C, H, W), needed to trace a network that is not one of
     `gkp.nets.models`. data: a `gkp.data.Split` for methods that score with images, or that prune in
     training: those train on it by `recipe`, before and after the cut. options: the method's own, see
     `python -m gkp list`.
@@ -124,7 +126,7 @@ def prepare(
     model: nn.Module,
     method: str,
     *,
-    groups: int = 8,
+    groups: Groups = 8,
     example_input: Tensor | None = None,
     data: Any = None,
     **options: Any,
@@ -151,7 +153,7 @@ def start(
     *,
     rate: float,
     epochs: int,
-    groups: int = 8,
+    groups: Groups = 8,
     example_input: Tensor | None = None,
     data: Any = None,
     **options: Any,

@@ -20,17 +20,19 @@ from gkp.nets.channels.surgery import (
     warn_of,
 )
 from gkp.nets.grouped_base import GroupedKernels
+from gkp.pruners.common.group_numbers import Groups, checked_number, groups_of, mapped_layers
 from gkp.pruners.common.profile import FLAT, Profile, kernel_rates
 from gkp.pruners.common.registry import Cut, register
 from gkp.search import Selection, beam, check_rate, grouping, select
 from gkp.search.objective import Problem, grouped_kernel_distance, kept_count, resolve_beta, set_cost
+from gkp.utils.progress import each_shown
 
 WIDE, STARTS = 512, 4  # input channels beyond which a search has so many starts unless it is told otherwise
 
 
 def layers_to_prune(
     model: nn.Module,
-    groups: int,
+    groups: Groups,
     indivisible: str,
     example_input: Tensor | None = None,
     *,
@@ -43,18 +45,21 @@ def layers_to_prune(
     """
     if indivisible not in ("skip", "refuse"):
         raise ValueError(f'indivisible={indivisible!r}: choose "skip" or "refuse"')
-    if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1:
-        raise ValueError(f"groups={groups!r}: give a positive whole number, for example 8")
+    if not isinstance(groups, Mapping):
+        checked_number(groups)
     if any(isinstance(module, GroupedKernels) for module in model.modules()):
         raise ValueError(
             "this network holds grouped kernels already: prune the network it was made from at a higher "
             "rate, or gkp.nets.grouped.to_dense(model), which has zeros for the kernels that are gone"
         )
     layers: dict[str, nn.Conv2d | nn.Linear]
-    layers, skipped = kernel_layers(model, groups, example_input)  # type: ignore[assignment]
-    if not layers and pointwise and not any("does not divide" in reason for reason in skipped.values()):
-        layers, smaller = pointwise_layers(model, groups, example_input)
-        skipped |= smaller
+    if isinstance(groups, Mapping):
+        layers, skipped = mapped_layers(model, groups, example_input)  # type: ignore[assignment]
+    else:
+        layers, skipped = kernel_layers(model, groups, example_input)  # type: ignore[assignment]
+        if not layers and pointwise and not any("does not divide" in reason for reason in skipped.values()):
+            layers, smaller = pointwise_layers(model, groups, example_input)
+            skipped |= smaller
     if not layers:
         raise ValueError(
             f"no convolution can be pruned with groups={groups} "
@@ -92,7 +97,7 @@ def _remedy(model: nn.Module, skipped: Mapping[str, str]) -> str:
 def sr_gkp(
     model: nn.Module,
     *,
-    groups: int,
+    groups: Groups,
     example_input: Tensor | None,
     data: object,
     beam_width: int = 2,
@@ -122,13 +127,15 @@ def sr_gkp(
     """
     layers = layers_to_prune(model, groups, indivisible, example_input, pointwise=True)
     rates = kernel_rates(model, layers, profile, which, example_input)
+    # A search takes time with the starts, the steps and the width of each.
+    work = {name: filter_weight(layer).shape[1] ** 3 for name, layer in layers.items()}
 
     def cut(rate: float) -> nn.Module:
         generator = torch.Generator().manual_seed(seed)
         selections = {
             name: select(
                 filter_weight(layers[name]),
-                groups=groups,
+                groups=groups_of(groups, name),
                 rate=share,
                 beam_width=beam_width,
                 check_step=check_step,
@@ -144,7 +151,7 @@ def sr_gkp(
                 generator=generator,
                 starts=_starts(layers[name], starts),
             )
-            for name, share in rates(rate).items()
+            for name, share in each_shown("sr-gkp", rates(rate), work)
         }
         return replace_kernels(model, selections, execution, guessed_input(model, example_input))
 
@@ -188,7 +195,7 @@ def greedy_selection(
         state = beam.start(growing, torch.full((channels,), group), torch.arange(channels))
         for _ in range(1, keep):
             state = beam.grow(state, growing, beam.propose(state, growing, 1))
-        sets = (beam.distinct(state).total[:, 0] == -math.inf).nonzero()[:, 1].view(-1, keep)
+        sets = (state.total == -math.inf).nonzero()[:, 1].view(-1, keep)
         cost = torch.cat([_costs(problem, group, chunk) for chunk in sets.split(16)])
         kept.append(sets[cost.argmin()])
         costs.append(cost.min())
@@ -245,7 +252,7 @@ def greedy_cut(
 def gkp_greedy(
     model: nn.Module,
     *,
-    groups: int,
+    groups: Groups,
     example_input: Tensor | None,
     data: object,
     beta: str | float = "exact",
@@ -265,7 +272,7 @@ def gkp_greedy(
     """
     layers = layers_to_prune(model, groups, indivisible, example_input, pointwise=True)
     orders = {
-        name: grouping.snaking(filter_weight(layer).cpu(), groups, variant=variant)
+        name: grouping.snaking(filter_weight(layer).cpu(), groups_of(groups, name), variant=variant)
         for name, layer in layers.items()
     }
     return greedy_cut(

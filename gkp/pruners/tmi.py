@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from gkp.pruners.common.group_numbers import Groups, groups_of
 from gkp.pruners.common.registry import Cut, register
 from gkp.pruners.grouped_kernels import greedy_cut, layers_to_prune
 
@@ -190,7 +191,7 @@ def ticket_groups(weight: Tensor, snapshots: Sequence[Tensor], groups: int) -> T
 def tmi_gkp(
     model: nn.Module,
     *,
-    groups: int,
+    groups: Groups,
     example_input: Tensor | None,
     data: object,
     snapshots: Sequence[Mapping[str, Tensor]] | None = None,
@@ -216,7 +217,10 @@ def tmi_gkp(
         )
     layers = layers_to_prune(model, groups, indivisible, example_input)
     earlier = {name: [_weight(s, name, conv) for s in snapshots] for name, conv in layers.items()}
-    orders = {name: ticket_groups(conv.weight, earlier[name], groups) for name, conv in layers.items()}
+    orders = {
+        name: ticket_groups(conv.weight, earlier[name], groups_of(groups, name))
+        for name, conv in layers.items()
+    }
     return greedy_cut(model, layers, orders, beta, compared, execution, example_input)
 
 

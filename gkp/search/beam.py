@@ -2,123 +2,145 @@
 
 From every start kernel each branch grows by the kernels most distant from what it keeps; every
 `check_step` extensions the branches of a start are ranked by cost and smoothness (Eq. 2) and the
-best few survive. Nothing loops over candidates: a step is a handful of tensor operations. In the fast
-arithmetic rows (one per group and start) that have arrived at the same sets are merged, because they
-have the same future but for last bits; `gkp.search.released` says what the released arithmetic does instead.
+best few survive. Nothing loops over candidates: a step is a handful of tensor operations.
+
+Most branches arrive at sets where others have been: two kernels are taken in either order. The fast
+arithmetic holds each set of a group once, however many branches of whatever starts have it, and once all
+branches of two starts have the same sets, one of the two goes: the future of equal sets is equal but for last
+bits. In the released arithmetic last bits count, and every branch is its own; see `gkp.search.released`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from gkp.search import released
-from gkp.search.objective import Problem, set_cost
-from gkp.search.released import Sets, repeated
+from gkp.search.objective import Problem
+from gkp.search.released import Sets
 
 TIE = 1e9  # values closer than one part in this many count as equal in a rank of the fast arithmetic
-CHUNK = 1 << 18  # elements of a state tensor that are worked on together: 2 MB, about a core's cache
+BLOCK = 1 << 16  # elements that are worked on together: half a megabyte stays in a core's cache
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What decides which branches survive, see `gkp.search.select`."""
+
+    width: int
+    check_step: int
+    alpha: float
+    outer: bool
+
+
+@dataclass(frozen=True)
+class Roots:
+    """The K sets that the last truncation left; what counts as distance is `Problem.apart`."""
+
+    near: tuple[Tensor, ...]  # per neighbour, (K, n) ascending distances to the nearest kept kernels
+    kept: Tensor  # (K, n) whether it is kept, bool; read with several neighbours only
+
+    def nearer(self, root: Tensor, table: Tensor, lines: Tensor) -> tuple[Tensor, ...]:
+        """`near` of sets that extend `root` (C,) by kernels, the `lines` (C, t) of a table of distances."""
+        near = [each.index_select(0, root) for each in self.near]
+        for line in lines.unbind(1) if near else ():
+            carried = table.index_select(0, line)
+            for order, old in enumerate(near):  # insert the new distance into the ascending list
+                near[order] = torch.minimum(old, carried)
+                carried = torch.maximum(old, carried) if order + 1 < len(near) else carried
+        return tuple(near)
 
 
 @dataclass(frozen=True)
 class Beam:
-    """State of every branch, leading dimensions (rows, branches); a row is one group and one start.
+    """Kept sets of one size and the branches that have them; a row is one group and one start."""
 
-    What counts as the distance of two kernels is `Problem.apart`.
-    """
-
-    group: Tensor  # (R,) group of each row
-    total: Tensor  # (R, B, n) summed distance to the kept kernels, -inf at the kept ones
-    near: tuple[Tensor, ...]  # per neighbour, (R, B, n) ascending distances to the nearest kept kernels
-    inner: Tensor  # (R, B) summed distance among the kept kernels
-    smooth: Tensor  # (R, B) summed smoothness of the kept kernels
+    rows: Tensor  # (R, B) which of the M sets each branch has
+    group: Tensor  # (M,) group of each set
+    mark: Tensor  # (M,) int64 number that tells sets and groups apart
+    total: Tensor  # (M, n) summed distance to the kept kernels, -inf at the kept ones
+    inner: Tensor  # (M,) summed distance among the kept kernels
+    smooth: Tensor  # (M,) summed smoothness of the kept kernels
     size: int  # kept kernels
-    sets: Sets | None = None  # in the released arithmetic, which takes it for `near` and `inner`
-
-    def rows(self, index: Tensor) -> Beam:
-        """The rows `index` (R',), in the fast arithmetic."""
-        near = tuple(near[index] for near in self.near)
-        return Beam(
-            self.group[index], self.total[index], near, self.inner[index], self.smooth[index], self.size
-        )
+    roots: Roots
+    root: Tensor  # (M,) which root each extends
+    path: Tensor  # (M, t) by which kernels
+    sets: Sets | None = None  # in the released arithmetic, which takes it for `roots` and `inner`
 
 
 @dataclass(frozen=True)
 class Children:
-    """Extensions of a beam's branches by one kernel each, not yet carried out; all (R, C)."""
+    """Extensions of a beam's sets by one kernel each, not yet carried out; all (C,) but for `rows`."""
 
-    branch: Tensor | None  # which branch grows; None: of B branches child c extends the c // (C / B)th
+    rows: Tensor  # (R, B) which child each branch has
+    parent: Tensor  # which set grows
     kernel: Tensor  # by which kernel
+    mark: Tensor  # of the set afterwards
     inner: Tensor  # summed distance among the kept kernels afterwards
     smooth: Tensor  # summed smoothness afterwards
     sets: Sets | None = None  # those of `Beam.sets` afterwards
 
-
-def search(
-    problem: Problem,
-    width: int,
-    check_step: int,
-    alpha: float,
-    outer: bool,
-    decision: str,
-    starts: int | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Beam search from kernels of every group; returns kept (G, keep) and cost (G,).
-
-    starts: from how many kernels, spread evenly over the channels; None for all of them.
-    """
-    groups, channels = problem.smooth.shape
-    count = min(starts or channels, channels)
-    group = torch.arange(groups).repeat_interleave(count)
-    first = (torch.arange(count) * channels // count).repeat(groups)
-    rows = max(1, CHUNK // (channels * width ** min(check_step, problem.keep)))
-    finals = []
-    for chunk in torch.split(torch.arange(len(first)), rows):
-        beam = start(problem, group[chunk], first[chunk])
-        for step in range(1, problem.keep):
-            children = propose(beam, problem, width)
-            if step % check_step:
-                beam = grow(beam, problem, children)
-            else:
-                beam = grow(beam, problem, truncate(beam, problem, children, width, alpha, outer))
-                beam = beam if problem.released else distinct(beam)
-        finals.append(beam)
-    return decide(finals, problem, decision)
+    def only(self, index: Tensor, rows: Tensor) -> Children:
+        """The children `index`, of which the branches have `rows` (R, B)."""
+        parent, kernel, mark = self.parent[index], self.kernel[index], self.mark[index]
+        return Children(rows, parent, kernel, mark, self.inner[index], self.smooth[index], self.sets)
 
 
 def start(problem: Problem, group: Tensor, first: Tensor) -> Beam:
     """Branches that keep a single kernel: group (R,), first (R,)."""
-    distance = problem.apart[group, first][:, None, :]
+    distance, count = problem.apart[group, first], torch.arange(len(first))
     unset = torch.full_like(distance, math.inf)
     near = (distance, *[unset] * (problem.neighbours - 1)) if problem.neighbours else ()
+    own = tuple(each[:, None] for each in near)
+    total = distance.scatter(-1, first[:, None], -math.inf)
     return Beam(
+        rows=count[:, None],
         group=group,
-        total=distance.scatter(-1, first[:, None, None], -math.inf),
-        near=() if problem.released else near,
-        inner=torch.zeros(len(first), 1, dtype=distance.dtype),
-        smooth=problem.smooth[group, first][:, None],
+        mark=group * released.GOLDEN_RATIO + problem.marks[first],
+        total=total,
+        inner=torch.zeros(len(first), dtype=distance.dtype),
+        smooth=problem.smooth[group, first],
         size=1,
-        sets=released.start(problem.apart, group, first, near) if problem.released else None,
+        roots=Roots(() if problem.released else near, total == -math.inf),
+        root=count,
+        path=first[:, None][:, :0],
+        sets=released.start(problem.apart, group, first, own) if problem.released else None,
     )
 
 
-def propose(beam: Beam, problem: Problem, width: int) -> Children:
-    """Of every branch, the `width` extensions by the kernels farthest from its kept ones."""
+def extended(beam: Beam, problem: Problem, steps: int, rule: Rule) -> Beam:
+    """`steps` extensions, at most `check_step`, after which the beam is truncated."""
+    for step in range(1, steps + 1):
+        children = propose(beam, problem, rule.width)
+        if step == rule.check_step:
+            children = truncate(beam, problem, children, rule)
+        beam = grow(beam, problem, children)
+    return rooted(beam, problem)
+
+
+def propose(beam: Beam, problem: Problem, width: int, *, merge: bool = True) -> Children:
+    """Of every set, the `width` extensions by the kernels farthest from its kept ones.
+
+    merge: hold equal sets once, in the fast arithmetic.
+    ."""
     width = min(width, problem.channels - beam.size)
-    kernel, gain = (each.view(len(beam.group), -1) for each in farthest(beam.total.flatten(0, 1), width))
-    return Children(
-        branch=None,
+    kernel, gain = (each.flatten() for each in farthest(beam.total, width))
+    parent = torch.arange(len(beam.group)).repeat_interleave(width)
+    group, rows = beam.group[parent], (beam.rows[..., None] * width + torch.arange(width)).flatten(1)
+    children = Children(
+        rows=rows,
+        parent=parent,
         kernel=kernel,
-        inner=repeated(beam.inner, width) + gain,
-        smooth=repeated(beam.smooth, width) + problem.smooth[beam.group[:, None], kernel],
-        sets=beam.sets and beam.sets.extended(kernel),
+        mark=beam.mark[parent] + problem.marks[kernel],
+        inner=beam.inner[parent] + gain,
+        smooth=beam.smooth[parent] + problem.smooth[group, kernel],
+        sets=beam.sets and beam.sets.extended(kernel.view(rows.shape)),
     )
+    return distinct(children, problem, group) if merge and not problem.released else children
 
 
 def farthest(total: Tensor, width: int) -> tuple[Tensor, Tensor]:
@@ -134,80 +156,110 @@ def farthest(total: Tensor, width: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(np.stack(kernels, 1)), torch.from_numpy(np.stack(gains, 1))
 
 
+def distinct(children: Children, problem: Problem, group: Tensor) -> Children:
+    """One child for each set, the first of those that arrive at it; all of them in groups that have ties.
+
+    Where kernels are equal, so are the costs of different sets, and last bits tell which one is chosen.
+    group: (C,) of the children.
+    """
+    own = torch.where(problem.ties[group], torch.arange(len(group)), children.mark)
+    _, first, place = np.unique(own.numpy(), return_index=True, return_inverse=True)
+    return children.only(torch.from_numpy(first), torch.from_numpy(place)[children.rows])
+
+
 def grow(beam: Beam, problem: Problem, children: Children) -> Beam:
     """Carry the extensions out."""
-    distance = distances(beam, problem, children.kernel)
-    near, carried = [], distance
-    for old in beam.near:  # insert the new distance into the ascending list of the nearest ones
-        near.append(with_parents(torch.minimum, old, children, carried))
-        if len(beam.near) > 1:
-            carried = with_parents(torch.maximum, old, children, carried)
-    total = with_parents(lambda old, new: new.add_(old), beam.total, children, distance)
-    total.scatter_(-1, children.kernel[..., None], -math.inf)
-    size = beam.size + 1
-    return Beam(beam.group, total, tuple(near), children.inner, children.smooth, size, children.sets)
+    parent = children.parent
+    group, table = beam.group[parent], problem.apart.flatten(0, 1)
+    lines, total = (
+        group * problem.channels + children.kernel,
+        beam.total.new_empty(len(parent), problem.channels),
+    )
+    for part in parts(len(parent), problem.channels):
+        own = beam.total.index_select(0, parent[part])
+        torch.add(own, table.index_select(0, lines[part]), out=total[part])
+    total[torch.arange(len(total)), children.kernel] = -math.inf
+    return replace(
+        beam,
+        rows=children.rows,
+        group=group,
+        mark=children.mark,
+        total=total,
+        inner=children.inner,
+        smooth=children.smooth,
+        size=beam.size + 1,
+        root=beam.root[parent],
+        path=torch.cat([beam.path[parent], children.kernel[:, None]], 1),
+        sets=children.sets,
+    )
 
 
-def with_parents(
-    operation: Callable[[Tensor, Tensor], Tensor], state: Tensor, children: Children, new: Tensor
-) -> Tensor:
-    """operation(state (R, B, m) of each child's branch, new (R, C, m)) -> (R, C, m)."""
-    if children.branch is None:  # neighbouring children share a branch: no copy of its state is needed
-        parents = state[:, :, None]
-        own = new.view(len(new), parents.shape[1], -1, parents.shape[-1])
-        return operation(parents.expand_as(own), own).flatten(1, 2)
-    rows = torch.arange(len(state))[:, None] * state.shape[1] + children.branch
-    # Whole rows are copied, which gather does not do.
-    return operation(state.flatten(0, 1).index_select(0, rows.flatten()).view_as(new), new)
+def parts(count: int, channels: int) -> list[slice]:
+    """0..count-1 in slices that have some `BLOCK` elements in rows of so many channels."""
+    size = max(1, BLOCK // max(1, channels))
+    return [slice(at, at + size) for at in range(0, count, size)]
 
 
-def distances(beam: Beam, problem: Problem, kernel: Tensor) -> Tensor:
-    """Distances (R, C, n) from the kernels (R, C) to all kernels of their group."""
-    rows = beam.group[:, None] * problem.channels + kernel
-    return problem.apart.flatten(0, 1).index_select(0, rows.flatten()).view(*kernel.shape, -1)
+def rooted(beam: Beam, problem: Problem) -> Beam:
+    """The same sets as the roots of what comes."""
+    table, lines = problem.apart.flatten(0, 1), beam.group[:, None] * problem.channels + beam.path
+    near = tuple(each.new_empty(len(lines), problem.channels) for each in beam.roots.near)
+    for part in parts(len(lines), problem.channels):
+        for own, found in zip(near, beam.roots.nearer(beam.root[part], table, lines[part]), strict=True):
+            own[part] = found
+    roots, root = Roots(near, beam.total == -math.inf), torch.arange(len(beam.group))
+    return replace(beam, roots=roots, root=root, path=beam.path[:, :0])
+
+
+def separation(near: tuple[Tensor, ...], kept: Tensor) -> Tensor:
+    """Summed distances (M,) of the pruned kernels to their nearest kept ones, kept (M, n)."""
+    far = sum(near[1:], near[0])
+    if len(near) > 1:  # with one neighbour a kept kernel adds nothing, being at distance 0 of itself
+        far = far.masked_fill(kept, 0)
+    return far.sum(-1)
 
 
 def cost(beam: Beam, problem: Problem) -> Tensor:
-    """Cost (R, B) of every branch's kept set, less what all sets of its size have in common."""
+    """Cost (M,) of every root's kept set, less what all sets of its size have in common."""
     if beam.sets:
-        return released.costs(beam.sets, problem.beta)
-    near = beam.near[: beam.size]
-    if not near:
-        return -beam.inner
-    far = sum(near[1:], near[0])
-    if len(near) > 1:  # with one neighbour a kept kernel adds nothing, being at distance 0 of itself
-        far = far.masked_fill(beam.total == -math.inf, 0)
-    return far.sum(-1) * problem.beta - beam.inner
+        return released.costs(beam.sets, problem.beta).flatten()
+    near = beam.roots.near[: beam.size]
+    return separation(near, beam.roots.kept) * problem.beta - beam.inner if near else -beam.inner
 
 
 def children_cost(beam: Beam, problem: Problem, children: Children, outer: bool) -> Tensor:
-    """Cost (R, C) of every child's kept set, where possible without building its state."""
+    """Cost (C,) of every child's kept set, without building its state."""
     if children.sets:
-        return released.costs(children.sets, problem.beta, outer)
-    if not outer or not beam.near:
+        return released.costs(children.sets, problem.beta, outer).flatten()
+    if not outer or not beam.roots.near:
         return -children.inner
-    if len(beam.near) > 1:
-        return cost(grow(beam, problem, children), problem)
-    distance = distances(beam, problem, children.kernel)
-    far = with_parents(lambda old, new: torch.minimum(old, new, out=new), beam.near[0], children, distance)
-    return far.sum(-1) * problem.beta - children.inner
+    path = torch.cat([beam.path[children.parent], children.kernel[:, None]], 1)
+    roots, root, table = beam.roots, beam.root[children.parent], problem.apart.flatten(0, 1)
+    lines = beam.group[children.parent, None] * problem.channels + path
+    sums = []
+    for part in parts(len(lines), problem.channels):
+        near = roots.nearer(root[part], table, lines[part])[: beam.size + 1]
+        kept = roots.kept[root[part]].scatter_(1, path[part], True) if len(near) > 1 else roots.kept
+        sums.append(separation(near, kept))
+    return torch.cat(sums) * problem.beta - children.inner
 
 
-def truncate(
-    beam: Beam, problem: Problem, children: Children, width: int, alpha: float, outer: bool
-) -> Children:
-    """The `width` children of each row with the best weighted rank (Eq. 2)."""
-    value, smooth = children_cost(beam, problem, children, outer), children.smooth
+def truncate(beam: Beam, problem: Problem, children: Children, rule: Rule) -> Children:
+    """The children of each row with the best weighted rank (Eq. 2); of rows with equal ones, one."""
+    value, smooth = (
+        each[children.rows] for each in (children_cost(beam, problem, children, rule.outer), children.smooth)
+    )
     if not problem.released:
         value, smooth = rounded(value), rounded(smooth)
-    best = best_first(value, smooth, alpha)[:, :width]
-    return Children(
-        branch=best // (value.shape[1] // beam.inner.shape[1]),
-        kernel=children.kernel.gather(1, best),
-        inner=children.inner.gather(1, best),
-        smooth=children.smooth.gather(1, best),
-        sets=children.sets and children.sets.survivors(best),
-    )
+    best = best_first(value, smooth, rule.alpha)[:, : rule.width]
+    rows = children.rows.gather(1, best)
+    if children.sets:
+        chosen = replace(children, sets=children.sets.survivors(best))
+        return chosen.only(rows.flatten(), torch.arange(rows.numel()).view_as(rows))
+    tuples = (children.mark[rows] * torch.arange(1, 2 * rows.shape[1], 2)).sum(1)
+    first = np.sort(np.unique(tuples.numpy(), return_index=True)[1])
+    index, place = torch.unique(rows[torch.from_numpy(first)], return_inverse=True)
+    return children.only(index, place)
 
 
 def best_first(value: Tensor, smooth: Tensor, alpha: float) -> Tensor:
@@ -227,28 +279,3 @@ def best_first(value: Tensor, smooth: Tensor, alpha: float) -> Tensor:
 def rounded(value: Tensor) -> Tensor:
     """Values (R, C) without the last digits of their row, so that one set reached in two orders ties."""
     return (value / value.abs().amax(1, keepdim=True).clamp_min(1e-300) * TIE).round()
-
-
-def distinct(beam: Beam) -> Beam:
-    """One row for each group and tuple of kept sets: equal sets have equal futures."""
-    kept = (beam.total == -math.inf).flatten(1)
-    bits = torch.tensor([1 << bit for bit in range(32)])
-    words = F.pad(kept, (0, -kept.shape[1] % 32)).view(len(kept), -1, 32)
-    keys = torch.cat([beam.group[:, None], (words * bits).sum(-1)], 1)
-    _, label = torch.unique(keys, dim=0, return_inverse=True)
-    rows = torch.arange(len(keys))
-    first = torch.full((int(label.max()) + 1,), len(keys)).scatter_reduce(0, label, rows, "amin")
-    return beam.rows(first.sort().values) if len(first) < len(keys) else beam
-
-
-def decide(finals: list[Beam], problem: Problem, decision: str) -> tuple[Tensor, Tensor]:
-    """The final arena: of all branches of a group, the first of least cost (or smoothest)."""
-    value = [cost(beam, problem) if decision == "cost" else beam.smooth for beam in finals]
-    values = torch.cat([each.flatten() for each in value])
-    group = torch.cat([beam.group.repeat_interleave(beam.inner.shape[1]) for beam in finals])
-    kept = torch.cat([(beam.total == -math.inf).flatten(0, 1) for beam in finals])
-    best = torch.stack(
-        [torch.where(group == g, values, math.inf).argmin() for g in range(len(problem.distance))]
-    )
-    chosen = kept[best].nonzero()[:, 1].view(len(best), problem.keep)
-    return chosen, set_cost(problem, chosen)

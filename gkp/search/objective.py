@@ -52,6 +52,18 @@ class Problem:
         """
         return self.distance - 1 if self.released else self.distance
 
+    @cached_property
+    def marks(self) -> Tensor:
+        """(n,) int64 of 64 random bits: their sums over two different sets hardly ever agree (1 in 2^64)."""
+        draw = torch.Generator().manual_seed(0)
+        return torch.randint(-(1 << 63), (1 << 63) - 1, (self.channels,), generator=draw)
+
+    @cached_property
+    def ties(self) -> Tensor:
+        """(G,) whether two kernels of the group are equal, so that sets tie but for last bits."""
+        twins = self.distance <= 1e-12 * self.distance.amax((1, 2), keepdim=True)
+        return twins.sum((1, 2)) > self.channels
+
 
 def kept_count(channels: int, rate: float) -> int:
     """How many input channels a group keeps: int((1 - rate) * (channels + 1)), at most all of them."""

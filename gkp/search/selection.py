@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from gkp.search import beam
+from gkp.search import arena, beam, exact
 from gkp.search import grouping as groupings
 from gkp.search.objective import (
     ARITHMETICS,
@@ -26,10 +26,12 @@ from gkp.search.objective import (
     set_cost,
 )
 from gkp.search.smoothness import smoothness, summed_in_order
+from gkp.search.threads import one_thread
 
 STRATEGIES = ("beam", "greedy", "exact", "smoothest", "roughest", "random")
 GROUPINGS = ("snaking", "random", "contiguous")
 MAX_SETS = 3_000_000  # exact enumeration holds a few seconds per group up to here
+MAX_CHANNELS = 64  # beyond them an integer program has little hope
 BLOCK = 1 << 25  # distances that are held together, 256 MB: groups are searched so many at a time
 
 
@@ -80,7 +82,8 @@ def select(
     Eq. 3's), "exact" (Eq. 3) or a number. neighbours: how many nearest
     kept kernels a pruned one is compared with; 0 drops the term. outer_in_beam: whether that term
     counts while the beam is truncated. decision: "cost", or "smoothness" alone, picks the final set.
-    strategy: "beam"; "greedy" (one branch per start); "exact" (all sets, up to 3 million); and, as
+    strategy: "beam"; "greedy" (one branch per start); "exact" (a list of all sets, up to
+    3 million, else an integer program, see `gkp.search.exact`); and, as
     controls, the "smoothest" or "roughest" kernels of each group, or "random" ones (needs `generator`).
     grouping: "snaking", "random" (needs `generator`), "contiguous", or (groups, O/groups) indices.
     variant: of the smoothness, see `gkp.search.smoothness`.
@@ -101,21 +104,34 @@ def select(
     first_use = 1 + check_step if strategy == "beam" and outer_in_beam and check_step < keep else keep
     beta = resolve_beta(beta, channels, keep, first_use, neighbours)
     width = 1 if strategy == "greedy" else beam_width
+    rule = beam.Rule(width, check_step, alpha, outer_in_beam)
     kept: list[Tensor] = []
     cost: list[Tensor] = []
-    for some in torch.split(order, max(1, BLOCK // channels**2)):
-        distance = grouped_kernel_distance(weight, some, arithmetic)
-        smooth = _smooth(weight, some, variant, arithmetic)
-        problem = Problem(distance, smooth, keep, beta, neighbours, arithmetic)
-        if strategy == "exact":
-            found = _enumerate(problem, decision)
-        elif strategy in ("smoothest", "roughest", "random"):
-            found = _without_search(problem, strategy, generator)
-        else:
-            found = beam.search(problem, width, check_step, alpha, outer_in_beam, decision, starts)
-        kept.append(found[0])
-        cost.append(found[1])
+    with one_thread():
+        for some in torch.split(order, max(1, BLOCK // channels**2)):
+            distance = grouped_kernel_distance(weight, some, arithmetic)
+            smooth = _smooth(weight, some, variant, arithmetic)
+            problem = Problem(distance, smooth, keep, beta, neighbours, arithmetic)
+            found = _searched(problem, strategy, decision, generator, rule, starts)
+            kept.append(found[0])
+            cost.append(found[1])
     return Selection(order.flatten(), torch.cat(kept), torch.cat(cost))
+
+
+def _searched(
+    problem: Problem,
+    strategy: str,
+    decision: str,
+    generator: torch.Generator | None,
+    rule: beam.Rule,
+    starts: int | None,
+) -> tuple[Tensor, Tensor]:
+    """Kept sets (G, keep) and their costs (G,)."""
+    if strategy == "exact":
+        return _exact(problem, decision)
+    if strategy in ("smoothest", "roughest", "random"):
+        return _without_search(problem, strategy, generator)
+    return arena.search(problem, rule, decision, starts)
 
 
 def _smooth(weight: Tensor, order: Tensor, variant: str, arithmetic: str) -> Tensor:
@@ -139,14 +155,27 @@ def _without_search(
     return kept, set_cost(problem, kept)
 
 
+def _exact(problem: Problem, decision: str) -> tuple[Tensor, Tensor]:
+    """The best sets (G, keep) and their costs (G,), proved: by a list of all, else by an integer program."""
+    sets = math.comb(problem.channels, problem.keep)
+    if sets <= MAX_SETS:
+        return _enumerate(problem, decision)
+    if decision != "cost" or problem.channels > MAX_CHANNELS:
+        raise ValueError(
+            f'strategy="exact" would list {sets:,} sets of {problem.keep} among {problem.channels} kernels '
+            f'(limit {MAX_SETS:,}; {MAX_CHANNELS} kernels by decision="cost"): use strategy="beam" for it'
+        )
+    found = exact.solve(problem)
+    if not found.proved.all():
+        raise ValueError(
+            f'strategy="exact" is not done after a minute a group (gap up to {float(found.gap.max()):.2%}): '
+            "give gkp.search.exact.solve more seconds, which also tells what it has"
+        )
+    return found.kept, found.cost
+
+
 def _enumerate(problem: Problem, decision: str) -> tuple[Tensor, Tensor]:
     """The best of all C(n, keep) sets of every group."""
-    sets = math.comb(problem.channels, problem.keep)
-    if sets > MAX_SETS:
-        raise ValueError(
-            f'strategy="exact" would enumerate {sets:,} sets of {problem.keep} among {problem.channels} '
-            f'kernels (limit {MAX_SETS:,}): use strategy="beam" for this layer'
-        )
     combinations = itertools.combinations(range(problem.channels), problem.keep)
     flat = torch.tensor(list(itertools.chain.from_iterable(combinations)), dtype=torch.int64)
     candidates = flat.view(-1, problem.keep)

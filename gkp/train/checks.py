@@ -37,6 +37,14 @@ def check(model: nn.Module, splits: Mapping[str, Split]) -> None:
         check_classes(int(split.labels.min()), int(split.labels.max()), classes)
 
 
+def placed(model: nn.Module, device: torch.device) -> None:
+    """Move the model, in place, with weights of 2d convolutions laid out channels last, which is faster."""
+    model.to(device)
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.dim() == 4:
+            tensor.data = tensor.data.to(device, memory_format=torch.channels_last)
+
+
 def first_image(model: nn.Module, split: Split) -> Tensor:
     """(1, C, H, W) pixels of the first image, on the model's device."""
     return split.pixels(slice(1)).to(next(model.parameters()).device)

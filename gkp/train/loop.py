@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from gkp.evaluate import outcome
 from gkp.train.augment import crop_and_flip, draw_epoch, stream_seed
-from gkp.train.checks import check, joins_last
+from gkp.train.checks import check, joins_last, placed
 from gkp.train.graphs import Replayed
 from gkp.train.history import Chosen, EpochRow, History
 from gkp.train.hooks import Hooks, Step
@@ -81,7 +81,7 @@ def fine_tune(
     joined = joins_last(model, train, recipe.batch_size)
     identity = identity_of(model, splits, recipe, seed, attacks or {})
     device = torch.device(device)
-    model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    placed(model, device)
     held = {part: split.to(device) for part, split in splits.items() if part != "training"}
     optimizer, graphs = sgd(model, recipe), cuda_graphs and device.type in GRAPH_DEVICES
     hooks, attacks = hooks or Hooks(), attacks or {}
@@ -263,7 +263,8 @@ def _accuracy(model: nn.Module, split: Split) -> float:
 def _attacked(run: _Run, attack: Attack) -> float:
     """The fraction of the test images classified correctly under `attack`."""
     test = run.held["test"]
-    return outcome(run.model, _pixels(test.images), test.labels, attack, batch_size=EVALUATION_BATCH).accuracy
+    images, batch = _pixels(test.images), EVALUATION_BATCH
+    return outcome(run.model, images, test.labels, attack, batch_size=batch, fold=False).accuracy
 
 
 def _snapshot(run: _Run, history: History) -> dict:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TextIO
+from contextvars import ContextVar
+from typing import TextIO, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -137,3 +138,29 @@ class Progress:
     def _write(self, line: str) -> None:
         # Flushed: a log that is read while the run lasts must not lag behind by a buffer.
         print(line, file=self.stream, flush=True)
+
+
+T = TypeVar("T")
+_shown: ContextVar[Progress | None] = ContextVar("shown", default=None)
+
+
+@contextmanager
+def shown(progress: Progress) -> Iterator[None]:
+    """Inside, long work that has no argument for it shows progress too, see `each_shown`."""
+    token = _shown.set(progress)
+    try:
+        yield
+    finally:
+        _shown.reset(token)
+
+
+def each_shown(title: str, things: Mapping[str, T], work: Mapping[str, float]) -> Iterator[tuple[str, T]]:
+    """The items one by one; inside `shown` each is named as it begins, with the time left. Else in silence.
+
+    work: how much each of them is, in any unit.
+    """
+    with (_shown.get() or Progress("off")).task(title, sum(work[name] for name in things)) as task:
+        for number, (name, thing) in enumerate(things.items(), start=1):
+            task.say(f"{number} of {len(things)}: {name}")
+            yield name, thing
+            task.advance(work[name])

@@ -153,6 +153,60 @@ def test_restarts_never_help_the_defender(seed):
         wrong_before, loss_before = wrong, loss
 
 
+@few
+@given(st.integers(0, 50), SPACES)
+def test_sparing_wrong_images_breaks_the_same_ones(seed, space):
+    """The same draws, so that the same images end wrong; those that stay right are the same."""
+    net = SmallNet(seed).eval()
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(12, 3, 8, 8, generator=generator)
+    with torch.no_grad():
+        y = net(x).argmax(1)
+    y[:2] = (y[:2] + 1) % 10
+    options = {"eps": 0.02, "step": 0.01, "iterations": 3, "restarts": 3, "space": space}
+    whole, spared = (
+        pgd(net, x, y, **options, spare_wrong=spare, generator=torch.Generator().manual_seed(seed))
+        for spare in (False, True)
+    )
+    with torch.no_grad():
+        right, same = (net(found).argmax(1) == y for found in (whole, spared))
+    assert torch.equal(right, same)
+    torch.testing.assert_close(spared[right], whole[right], rtol=0, atol=1e-6)
+
+
+def test_wrong_images_are_seen_no_more():
+    """Two of three images are wrong at once: a restart sees the third alone, and none when there is none."""
+    sizes = []
+
+    class Counting(LinearNet):
+        def forward(self, x):
+            sizes.append(len(x))
+            return super().forward(x)
+
+    model, x = Counting(torch.ones(27), 0.0), torch.full((3, 3, 3, 3), 0.5)
+    options = {"eps": 0.01, "step": 0.01, "iterations": 1, "restarts": 2, "spare_wrong": True}
+    right = int(model(x).argmax(1)[0])
+    sizes.clear()
+    pgd(model, x, torch.tensor([right, 1 - right, 1 - right]), **options)
+    assert sizes == [3, 3, 1, 1, 1, 1]
+    sizes.clear()
+    pgd(model, x, torch.full((3,), 1 - right), **options)
+    assert sizes == [3, 3]
+
+
+def test_numbers_that_are_not_finite_are_named_by_their_place_in_the_batch():
+    """The restart sees image 2 alone and meets a NaN there."""
+
+    class Broken(nn.Module):
+        def forward(self, x):
+            z = x.flatten(1).sum(1)
+            return torch.stack([0 * z, z if len(x) == 3 else z * float("nan")], 1)
+
+    x, y = torch.full((3, 1, 2, 2), 0.5), torch.tensor([0, 0, 1])
+    with pytest.raises(ValueError, match="image 2 "):
+        pgd(Broken(), x, y, eps=0.01, step=0.01, iterations=1, restarts=1, spare_wrong=True)
+
+
 def test_misclassification_outranks_loss():
     """A start that is wrong is kept against random starts that are right with a higher loss."""
 

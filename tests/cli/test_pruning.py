@@ -47,7 +47,9 @@ def test_every_method_works_from_the_shell(
     name: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert prune(monkeypatch, "--method", name, *needs(name)) == 0, capsys.readouterr().err
-    before, after, saved = capsys.readouterr().out.splitlines()
+    *progress, before, after, saved = capsys.readouterr().out.splitlines()
+    assert all(line.startswith("sr-gkp: ") for line in progress)
+    assert bool(progress) == (name == "sr-gkp")
     macs = [float(re.search(r"([\d.]+) M MACs", line)[1]) for line in (before, after)]
     pruned = checkpoint.load_file(here / "pruned.safetensors")
     assert macs[1] < macs[0]

@@ -99,3 +99,15 @@ def test_hooks_of_containers_still_run() -> None:
     model[0].register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
     folded(model)(torch.randn(1, 3, 8, 8))
     assert seen[-1] == (1, 4, 6, 6)
+
+
+def test_relus_overwrite_only_what_nobody_sees() -> None:
+    model = models.create("resnet8").eval()
+    seen: list[torch.Tensor] = []
+    model.layer1[0].bn1.register_forward_hook(lambda module, given, output: seen.append(output))
+    result = folded(model)
+    assert not model.inplace
+    assert result.inplace
+    assert [block.inplace for block in (result.layer1[0], result.layer2[0])] == [False, True]
+    result(torch.rand(2, 3, 8, 8))
+    assert seen[-1].min() < 0

@@ -36,7 +36,8 @@ def declared(requirements: list[str]) -> set[str]:
 
 
 LIBRARY = declared(PROJECT["dependencies"])
-OPTIONAL = declared(PROJECT["optional-dependencies"]["slurm"])  # imported in the functions that need it
+EXTRAS = PROJECT["optional-dependencies"]
+OPTIONAL = declared(EXTRAS["slurm"] + EXTRAS["deploy"])  # imported in the functions that need it
 TESTS = declared(PROJECT["optional-dependencies"]["test"])
 
 

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gkp.search import beam, select, selection
+from gkp.search import arena, select, selection
 from gkp.search.objective import (
     ARITHMETICS,
     Problem,
@@ -82,7 +82,7 @@ def test_working_in_parts_changes_nothing(
 ) -> None:
     weight = random_weight(3, 16, 16)
     whole = select(weight, groups=4, arithmetic=arithmetic)
-    monkeypatch.setattr(beam, "CHUNK", elements)
+    monkeypatch.setattr(arena, "CHUNK", elements)
     monkeypatch.setattr(selection, "BLOCK", elements)
     parts = select(weight, groups=4, arithmetic=arithmetic)
     assert torch.equal(parts.kept, whole.kept)
@@ -217,4 +217,6 @@ def test_unusable_weights_are_refused() -> None:
     with pytest.raises(ValueError, match="NaN"):
         select(torch.full((16, 16, 3, 3), math.nan))
     with pytest.raises(ValueError, match="471,435,600 sets"):
-        select(torch.randn(8, 32, 3, 3), strategy="exact")
+        select(torch.randn(8, 32, 3, 3), strategy="exact", decision="smoothness")
+    with pytest.raises(ValueError, match="64 kernels"):
+        select(torch.randn(8, 66, 3, 3), strategy="exact")

@@ -176,9 +176,10 @@ def test_images_and_callers_in_inference_mode_are_as_good_as_others(evaluate) ->
         x, y, born_inside = x.clone(), y.clone(), Odd()
     assert torch.equal(inside, expected)
     assert torch.equal(evaluate(model, x, y).correct, expected)
-    if evaluate is not EVALUATIONS["none"]:
-        with pytest.raises(ValueError, match="Inference tensors.*make a clone"):
-            evaluate(born_inside, x, y)
+    attack = Attack("fgsm", eps=0.1)
+    assert outcome(born_inside, x, y, attack).n == 4  # a copy is attacked, which can have gradients
+    with pytest.raises(ValueError, match="Inference tensors.*make a clone"):
+        outcome(born_inside, x, y, attack, fold=False)
 
 
 def test_autoattack_takes_other_integer_labels_and_networks_in_place() -> None:

@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from gkp.utils.progress import Progress, Task, clock_text, default_mode
+from gkp.utils.progress import Progress, Task, clock_text, default_mode, each_shown, shown
 
 
 class Clock:
@@ -107,3 +107,21 @@ def test_a_task_without_units_is_done():
 )
 def test_clock_text(seconds, text):
     assert clock_text(seconds) == text
+
+
+def test_long_work_is_silent_unless_it_is_shown(capsys):
+    work = {"a": 1.0, "b": 3.0}
+    assert list(each_shown("search", {"a": 10, "b": 20}, work)) == [("a", 10), ("b", 20)]
+    assert capsys.readouterr().out == ""
+    stream = io.StringIO()
+    with shown(Progress("lines", stream=stream)):
+        for name, _ in each_shown("search", {"a": 10, "b": 20}, work):
+            assert stream.getvalue().endswith(f"{name}\n")  # named before its work is done
+    first, second = stream.getvalue().splitlines()
+    assert first == "search:   0 %  1 of 2: a"
+    assert second.startswith("search:  25 %, ")
+    assert second.endswith("2 of 2: b")
+    with shown(Progress("lines", stream=stream)), pytest.raises(RuntimeError):
+        raise RuntimeError
+    list(each_shown("search", {"a": 10}, work))
+    assert capsys.readouterr().out == ""

@@ -12,11 +12,15 @@ Network = TypeVar("Network", bound=nn.Module)
 Value = TypeVar("Value", bound=Tensor)
 
 
+class CopyError(ValueError):
+    """No copy can be made of a network."""
+
+
 def copied(model: Network) -> Network:
     """A deep copy of `model`, also where it keeps tensors that were computed.
 
     copy.deepcopy refuses those: masked weights of torch.nn.utils, features kept from the last forward. They
-    are copied as values; whatever computes them does so again. Attributes of parameters stay. ValueError
+    are copied as values; whatever computes them does so again. Attributes of parameters stay. CopyError
     names what else cannot be copied.
     """
     memo: dict[int, Any] = {}
@@ -27,7 +31,7 @@ def copied(model: Network) -> Network:
     try:
         new = copy.deepcopy(model, dict(memo))
     except (TypeError, RuntimeError, AttributeError, ValueError, NotImplementedError) as error:
-        raise ValueError(f"the network cannot be copied: {_culprit(model, memo) or error}") from error
+        raise CopyError(f"the network cannot be copied: {_culprit(model, memo) or error}") from error
     for old, parameter in zip(model.parameters(), new.parameters(), strict=False):
         with_attributes(parameter, old)
     return new

@@ -104,12 +104,15 @@ def start_dhp(
         after_step=search.after_step, state_dict=search.state_dict, load_state_dict=search.load_state_dict
     )
 
+    notes: dict[str, float] = {}
+
     def finish(trained: nn.Module) -> Cut:
+        notes["share_searched"] = search.share()
         make_plain(trained, names)
         return global_cut(trained, _sizes(latents), example, minimum)
 
     changes = {"lr": lr, "weight_decay": DECAY}
-    return Session(hooks, finish, share, changes, changes)
+    return Session(hooks, finish, share, changes, changes, notes)
 
 
 @register(

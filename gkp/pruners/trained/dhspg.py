@@ -140,10 +140,14 @@ def start_dhspg(
         load_state_dict=spaces.load_state_dict,
     )
 
+    notes: dict[str, int] = {}
+
     def finish(trained: nn.Module) -> Cut:
+        vanished = zero.vanished(trained)
+        notes.update(groups=len(vanished), zero_groups=int(vanished.sum()))
         return _ranked(zero, trained, minimum)
 
-    return Session(hooks, finish, share, {"momentum": 0.0, "nesterov": False})
+    return Session(hooks, finish, share, {"momentum": 0.0, "nesterov": False}, notes=notes)
 
 
 @register(

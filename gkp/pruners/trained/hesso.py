@@ -153,11 +153,14 @@ def start_hesso(
         load_state_dict=fading.load_state_dict,
     )
 
+    notes: dict[str, int] = {}
+
     def finish(trained: nn.Module) -> Cut:
-        scores = saliency(zero.vectors(trained))
+        vanished, scores = zero.vanished(trained), saliency(zero.vectors(trained))
+        notes.update(groups=len(vanished), zero_groups=int(vanished.sum()))
         return zero.cut(trained, scores, fading.period != NEVER, rate, minimum)
 
-    return Session(hooks, finish, share)
+    return Session(hooks, finish, share, notes=notes)
 
 
 @register(

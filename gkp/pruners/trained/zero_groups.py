@@ -90,6 +90,10 @@ class ZeroGroups:
                 found.append(group)
         return found
 
+    def vanished(self, model: nn.Module) -> Tensor:
+        """(N,) bool: which groups are zero."""
+        return torch.cat([~rows.any(1) for rows in self.vectors(model)])
+
     def macs(self, gone: Tensor) -> float:
         """Multiply-adds per image of the network without these groups; gone: (N,) bool."""
         return self.widths.macs({name: int(part.sum()) for name, part in self.split(gone).items()})

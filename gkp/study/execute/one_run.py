@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from gkp.attacks.autoattack import AutoAttackOutcome
 
 BATCH = {"cpu": 500, "cuda": 2500}  # images per step of an evaluation
+EXAMPLES = 16  # images on which a folded network must answer as it did before
 AUTOATTACK_BATCH = {"cpu": 64, "cuda": 128}  # images after which it can stop and continue
 
 
@@ -64,6 +65,7 @@ def first_record(run: Run, suite: str, context: Context, progress: Progress) -> 
     kept = keep_and_attack(model, run, suite, history, context, progress)
     about = {
         **provenance(context.device),
+        "folded": True,
         "cuda_graphs": context.cuda_graphs and context.device.type == "cuda",
         "data": data_facts(context.split(run.dataset, "test")),
         "training_data": data_facts(context.split(run.dataset, "train")) if history else None,
@@ -110,14 +112,14 @@ def complete(record: Record, run: Run, context: Context, progress: Progress) -> 
     missing = missing_entries(record, run)
     if not missing:
         return record
-    earlier, about, names = record.evaluations, provenance(context.device), set[str]()
+    earlier, about, names = record.evaluations, {**provenance(context.device), "folded": True}, set[str]()
     lacking = [entry for entries in missing.values() for entry in entries]
     with progress.task("more attacks", passes(lacking, run.dataset, context)) as task:
         for rule in missing:
             entries = missing_entries(record, run).get(rule, [])
-            model = saved_model(run, record.kept[rule], context)
+            attacked = Attacked.of(saved_model(run, record.kept[rule], context), run.dataset, context)
             for entry in entries:
-                found = Metric.of(attack(model, run.dataset, entry, context, task), entry)
+                found = Metric.of(attack(attacked, run.dataset, entry, context, task), entry)
                 names.add(entry.attack.name)
                 metrics = {**record.kept[rule].metrics, entry.attack.name: found}
                 kept = replace(record.kept[rule], metrics=metrics, self_check=self_check(metrics))
@@ -168,12 +170,34 @@ def keep_weights(
     return digest, path.relative_to(context.store.root).as_posix()
 
 
+@dataclass(frozen=True)
+class Attacked:
+    """A network on the device, in evaluation mode, and what its attacks are computed with."""
+
+    sha256: str  # of its own weights
+    network: nn.Module
+
+    @classmethod
+    def of(cls, model: nn.Module, dataset: str, context: Context, *, fold: bool = True) -> Attacked:
+        """fold: a copy that computes the same up to rounding in less time, see `gkp.evaluate.quick`."""
+        model.to(context.device).eval()
+        images = context.split(dataset, "test").pixels(slice(EXAMPLES))
+        return cls(weights_sha256(model), evaluate.quick(model, images) if fold else model)
+
+
 def attack_all(
-    model: nn.Module, dataset: str, entries: Sequence[Entry], context: Context, progress: Progress
+    model: nn.Module,
+    dataset: str,
+    entries: Sequence[Entry],
+    context: Context,
+    progress: Progress,
+    *,
+    fold: bool = True,
 ) -> dict[str, Metric]:
-    """Metrics of every entry by the name of its attack."""
+    """Metrics of every entry by the name of its attack; fold as in `Attacked`."""
+    attacked = Attacked.of(model, dataset, context, fold=fold)
     with progress.task("attacks", passes(entries, dataset, context)) as task:
-        return {e.attack.name: Metric.of(attack(model, dataset, e, context, task), e) for e in entries}
+        return {e.attack.name: Metric.of(attack(attacked, dataset, e, context, task), e) for e in entries}
 
 
 def self_check(metrics: Mapping[str, Metric]) -> tuple[str, ...]:
@@ -187,15 +211,14 @@ def passes(entries: Sequence[Entry], dataset: str, context: Context) -> float:
     return sum(entry.passes * (entry.n or images) for entry in entries)
 
 
-def attack(model: nn.Module, dataset: str, entry: Entry, context: Context, task: Task) -> Outcome:
+def attack(attacked: Attacked, dataset: str, entry: Entry, context: Context, task: Task) -> Outcome:
     """One entry on its first images of the test set; OutOfTime between two batches of AutoAttack."""
-    model.to(context.device).eval()
     test = context.split(dataset, "test")
     n, whole = entry.n or len(test), passes([entry], dataset, context)
     x, y = test.pixels(slice(n)).to(context.device), test.labels[:n].to(context.device)
     if entry.attack.kind != "autoattack":
         batch_size = BATCH.get(context.device.type, BATCH["cpu"])
-        outcome = evaluate.outcome(model, x, y, entry.attack, batch_size=batch_size)
+        outcome = evaluate.outcome(attacked.network, x, y, entry.attack, batch_size=batch_size, fold=False)
         task.advance(whole)
         return outcome
 
@@ -204,11 +227,11 @@ def attack(model: nn.Module, dataset: str, entry: Entry, context: Context, task:
         if done < total and context.expired():
             raise OutOfTime
 
-    return autoattack(model, x, y, entry.attack, context, seen)
+    return autoattack(attacked, x, y, entry.attack, context, seen)
 
 
 def autoattack(
-    model: nn.Module,
+    attacked: Attacked,
     x: Tensor,
     y: Tensor,
     attack: Attack,
@@ -217,17 +240,15 @@ def autoattack(
 ) -> AutoAttackOutcome:
     """AutoAttack, continued from its last batch; the state goes when all images are done.
 
-    A folded copy is attacked, which is the same function up to rounding and takes less time.
     `seen(done, total)` is called after every batch, when its state is on disk.
     """
     from gkp.attacks.autoattack import autoattack as run_autoattack
-    from gkp.nets.deploy import folded
 
-    digest = sha256_bytes(f"{weights_sha256(model)} {attack.name} {len(x)}".encode())[:16]
+    digest = sha256_bytes(f"{attacked.sha256} {attack.name} {len(x)}".encode())[:16]
     state = context.state_folder / f"autoattack-{digest}.json"
     state.parent.mkdir(parents=True, exist_ok=True)
     outcome = run_autoattack(
-        folded(model),
+        attacked.network,
         x,
         y,
         eps=attack.eps,

@@ -133,14 +133,15 @@ def beam_step(
     state = beam.start(problem, torch.tensor([group]), torch.tensor([first]))
     paths = [[first]]
     for step in range(1, check_step + 1):
-        children = beam.propose(state, problem, width)
+        children = beam.propose(state, problem, width, merge=False)
         parents = [path for path in paths for _ in range(width)]
-        paths = [[*path, int(kernel)] for path, kernel in zip(parents, children.kernel[0], strict=True)]
+        paths = [[*path, int(kernel)] for path, kernel in zip(parents, children.kernel, strict=True)]
         if step < check_step:
             state = beam.grow(state, problem, children)
     cost = beam.children_cost(state, problem, children, outer=True)
-    best = beam.best_first(beam.rounded(cost), beam.rounded(children.smooth), alpha)[0].tolist()
-    columns = {"kept": paths, "cost": cost[0].tolist(), "smoothness": children.smooth[0].tolist()}
+    ranks = beam.best_first(beam.rounded(cost[None]), beam.rounded(children.smooth[None]), alpha)
+    best = ranks[0].tolist()
+    columns = {"kept": paths, "cost": cost.tolist(), "smoothness": children.smooth.tolist()}
     return pd.DataFrame(columns).iloc[best].assign(survives=[place < width for place in range(len(best))])
 
 

@@ -112,7 +112,9 @@ def repeated(suite: str) -> dict[str, Any]:
         model = load_file(store.root / str(checkpoint.file)).eval()
         for name in differ:
             metric = checkpoint.metrics[name]
-            again = evaluate.outcome(model, first.pixels(), first.labels, metric.attack, batch_size=REPEATED)
+            again = evaluate.outcome(
+                model, first.pixels(), first.labels, metric.attack, batch_size=REPEATED, fold=False
+            )
             differ[name] += int((again.correct != metric.right[:REPEATED]).sum())
     return {
         "suite": suite,

@@ -8,6 +8,7 @@ import pandas as pd
 from torch import nn
 
 from gkp import data
+from gkp.attacks import Attack
 from gkp.nets import zoo
 from gkp.nets.checkpoint import load_file
 from gkp.study.analysis.labels import attack_title
@@ -17,7 +18,7 @@ from gkp.study.report.tables import to_markdown
 from gkp.study.runs import protocols, suites
 from gkp.study.runs.protocols import Entry
 from gkp.study.runs.record import Record
-from gkp.study.runs.record_parts import Kept
+from gkp.study.runs.record_parts import Kept, Metric
 from gkp.study.runs.store import Store
 from gkp.utils.files import readable_file, sha256_file
 from gkp.utils.progress import Progress
@@ -69,7 +70,12 @@ def _compare(
     damaged = sha256_file(path) != kept.sha256
     entries = [Entry(metric.attack, min(images or metric.n, metric.n)) for metric in kept.metrics.values()]
     progress = context.titled(record.label)
-    measured = attack_all(load_file(path), record.run.dataset, entries, context, progress)
+    measured: dict[str, Metric] = {}
+    dataset = record.run.dataset
+    for fold in (True, False):  # as they were recorded, because rounding decides about single images
+        some = [entry for entry in entries if _folded(record, entry.attack) == fold]
+        if some:
+            measured |= attack_all(load_file(path), dataset, some, context, progress, fold=fold)
     rows = []
     for name, metric in kept.metrics.items():
         n, ours = measured[name].n, 100 * measured[name].accuracy
@@ -87,6 +93,13 @@ def _compare(
             }
         )
     return rows
+
+
+def _folded(record: Record, attack: Attack) -> bool:
+    """Whether an attack of the record was made on a folded network; AutoAttack always was."""
+    later = [about for about in record.evaluations if attack.name in about["attacks"]]
+    about = later[-1] if later else record.value(["provenance"]) or {}
+    return bool(about.get("folded", attack.kind == "autoattack"))
 
 
 def named(name: str, dataset: str | None, images: int | None, context: Context) -> str:

@@ -15,7 +15,7 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gkp.data import Split
-from gkp.train.checks import joins_last
+from gkp.train.checks import joins_last, placed
 from gkp.train.fleet.flat import Flat
 from gkp.train.fleet.member import Images, Member, pixels
 from gkp.train.fleet.wide import State, alone, widened
@@ -54,7 +54,7 @@ class Lane:
         self.steps = math.ceil(n / recipe.batch_size) - joined
         self.last = n - (self.steps - 1) * recipe.batch_size  # images of the last step
         self.initial = {name: t.detach().cpu().clone() for name, t in member.model.state_dict().items()}
-        member.model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        placed(member.model, device)
         # Hooks know the network by its own names and shapes.
         start = member.start if member.hooks == Hooks() else None
         example = member.train.pixels(slice(PROVED_ON)).to(device)

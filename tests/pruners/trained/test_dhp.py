@@ -158,6 +158,9 @@ def test_the_search_ends_at_its_target(resnet8, images) -> None:
     assert not any(moved[end:])
     assert search.share() <= search.goal + dhp.LIMIT
     assert search.share() > search.goal - 0.2
+    share = search.share()
+    session.finish(model)
+    assert session.notes == {"share_searched": share}
 
 
 def test_it_starts_from_scratch_and_ends_as_a_plain_network(resnet8, images) -> None:

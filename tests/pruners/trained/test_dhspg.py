@@ -139,6 +139,7 @@ def test_a_strong_penalty_zeroes_the_target_and_the_cut_changes_nothing(resnet8,
     assert torch.equal(torch.cat(zero), session.hooks.state_dict()["zero"])
     assert torch.cat(zero).sum() > 10
     pruned = session.finish(model)(0.05)
+    assert session.notes == {"groups": 112, "zero_groups": int(torch.cat(zero).sum())}
     x = images.pixels(slice(8))
     with torch.no_grad():
         torch.testing.assert_close(pruned(x), model(x), rtol=1e-4, atol=1e-4)

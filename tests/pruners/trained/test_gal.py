@@ -56,6 +56,13 @@ def test_the_first_step_of_fista_is_one_without_momentum() -> None:
     assert alpha == pytest.approx((1 + math.sqrt(5)) / 2)
 
 
+def test_momentum_stops_where_the_gradient_turns() -> None:
+    mask, previous, gradient = torch.tensor([0.5, 0.5]), torch.tensor([0.7, 0.7]), torch.tensor([1.0, -1.0])
+    found, _ = fista(mask, previous, 8.0, gradient, 0.1, 0.0)
+    ahead = 0.5 + 7 / ((1 + math.sqrt(257)) / 2) * -0.2
+    torch.testing.assert_close(found, torch.tensor([ahead - 0.1, 0.6]))
+
+
 def test_a_discriminator_that_cannot_tell_has_the_loss_of_three_coins() -> None:
     judge = discriminator(10, torch.Generator().manual_seed(0))
     for parameter in judge.parameters():
@@ -247,6 +254,14 @@ def test_filters_of_smallest_mask_go_and_the_masks_of_the_others_are_folded(imag
     assert session.notes == {"masks": 16, "zero_masks": 7}
     assert 1 <= pruned.a.out_channels < 8
     assert len(filter_layers(pruned, x)) == 2
+
+
+def test_weights_learn_slowly_while_they_follow_the_teacher_and_as_all_others_do_after_the_cut(
+    resnet8, images
+) -> None:
+    before, after = begin(copy.deepcopy(resnet8), images, lr=0.003).recipes(RECIPE.scaled(4))
+    assert (before.lr, before.schedule, before.epochs) == (0.003, "cosine", 2)
+    assert after == RECIPE.scaled(2)
 
 
 def test_a_killed_run_continues_to_the_same_network(resnet8, images, tmp_path) -> None:

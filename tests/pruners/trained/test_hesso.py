@@ -108,6 +108,8 @@ def test_the_cut_changes_nothing_and_meets_the_target(network, request, images) 
     session = pruners.start(model, "hesso", rate=rate, epochs=recipe.epochs, data=few, span=0.6)
     fine_tune(model, few, recipe, hooks=session.hooks)
     cut = session.finish(model)
+    gone = session.hooks.state_dict()["period"] != NEVER
+    assert session.notes == {"groups": len(gone), "zero_groups": int(gone.sum())}
     for pruned in (cut(rate), cut_to(model, cut, ratio, x)[0], cut(0.5 * rate)):
         with torch.no_grad():
             logits = model(images.pixels(slice(8)))

@@ -27,9 +27,9 @@ def five_classes(n: int, size: int = 8) -> Split:
 
 DATA = five_classes(16)
 X = DATA.pixels(slice(4))
-# fine_tune lays maps out with their channels last, which breaks a view and knows no volume; and one network
-# overwrites what its own gradient needs.
-UNTRAINABLE = ("view of a fixed size", "in three dimensions", "in place")
+# fine_tune lays maps out with their channels last, which breaks a view; and one network overwrites what its
+# own gradient needs.
+UNTRAINABLE = ("view of a fixed size", "in place")
 TRAINABLE = [name for name in BLOCKS if name not in UNTRAINABLE]
 
 

@@ -69,6 +69,7 @@ def test_saved_weights_give_the_recorded_accuracy_again(tiny: Suite, tmp_path: P
     digits = data.load("digits", "test")
     model = load_file(tmp_path / kept.file)
     assert evaluate.accuracy(model, digits.pixels(), digits.labels) == kept.metrics["benign"].accuracy
+    assert record.value(["provenance", "folded"]) is True
 
 
 def test_rules_that_choose_the_same_epoch_share_a_file(

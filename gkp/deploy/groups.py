@@ -1,0 +1,74 @@
+"""How many groups each layer should have to run fast."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from gkp.deploy import runtimes
+from gkp.deploy.choice import GAIN, Setting, Times, input_shapes, measured, positive
+from gkp.deploy.grouping import Grouping
+from gkp.nets.channels.copying import copied
+from gkp.nets.channels.layers import unwrapped
+from gkp.nets.channels.running import default_input
+from gkp.nets.channels.surgery import kernel_layers
+from gkp.search import check_rate
+from gkp.search.objective import kept_count
+
+PAPER = 8  # groups, where none is faster than the dense layer
+
+
+def fastest_groups(
+    model: nn.Module,
+    rate: float,
+    example_input: Tensor | None = None,
+    runtime: str = "torch",
+    batch: int = 1,
+    *,
+    groups: Sequence[int] = (2, 4, 8, 16),
+    threads: int | None = None,
+    cache: str | Path | None = None,
+    rounds: int = 10,
+) -> dict[str, int]:
+    """{layer: groups} for `gkp.prune(model, "sr-gkp", groups=...)`: what runs fastest on this machine.
+
+    Each convolution that grouped kernel pruning can treat is measured with each number of `groups` that
+    divides its filters, in its fastest form (`gkp.deploy.forms`), at `rate` and with random kernels: which
+    ones stay does not change the time. The paper's 8 groups are taken where nothing is faster than the dense
+    layer, or where nothing is faster than 8 groups; where 8 does not divide the filters, the largest number
+    that does. One group keeps the same channels for all filters, which is no grouping: only on request.
+    """
+    runtimes.check(runtime)
+    check_rate(rate)
+    network = copied(unwrapped(model)).cpu().float().eval().requires_grad_(False)
+    example = default_input(network, example_input)
+    x = example[:1].expand(positive("batch", batch), -1, -1, -1)
+    layers, _ = kernel_layers(network, 1, example)
+    threads = torch.get_num_threads() if threads is None else positive("threads", threads)
+    setting = Setting(runtime, threads, positive("rounds", rounds), Times(cache))
+    chosen = {}
+    for name, shape in input_shapes(network, layers, x).items():
+        layer = layers[name].to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        numbers = [
+            number for number in groups if positive("groups", number) and layer.out_channels % number == 0
+        ]
+        usual = PAPER if layer.out_channels % PAPER == 0 else max(numbers, default=1)
+        ms = {g: measured(layer, drawn(layer, g, rate), shape, setting) for g in {*numbers, usual}}
+        best = {number: min(times.values()) for number, times in ms.items()}
+        fastest = min(numbers or [usual], key=lambda number: best[number])
+        wins = best[fastest] < GAIN * min(ms[fastest]["dense"], best[usual])
+        chosen[name] = fastest if wins else usual
+    return chosen
+
+
+def drawn(layer: nn.Conv2d, groups: int, rate: float) -> Grouping:
+    """Random groups of the filters and channels of `layer`, by a fixed seed."""
+    generator = torch.Generator().manual_seed(0)
+    outputs, inputs = layer.weight.shape[:2]
+    order = torch.randperm(outputs, generator=generator).view(groups, -1)
+    keep = kept_count(inputs, rate)
+    channels = [torch.randperm(inputs, generator=generator)[:keep].sort().values for _ in range(groups)]
+    return Grouping(tuple(order), tuple(channels))

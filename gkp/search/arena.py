@@ -1,0 +1,48 @@
+"""The whole search: beams from many kernels of every group, and the best of all they end with."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from gkp.search import beam
+from gkp.search.beam import Beam, Rule
+from gkp.search.objective import Problem, set_cost
+
+CHUNK = 1 << 19  # elements of a state tensor that are searched together
+
+
+def search(problem: Problem, rule: Rule, decision: str, starts: int | None = None) -> tuple[Tensor, Tensor]:
+    """Beam search from kernels of every group; returns kept (G, keep) and cost (G,).
+
+    starts: from how many kernels, spread evenly over the channels; None for all of them.
+    """
+    groups, channels = problem.smooth.shape
+    count = min(starts or channels, channels)
+    group = torch.arange(groups).repeat_interleave(count)
+    first = (torch.arange(count) * channels // count).repeat(groups)
+    branches = rule.width ** min(rule.check_step, problem.keep) if problem.released else rule.width
+    finals = []
+    for chunk in torch.split(torch.arange(len(first)), max(1, CHUNK // (channels * branches))):
+        state = beam.start(problem, group[chunk], first[chunk])
+        while state.size < problem.keep:
+            steps = min(rule.check_step, problem.keep - state.size)
+            state = beam.extended(state, problem, steps, rule)
+        finals.append(state)
+    return decide(finals, problem, decision)
+
+
+def decide(finals: list[Beam], problem: Problem, decision: str) -> tuple[Tensor, Tensor]:
+    """The final arena: of all branches of a group, the first of least cost (or smoothest)."""
+    branches = [state.rows.flatten() for state in finals]
+    value = [beam.cost(state, problem) if decision == "cost" else state.smooth for state in finals]
+    values = torch.cat([each[own] for each, own in zip(value, branches, strict=True)])
+    group = torch.cat([state.group[own] for state, own in zip(finals, branches, strict=True)])
+    kept = torch.cat([state.roots.kept[own] for state, own in zip(finals, branches, strict=True)])
+    best = torch.stack(
+        [torch.where(group == g, values, math.inf).argmin() for g in range(len(problem.distance))]
+    )
+    chosen = kept[best].nonzero()[:, 1].view(len(best), problem.keep)
+    return chosen, set_cost(problem, chosen)
