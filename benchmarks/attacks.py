@@ -34,8 +34,9 @@ def compare(
     """One attack on the authors' ResNet-20: seconds, ratios and what differs, per way.
 
     {"attack", "images", "rounds", "threads", "device", "ways": {way: {"seconds", "low", "high", "times as
-    long as folded", "largest difference", "images that differ", "outcomes that differ"}}}. low and high are
-    quartiles; differences are to our own attack on the network as it is, outcomes those of that network.
+    long as folded", "largest difference", "images that differ", "outcomes that differ"}}, "seconds": {way:
+    those of each round}}. low and high are quartiles; differences are to our own attack on the network as it
+    is, outcomes those of that network.
     """
     model = zoo.load_model("resnet20", weights="authors").to(device).eval()
     split = data.load("cifar10", "test", root=root or os.environ.get("GKP_DATA")).take(images)
@@ -57,7 +58,7 @@ def compare(
             "outcomes that differ": int((right[way] != right["unfolded"]).sum()),
         }
     about = {"images": images, "rounds": rounds, "threads": torch.get_num_threads(), "device": device}
-    return {"attack": attack, **about, "ways": rows}
+    return {"attack": attack, **about, "ways": rows, "seconds": seconds}
 
 
 def ways(model: nn.Module, x: Tensor, y: Tensor, attack: str) -> dict[str, Way]:

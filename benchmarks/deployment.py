@@ -95,6 +95,7 @@ def measure(
         "shipped": {title: report["shipped"] for title, report in reports.items()},
         "removed_filters": sum(reports["sr-gkp"]["removed_filters"].values()),
         "layers": reports["sr-gkp"]["layers"],
+        "times": times,
     }
 
 

@@ -38,6 +38,8 @@ def compare(
 ) -> dict[str, Any]:
     """{"images", "rounds", "threads", "networks": {network: {way: {"images/s", "low", "high", "ratio"}}}}.
 
+    And "seconds": {network: {way: those of each round}}.
+
     Images are those of a slice, images/s the median over the slices with quartiles, ratio that to the usual
     recipe on the same network. The networks are a ResNet-20 and the same pruned by SR-GKP.
     """
@@ -61,7 +63,11 @@ def compare(
         row = {"images/s": median, "low": low, "high": high}
         row["ratio"] = statistics.median(seconds[name, "usual"]) / statistics.median(times)
         table.setdefault(name, {})[way] = row
-    return {"images": images, "rounds": rounds, "threads": threads, "networks": table}
+    by_network: dict[str, dict[str, list[float]]] = {}
+    for (name, way), times in seconds.items():
+        by_network.setdefault(name, {})[way] = times
+    about = {"images": images, "rounds": rounds, "threads": threads}
+    return {**about, "networks": table, "seconds": by_network}
 
 
 def pictures(images: int) -> Split:

@@ -1,0 +1,131 @@
+"""Every ratio of speed, measured side by side, kept as records: python -m benchmarks [PART ...]
+
+    python -m benchmarks                      # all parts; an hour on two cores
+    python -m benchmarks attacks training     # some of them
+
+Each part prints its table and is written to results/benchmarks/, from where notebook 04 and
+docs/deployment.md take it (`python -m gkp report`). Times belong to the machine, ratios much less.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import attacks, deployment, search, training
+from benchmarks.ratios import Times, row
+from gkp.deploy import runtimes
+from gkp.study.analysis.labels import network_title
+from gkp.study.analysis.method import speed
+from gkp.study.report.tables import to_markdown
+from gkp.study.runs.provenance import provenance
+from gkp.study.runs.record import Fact
+from gkp.study.runs.store import Store
+
+Part = dict[str, Any]  # "rows" as of `benchmarks.ratios.row`, and what else a part keeps
+GOAL = round(1 / 0.75, 3)  # of large networks: three quarters of the dense time
+BIG = ("resnet50", "vgg16_bn")
+
+
+def of_search(threads: int) -> Part:
+    """The search beside plain Python; what a busy machine costs it; seconds by width and groups."""
+    plain, alone = search.plain_python_ratio(), search.resnet20_seconds()
+    what = "search, 18 layers of a ResNet-20"
+    slower = alone["beside"]["median"] / alone["alone"]["median"]
+    released = {"released code": [search.RELEASED_SECONDS], "ours": [alone["alone"]["median"]]}
+    rows = [
+        row("search, a layer of 16 channels", _times(plain, ours="ours", other="plain"), "ours", "other"),
+        row(what, released, "ours", "released code"),
+        row(what, {"ours": [slower], "alone": [1.0]}, "ours", "alone", goal=0.5),
+    ]
+    rows[0]["against"], rows[2]["ours"] = "the same in plain Python", "beside a busy process"
+    rows[2]["seconds"], rows[2]["against_seconds"] = alone["beside"]["median"], alone["alone"]["median"]
+    return {"rows": rows, "by_size": search.seconds_by_size(widths=(64, 128, 256))}
+
+
+def of_attacks(threads: int) -> Part:
+    """FGSM and PGD on the folded network, beside other libraries and our own on the network as it is."""
+    rows, equal = [], {}
+    for name, images, rounds in (("FGSM", 200, 9), ("PGD-10", 100, 7), ("PGD-50", 64, 3)):
+        found = attacks.compare(name, images, rounds)
+        what = f"{name}, ResNet-20, {images} images"
+        for against, goal in (("torchattacks", 1.5), ("ART", 2.0), ("unfolded", None)):
+            rows.append(row(what, found["seconds"], "folded", against, goal))
+        equal[name] = found["ways"]
+    return {"rows": rows, "results": equal}
+
+
+def of_training(threads: int) -> Part:
+    """An epoch of ours beside the usual recipe's, dense and pruned networks."""
+    found = training.compare(images=384, rounds=5, threads=threads)
+    rows = []
+    for network in found["networks"]:
+        times = found["seconds"][network]
+        for precision in ("float32", "bfloat16"):
+            what = f"training, ResNet-20, {'SR-GKP' if network == 'sr-gkp' else network}"
+            rows.append(row(what, times, precision, "usual", 1.5))
+            rows[-1]["against"] = "usual recipe"
+    both = {name: times["float32"] for name, times in found["seconds"].items()}
+    rows.append(row("training, ResNet-20", both, "sr-gkp", "dense", 1.0))
+    return {"rows": rows, "images": found["images"], "networks": found["networks"]}
+
+
+def of_deployment(threads: int) -> Part:
+    """Exported networks, SR-GKP and filters removed at the same multiply-adds, beside the dense one."""
+    rows, details = [], []
+    for name, batches in deployment.BATCHES.items():
+        for batch in batches:
+            for runtime in runtimes.SUFFIXES:
+                found = deployment.measure(name, batch, runtime, threads=threads, rounds=15)
+                times: Times = found.pop("times")
+                what = f"{network_title(name)}, batch {batch}, {runtime}"
+                for ours in ("sr-gkp", "l1"):
+                    goal = GOAL if name in BIG and ours == "sr-gkp" else None
+                    rows.append(row(what, times, ours, "dense", goal))
+                    print(rows[-1]["what"], ours, rows[-1]["ratio"], flush=True)
+                details.append({key: value for key, value in found.items() if key != "layers"})
+    machine = deployment.machine(threads)
+    least = []
+    for name in BIG:
+        for batch, groups in itertools.product(deployment.BATCHES[name], (2, 8)):
+            ratio = deployment.least_ratio(name, batch, groups, machine)
+            least.append({"network": name, "batch": batch, "groups": groups, "of_dense": ratio})
+    return {"rows": rows, "networks": details, "machine": machine, "roofline": least}
+
+
+def _times(found: dict[str, float], **keys: str) -> Times:
+    return {name: [found[key]] for name, key in keys.items()}
+
+
+PARTS: dict[str, Callable[[int], Part]] = {
+    "search": of_search,
+    "attacks": of_attacks,
+    "training": of_training,
+    "deployment": of_deployment,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all without any")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of a CPU")
+    parser.add_argument("--root", type=Path, default=Path(), help="where results/ is")
+    given = parser.parse_args()
+    if unknown := set(given.parts) - set(PARTS):
+        parser.error(f"no part {', '.join(sorted(unknown))}: choose of {', '.join(PARTS)}")
+    warnings.filterwarnings("ignore")  # of the other libraries
+    torch.set_num_threads(given.threads)
+    for name in given.parts or PARTS:
+        found = {**PARTS[name](given.threads), "threads": given.threads}
+        Store(given.root).write(Fact.of(name, speed.SUITE, found, provenance("cpu")))
+        print(to_markdown(speed.ratios_text(speed.ratios(given.root, name))), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""Seconds of the kernel search: alone and beside other work, by width and groups, beside plain Python."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from gkp.nets import models
+from gkp.search import select
+
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "helpers"))
+from plain_search import plain_select
+
+RELEASED_SECONDS = 381.0  # the released code, for the 18 layers of a ResNet-20, on a machine of this kind
+
+
+def layers(network: str) -> list[torch.Tensor]:
+    torch.manual_seed(0)
+    convolutions = [m for m in models.create(network).modules() if isinstance(m, nn.Conv2d)]
+    return [conv.weight.detach() for conv in convolutions[1:]]
+
+
+@contextmanager
+def busy(threads: int = 2) -> Iterator[None]:
+    """Beside another process that computes with so many threads without a pause."""
+    code = (
+        f"import torch; torch.set_num_threads({threads}); x = torch.rand(500, 500)\n"
+        "print('ready', flush=True)\nwhile True: x @ x"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as other:
+        try:
+            assert other.stdout is not None
+            other.stdout.readline()
+            yield
+        finally:
+            other.kill()
+
+
+def seconds(weights: list[torch.Tensor], repeats: int, **options: Any) -> dict[str, float | int]:
+    """Wall time of `select` on all layers, in seconds: median, smallest and largest of the repeats."""
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        for weight in weights:
+            select(weight, **options)
+        times.append(time.perf_counter() - started)
+    return {"median": statistics.median(times), "least": min(times), "most": max(times), "repeats": repeats}
+
+
+def resnet20_seconds(repeats: int = 5) -> dict[str, dict[str, float | int]]:
+    """The 18 layers of a ResNet-20, alone and beside a process that keeps two cores busy, see `seconds`."""
+    weights = layers("resnet20")
+    alone = seconds(weights, repeats)
+    with busy():
+        return {"alone": alone, "beside": seconds(weights, repeats)}
+
+
+def seconds_by_size(
+    widths: tuple[int, ...] = (64, 128, 256, 512), groups: tuple[int, ...] = (2, 4, 8, 16), repeats: int = 1
+) -> list[dict[str, float | int]]:
+    """One square 3x3 layer of each width in each number of groups: width, groups and `seconds`."""
+    draw = torch.Generator().manual_seed(0)
+    found = []
+    for width in widths:
+        weight = torch.randn(width, width, 3, 3, generator=draw)
+        found += [
+            {"width": width, "groups": count, **seconds([weight], repeats, groups=count)} for count in groups
+        ]
+    return found
+
+
+def plain_python_ratio(repeats: int = 3) -> dict[str, float]:
+    """One 16-channel layer: seconds of the same search in plain Python over the median of ours."""
+    weight = layers("resnet8")[0]
+    ours, selection = seconds([weight], repeats)["median"], select(weight)
+    started = time.perf_counter()
+    assert plain_select(weight) == (selection.filter_order.tolist(), selection.kept.tolist())
+    plain = time.perf_counter() - started
+    return {"plain": plain, "ours": ours, "ratio": plain / ours}
