@@ -168,7 +168,7 @@ def test_directions_that_are_zero_cost_nothing(bias):
     conv = nn.Conv2d(6, 8, 3, stride=2, padding=1, dilation=2, bias=bias, padding_mode="circular")
     conv.weight.data = torch.einsum("or,rihw->oihw", torch.randn(8, 3), torch.randn(3, 6, 3, 3))
     x = torch.randn(2, 6, 11, 11)
-    smaller = cc._layer(conv, cc.split(conv.weight.detach(), 5, torch.arange(8)), torch.arange(6), "dense")
+    smaller = cc._layer(conv, cc.split(conv.weight.detach(), 3, torch.arange(8)), torch.arange(6), "dense")
     assert [tuple(each.weight.shape) for each in smaller] == [(3, 6, 3, 3), (8, 3, 1, 1)]
     torch.testing.assert_close(smaller(x), conv(x), rtol=1e-4, atol=1e-4)
 
@@ -178,7 +178,8 @@ def test_directions_that_are_zero_cost_nothing(bias):
 def test_the_layer_costs_what_its_path_says(channels, directions, execution):
     """Gathering is free, then a convolution to r channels, then one of 1x1."""
     conv, x = nn.Conv2d(6, 8, 3, padding=1), torch.rand(1, 6, 5, 5)
-    factors = cc.split(conv.weight.detach()[:, channels:], directions, torch.arange(8))
+    rank = 8 - directions if directions else None
+    factors = cc.split(conv.weight.detach()[:, channels:], rank, torch.arange(8))
     smaller = cc._layer(conv, factors, torch.arange(channels, 6), execution)
     whole = cost.count(conv, x)
     assert whole.macs == 6 * 8 * 9 * 25
@@ -190,10 +191,18 @@ def test_the_layer_costs_what_its_path_says(channels, directions, execution):
 
 def test_factors_dearer_than_their_product_are_multiplied():
     weight = torch.randn(8, 6, 3, 3)
-    whole, none = cc.split(weight, 1, torch.arange(8))
+    whole, none = cc.split(weight, 7, torch.arange(8))
     assert none is None
     expected = without_direction(weight.double().flatten(2), 7).view_as(weight)
     torch.testing.assert_close(whole, expected)
+
+
+def test_no_more_directions_are_kept_than_there_are():
+    """Of R = 8 four are gone, and of six input channels two are left: two directions with 1x1 kernels."""
+    weight = torch.randn(8, 6, 1, 1)
+    first, expand = cc.split(weight[:, :2], 4, torch.arange(8))
+    assert expand is None
+    torch.testing.assert_close(first, weight[:, :2].double())
 
 
 def test_the_gradient_is_that_of_the_mean_loss(resnet8, images):
