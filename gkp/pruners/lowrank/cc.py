@@ -132,7 +132,10 @@ def _without(
 
 
 def unread_units(model: nn.Module, lost: Mapping[str, Iterable[int]], example_input: Tensor) -> list[int]:
-    """Units of channels (`gkp.nets.channels.groups`) that no layer would read without its `lost` inputs."""
+    """Units of channels (`gkp.nets.channels.groups`) that no layer would read without its `lost` inputs.
+
+    Not all that a layer makes: where nobody reads anything of it one stays.
+    """
     channels, modules = channels_of(model, example_input), dict(unwrapped(model).named_modules())
     unread = []
     for bundle in channels.bundles:
@@ -143,7 +146,8 @@ def unread_units(model: nn.Module, lost: Mapping[str, Iterable[int]], example_in
                     len(channels.inputs[name]), torch.tensor(list(lost.get(name, ())), dtype=torch.long)
                 )
                 read |= set(channels.inputs[name][left].tolist())
-        unread += [unit for unit in bundle.units if unit not in read]
+        useless = [unit for unit in bundle.units if unit not in read]
+        unread += useless[len(useless) == len(bundle.units) :]
     return unread
 
 
