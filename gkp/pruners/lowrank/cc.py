@@ -121,19 +121,21 @@ def _without(
     for name, (lost, directions) in gone.items():
         if lost or directions:
             conv, whole = convolution(new, name), convolution(old, name)
-            rows, columns = (
-                keep(whole.out_channels, filters.get(name)),
-                keep(whole.in_channels, inputs.get(name)),
-            )
+            weight, rows = whole.weight.detach(), keep(whole.out_channels, filters.get(name))
             left = keep(whole.in_channels, torch.tensor(lost, dtype=torch.long))
-            factors = split(whole.weight.detach()[:, left.to(whole.weight.device)], directions, rows)
+            rank = min(len(weight), weight[0].numel()) - directions if directions else None
+            factors = split(weight[:, left.to(weight.device)], rank, rows)
+            columns = keep(whole.in_channels, inputs.get(name))
             small = _layer(conv, factors, torch.searchsorted(columns, left), execution)
             replace_module(new, conv, small)
     return pruned
 
 
 def unread_units(model: nn.Module, lost: Mapping[str, Iterable[int]], example_input: Tensor) -> list[int]:
-    """Units of channels (`gkp.nets.channels.groups`) that no layer would read without its `lost` inputs."""
+    """Units of channels (`gkp.nets.channels.groups`) that no layer would read without its `lost` inputs.
+
+    Not all that a layer makes: where nobody reads anything of it one stays.
+    """
     channels, modules = channels_of(model, example_input), dict(unwrapped(model).named_modules())
     unread = []
     for bundle in channels.bundles:
@@ -144,25 +146,31 @@ def unread_units(model: nn.Module, lost: Mapping[str, Iterable[int]], example_in
                     len(channels.inputs[name]), torch.tensor(list(lost.get(name, ())), dtype=torch.long)
                 )
                 read |= set(channels.inputs[name][left].tolist())
-        unread += [unit for unit in bundle.units if unit not in read]
+        useless = [unit for unit in bundle.units if unit not in read]
+        unread += useless[len(useless) == len(bundle.units) :]
     return unread
 
 
-def split(weight: Tensor, directions: int, rows: Tensor) -> tuple[Tensor, Tensor | None]:
-    """`rows` of weight (O, I, kh, kw) without its `directions` smallest singular directions.
+def split(weight: Tensor, rank: int | None, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+    """`rows` of weight (O, I, kh, kw), with its `rank` largest singular directions alone (None: with all).
 
     As the weights (r, I, kh, kw), sqrt(S) V^T, and (rows, r), U sqrt(S), of two convolutions; as that of one
     and None where it is no dearer.
     """
-    if not directions:
+    if rank is None:
         return weight[rows.to(weight.device)], None
     matrix = weight.double().cpu().flatten(1)
-    rank = min(len(weight), matrix.shape[1]) - directions
-    left, values, right = torch.linalg.svd(matrix, full_matrices=False)
-    left, right = left[rows, :rank] * values[:rank].sqrt(), right[:rank] * values[:rank, None].sqrt()
-    if rank * (len(rows) + matrix.shape[1]) >= len(rows) * matrix.shape[1]:
+    left, values, right = (each[..., :rank] for each in _decomposed(matrix))
+    left, right = left[rows] * values.sqrt(), (right * values.sqrt()).t()
+    if len(right) * (len(rows) + matrix.shape[1]) >= len(rows) * matrix.shape[1]:
         return (left @ right).view(len(rows), *weight.shape[1:]), None
     return right.view(-1, *weight.shape[1:]), left
+
+
+def _decomposed(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """U (n, r), S (r,), V (m, r)."""
+    left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+    return left, values, right.t()
 
 
 def _layer(conv: nn.Conv2d, factors: tuple[Tensor, Tensor | None], read: Tensor, execution: str) -> nn.Module:

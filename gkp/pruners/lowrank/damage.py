@@ -30,20 +30,33 @@ def share_removed(weight: Tensor, channels: int, directions: int) -> float:
 
 
 def directions(current: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """The `rank` largest singular directions of current (O, I, K): U (O, rank), S V^T (rank, I, K)."""
+    """The `rank` largest singular directions of current (O, I, K): U (O, rank), S V^T (rank, I, K).
+
+    From the smaller of the two Gram matrices. Directions of size zero may have a U of zeros.
+    """
     matrix = current.flatten(1)
-    left = torch.linalg.eigh(matrix @ matrix.t()).eigenvectors.flip(1)[:, :rank]
+    if matrix.shape[0] <= matrix.shape[1]:
+        left = torch.linalg.eigh(matrix @ matrix.t()).eigenvectors.flip(1)[:, :rank]
+        return left, (left.t() @ matrix).unflatten(1, current.shape[1:])
+    values, right = torch.linalg.eigh(matrix.t() @ matrix)
+    values, right = values.flip(0)[:rank].clamp_min(0).sqrt(), right.flip(1)[:, :rank]
+    left = matrix @ right / values.where(values > 1e-7 * values.max(), torch.inf)
     return left, (left.t() @ matrix).unflatten(1, current.shape[1:])
 
 
 def damages(
-    weight: Tensor, squares: Tensor, current: Tensor, channels: Tensor, rank: int, gamma: float
+    weight: Tensor,
+    squares: Tensor,
+    current: Tensor,
+    channels: Tensor,
+    pair: tuple[Tensor, Tensor],
+    gamma: float,
 ) -> tuple[Tensor, Tensor]:
     """Score of every unit that is left: A + gamma B, the lowest goes.
 
-    weight, squares, current: (O, I, K). channels: (n,) those that are left. Returns the scores of these (n,)
-    and of the `rank` directions of `current`, largest first. A is the damage once the unit is gone, B the
-    mean damage after one more, over all units that may be next:
+    weight, squares, current: (O, I, K). channels: (n,) those that are left. pair: `directions` of current.
+    Returns the scores of the channels (n,) and of the directions (rank,). A is the damage once the unit is
+    gone, B the mean damage after one more, over all units that may be next:
 
         B = A + (4 sum G^2 (W_u - W)(-W_u) + sum (G W_u)^2 + sum (G s u v^T)^2) / (n - 1),
 
@@ -52,8 +65,8 @@ def damages(
     whole = (squares * (current - weight) ** 2).sum()
     weight, squares, current = (each[:, channels] for each in (weight, squares, current))
     change = current - weight
-    left, right = directions(current, rank)
-    others = max(len(channels) + rank - 1, 1)
+    left, right = pair[0], pair[1][:, channels]
+    others = max(len(channels) + left.shape[1] - 1, 1)
 
     def by_channel(values: Tensor) -> Tensor:
         return (squares * values).sum((0, 2))
@@ -141,7 +154,8 @@ class Path:
         gone = [unit for unit in self.units if unit >= 0]
         rank = total - (len(self.units) - len(gone))
         left = torch.tensor(sorted(set(range(inputs)) - set(gone)))
-        scores = torch.cat(damages(self.weight, self.squares, self.current, left, rank, self.gamma))
+        pair = one, other = directions(self.current, rank)
+        scores = torch.cat(damages(self.weight, self.squares, self.current, left, pair, self.gamma))
         spare = {"channel": len(left) - 1, "direction": rank - 1}
         dropped: list[int] = []
         for unit in scores.sort(stable=True).indices.tolist():
@@ -151,7 +165,6 @@ class Path:
                 dropped.append(unit)
         lost = [unit - len(left) for unit in dropped if unit >= len(left)]
         if lost:
-            one, other = directions(self.current, rank)
             self.current -= (one[:, lost] @ other[lost].flatten(1)).view_as(self.current)
         for unit in dropped:
             self.units.append(int(left[unit]) if unit < len(left) else -1)
@@ -182,8 +195,8 @@ def _course(weight: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
     """(shares of the multiply-adds that are gone, damages) after each unit, by the damage of each alone."""
     filters, inputs, size = weight.shape
     rank = min(filters, inputs * size)
-    alone = torch.cat(damages(weight, squares, weight, torch.arange(inputs), rank, 0.0))
     current, pair = weight.clone(), directions(weight, rank)
+    alone = torch.cat(damages(weight, squares, weight, torch.arange(inputs), pair, 0.0))
     gone: list[int] = []
     base, lost, stale = 0, 0, False
     shares, values = [], []

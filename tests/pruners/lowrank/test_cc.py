@@ -66,23 +66,24 @@ def test_the_score_is_the_damage_and_the_mean_damage_of_all_next_deletions(shape
         left = channels[:unit] + channels[unit + 1 :] if channel else channels
         then = [m(each) for each in next_states(state, left, rank - (not channel))]
         expected.append(m(state) + 0.9 * sum(then) / len(then))
-    found = damage.damages(weight, squares, current, torch.tensor(channels), rank, 0.9)
+    pair = damage.directions(current, rank)
+    found = damage.damages(weight, squares, current, torch.tensor(channels), pair, 0.9)
     torch.testing.assert_close(torch.cat(found), torch.stack(expected), rtol=1e-9, atol=1e-12)
 
 
 def test_without_a_look_ahead_channels_go_by_their_own_damage():
     weight, squares = layer(6, 8, 9)
-    found = damage.damages(weight, squares, weight, torch.arange(8), 6, 0.0)[0]
+    found = damage.damages(weight, squares, weight, torch.arange(8), damage.directions(weight, 6), 0.0)[0]
     torch.testing.assert_close(found, (squares * weight**2).sum((0, 2)))
 
 
 def test_where_all_gradients_are_one_the_smallest_singular_values_go():
     weight, ones = layer(6, 8, 9)[0], torch.ones(6, 8, 9, dtype=torch.float64)
     values = torch.linalg.svdvals(weight.flatten(1))
-    found = damage.damages(weight, ones, weight, torch.arange(8), 6, 0.0)[1]
+    found = damage.damages(weight, ones, weight, torch.arange(8), damage.directions(weight, 6), 0.0)[1]
     torch.testing.assert_close(found, values**2)
     smaller = without_direction(weight, 5)
-    found = damage.damages(weight, ones, smaller, torch.arange(8), 5, 0.0)[1]
+    found = damage.damages(weight, ones, smaller, torch.arange(8), damage.directions(smaller, 5), 0.0)[1]
     torch.testing.assert_close(found, values[:5] ** 2 + values[5] ** 2)
 
 
@@ -168,7 +169,7 @@ def test_directions_that_are_zero_cost_nothing(bias):
     conv = nn.Conv2d(6, 8, 3, stride=2, padding=1, dilation=2, bias=bias, padding_mode="circular")
     conv.weight.data = torch.einsum("or,rihw->oihw", torch.randn(8, 3), torch.randn(3, 6, 3, 3))
     x = torch.randn(2, 6, 11, 11)
-    smaller = cc._layer(conv, cc.split(conv.weight.detach(), 5, torch.arange(8)), torch.arange(6), "dense")
+    smaller = cc._layer(conv, cc.split(conv.weight.detach(), 3, torch.arange(8)), torch.arange(6), "dense")
     assert [tuple(each.weight.shape) for each in smaller] == [(3, 6, 3, 3), (8, 3, 1, 1)]
     torch.testing.assert_close(smaller(x), conv(x), rtol=1e-4, atol=1e-4)
 
@@ -178,7 +179,8 @@ def test_directions_that_are_zero_cost_nothing(bias):
 def test_the_layer_costs_what_its_path_says(channels, directions, execution):
     """Gathering is free, then a convolution to r channels, then one of 1x1."""
     conv, x = nn.Conv2d(6, 8, 3, padding=1), torch.rand(1, 6, 5, 5)
-    factors = cc.split(conv.weight.detach()[:, channels:], directions, torch.arange(8))
+    rank = 8 - directions if directions else None
+    factors = cc.split(conv.weight.detach()[:, channels:], rank, torch.arange(8))
     smaller = cc._layer(conv, factors, torch.arange(channels, 6), execution)
     whole = cost.count(conv, x)
     assert whole.macs == 6 * 8 * 9 * 25
@@ -190,10 +192,18 @@ def test_the_layer_costs_what_its_path_says(channels, directions, execution):
 
 def test_factors_dearer_than_their_product_are_multiplied():
     weight = torch.randn(8, 6, 3, 3)
-    whole, none = cc.split(weight, 1, torch.arange(8))
+    whole, none = cc.split(weight, 7, torch.arange(8))
     assert none is None
     expected = without_direction(weight.double().flatten(2), 7).view_as(weight)
     torch.testing.assert_close(whole, expected)
+
+
+def test_no_more_directions_are_kept_than_there_are():
+    """Of R = 8 four are gone, and of six input channels two are left: two directions with 1x1 kernels."""
+    weight = torch.randn(8, 6, 1, 1)
+    first, expand = cc.split(weight[:, :2], 4, torch.arange(8))
+    assert expand is None
+    torch.testing.assert_close(first, weight[:, :2].double())
 
 
 def test_the_gradient_is_that_of_the_mean_loss(resnet8, images):
@@ -233,6 +243,29 @@ def test_layers_and_unread_filters_compute_what_zeros_would(resnet8):
     assert pruned.layer2[0].conv1.weight.shape == (12, 16, 3, 3), "12 directions of 12 filters that are left"
     assert pruned.layer1[0].conv1.conv.kept.shape == (1, 14)
     assert resnet8.layer1[0].bn1.num_features == 16
+
+
+class Concatenation(nn.Module):
+    """`b` and `c` are read by `d` alone, side by side."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.c, self.d = (nn.Conv2d(n, 4, 3) for n in (3, 4, 4, 8))
+        self.head = nn.Linear(4, 10)
+
+    def forward(self, x):
+        x = self.a(x).relu()
+        return self.head(self.d(torch.cat([self.b(x), self.c(x)], 1)).relu().mean((2, 3)))
+
+
+def test_a_layer_that_nobody_reads_any_more_keeps_one_filter():
+    model, x = Concatenation().eval(), torch.rand(2, 3, 12, 12)
+    pruned = cc._without(model, {"d": ([0, 1, 2, 3, 7], 0)}, x[:1], "dense")
+    assert (pruned.b.out_channels, pruned.c.out_channels) == (1, 3)
+    masked = copy.deepcopy(model)
+    masked.d.weight.data[:, [0, 1, 2, 3, 7]] = 0
+    torch.testing.assert_close(pruned(x), masked(x), rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
