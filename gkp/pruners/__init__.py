@@ -19,17 +19,15 @@ from gkp.pruners import (  # noqa: F401, importing a family registers its method
     fisher,
     geometry,
     gradients,
-    grouped_kernels,
     norms,
     nppm,
     reconstruction,
-    tmi,
 )
 from gkp.pruners.common import plugins  # noqa: F401
 from gkp.pruners.common.group_numbers import Groups
 from gkp.pruners.common.registry import Cut, Method, Session, get, methods, register
 from gkp.pruners.common.weights_check import refuse_non_finite, refuse_other_than_networks
-from gkp.pruners.kernels import rebuilt, staged  # noqa: F401
+from gkp.pruners.kernels import grouped, rebuilt, staged, tmi  # noqa: F401
 from gkp.pruners.lowrank import cc, lrf  # noqa: F401
 from gkp.pruners.trained import admm, dhp, dhspg, gal, group_sl, hesso, masking, slimming  # noqa: F401
 from gkp.search import check_rate

@@ -1,1 +1,1 @@
-"""Grouped kernel pruning beyond the published: other stages, other kernels."""
+"""Grouped kernel pruning: SR-GKP, its predecessor, and other stages and kernels than the published."""

@@ -13,7 +13,7 @@ from gkp.nets.channels.surgery import convolution, filter_weight, guessed_input,
 from gkp.pruners.common.images import batches, sample, scoring_copy
 from gkp.pruners.common.profile import FLAT, Profile, kernel_rates
 from gkp.pruners.common.registry import Cut, register
-from gkp.pruners.grouped_kernels import layers_to_prune
+from gkp.pruners.kernels.grouped import layers_to_prune
 from gkp.pruners.reconstruction import patches
 from gkp.search import Selection, grouping
 from gkp.search.objective import kept_count

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from gkp.pruners.common.profile import FALLING, Profile
 from gkp.pruners.common.registry import Cut, register
-from gkp.pruners.grouped_kernels import sr_gkp
+from gkp.pruners.kernels.grouped import sr_gkp
 
 
 @register(

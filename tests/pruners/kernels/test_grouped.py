@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import gkp
 from gkp.nets import checkpoint
 from gkp.nets.grouped import GroupedKernelConv2d
-from gkp.pruners.grouped_kernels import greedy_selection
+from gkp.pruners.kernels.grouped import greedy_selection
 from gkp.search import grouping, select
 
 

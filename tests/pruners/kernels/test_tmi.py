@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import gkp
 from gkp.nets.grouped import GroupedKernelConv2d
-from gkp.pruners import tmi
+from gkp.pruners.kernels import tmi
 
 
 @pytest.fixture
