@@ -26,9 +26,10 @@ OTHERWISE = {
     "jinja2": "what pandas writes LaTeX with",
     "onnx": "what torch.onnx writes",
     "onnxscript": "what torch.onnx exports with",
+    "openvino": "a runtime of gkp.export",
     "setuptools": "robustbench imports its pkg_resources; builds this package",
 }
-LOCAL = {path.stem for path in (ROOT / "tests" / "helpers").glob("*.py")} | {"gkp"}
+LOCAL = {path.stem for path in (ROOT / "tests" / "helpers").glob("*.py")} | {"gkp", "benchmarks"}
 
 
 def declared(requirements: list[str]) -> set[str]:
