@@ -66,10 +66,10 @@ LOOKS: dict[str, tuple[str, str]] = {  # label -> (colour, marker)
     "baseline": ("#000000", "+"),
     # grouped kernels
     "sr-gkp": ("#CC3311", "s"),
-    "sr-gkp-b": ("#CC3311", "v"),
+    "sr-gkp-b": ("#992211", "s"),
     "tmi-gkp": ("#EE7733", "D"),
     "gkp-greedy": ("#CC8866", "d"),
-    "gkp-reconstruction": ("#CC8866", "<"),
+    "gkp-reconstruction": ("#CC8866", "s"),
     # size of weights
     "l1": ("#33AADD", "o"),
     "l1-a": ("#33AADD", "^"),
@@ -77,7 +77,7 @@ LOOKS: dict[str, tuple[str, str]] = {  # label -> (colour, marker)
     "l2": ("#332288", "o"),
     "group-norm": ("#332288", "<"),
     "sfp": ("#0077BB", "h"),
-    "rap-admm": ("#332288", "X"),
+    "rap-admm": ("#332288", "H"),
     # geometry of filters
     "fpgm": ("#117733", "o"),
     "lrf": ("#44AA99", ">"),
@@ -90,16 +90,16 @@ LOOKS: dict[str, tuple[str, str]] = {  # label -> (colour, marker)
     "taylor": ("#AA3377", "o"),
     "bn-gamma": ("#DD77AA", "^"),
     "slimming": ("#AA3377", "H"),
-    "group-fisher": ("#AA3377", "v"),
+    "group-fisher": ("#AA3377", "^"),
     # products of smaller convolutions, groups driven to zero
-    "cc": ("#44AA99", "^"),
-    "group-sl": ("#332288", "p"),
-    "hesso": ("#0077BB", "H"),
-    "otov2-dhspg": ("#0077BB", "8"),
+    "cc": ("#44AA99", "o"),
+    "group-sl": ("#332288", "h"),
+    "hesso": ("#999933", "h"),
+    "otov2-dhspg": ("#999933", "H"),
     # searched or learned
     "nppm": ("#7755BB", "o"),
-    "gal": ("#7755BB", "h"),
-    "dhp": ("#7755BB", "p"),
+    "gal": ("#7755BB", "s"),
+    "dhp": ("#7755BB", "H"),
 }
 # variant -> (marker, tint): the choices of the ablations in their method's hue. A tint is the share of white.
 VARIANTS: dict[str, tuple[str, float]] = {
