@@ -113,7 +113,7 @@ def price(evidence: Evidence) -> str:
     return (
         f"The search takes {seconds:.1f} s on a ResNet-20 and looks at {images:.0f} images; run as grouped "
         f"convolutions on a CPU, the pruned network takes {slower:.1f} times the unpruned one's time at "
-        f"batch 64 ({evidence.notebook('04_cost')}), so run it dense there.\n"
+        f"batch 64 ({evidence.notebook('04_cost')}), so let `gkp.export` choose.\n"
     )
 
 

@@ -9,6 +9,8 @@ import pandas as pd
 
 from gkp import pruners
 from gkp.study.analysis import verdict
+from gkp.study.analysis.labels import family, ordered
+from gkp.study.analysis.method import speed
 from gkp.study.report.pages import answer, findings, gpu, longer, status
 from gkp.study.report.pages.evidence import Evidence
 from gkp.study.report.tables import abstract, footnote, summary, to_markdown
@@ -61,6 +63,7 @@ def makers(evidence: Evidence, argument: str) -> dict[str, Callable[[], str]]:
         "gpu-rates": gpu.rates,
         "methods": lambda: to_markdown(methods_table()),
         "methods-short": methods_list,
+        "speed": lambda: measured(store, argument),
         "table": lambda: results(evidence, argument),
         "verdict": lambda: abstract_of(evidence, argument),
     }
@@ -86,10 +89,20 @@ def abstract_of(evidence: Evidence, suite: str) -> str:
     return statements(abstract(found), evidence.notebook)
 
 
+def measured(store: Store, part: str) -> str:
+    """The ratios of a part of `python -m benchmarks`, and where they were measured."""
+    frame = speed.ratios(store.root, part or None)
+    if frame.empty:
+        return f"Not measured yet: `python -m benchmarks {part}`.\n"
+    return f"{to_markdown(speed.ratios_text(frame))}\nMeasured on {speed.machines(store.root)}.\n"
+
+
 def methods_list() -> str:
-    """Every method in a line of its own: name and how it chooses."""
-    entries = (pruners.get(name) for name in pruners.methods())
-    return "".join(f"- `{entry.name}`: {entry.summary}\n" for entry in sorted(entries, key=lambda m: m.name))
+    """The methods by kind of criterion, a line for each."""
+    kinds: dict[str, list[str]] = {}
+    for name in ordered(pruners.methods()):
+        kinds.setdefault(family(name), []).append(f"`{name}`")
+    return "".join(f"- {kind}: {', '.join(names)}\n" for kind, names in kinds.items())
 
 
 def statements(rows: pd.DataFrame, link: Callable[[str], str]) -> str:
