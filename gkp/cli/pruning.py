@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -63,7 +64,7 @@ def prune_to_file(output: Path, model: str, dataset: str | None, wanted: Wanted)
     if groups == "auto":
         groups = deploy.fastest_groups(original, wanted.rate, example)
     device = pick_device(wanted.device)
-    with shown(Progress()):
+    with shown(Progress(stream=sys.stderr)):  # standard output is for the result
         pruned = pruners.prune(
             original.to(device),
             method.name,

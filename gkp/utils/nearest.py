@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 SHOWN = 60  # letters of a name that are repeated in an error
-LISTED = 20  # names; of more than so many, only the nearest are listed
+LISTED = 40  # names; of more than so many, only the nearest are listed
 
 
 def shown(name: object) -> str:

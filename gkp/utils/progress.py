@@ -155,12 +155,13 @@ def shown(progress: Progress) -> Iterator[None]:
 
 
 def each_shown(title: str, things: Mapping[str, T], work: Mapping[str, float]) -> Iterator[tuple[str, T]]:
-    """The items one by one; inside `shown` each is named as it begins, with the time left. Else in silence.
+    """The items one by one, in silence; inside `shown` all but the first are named as they begin.
 
     work: how much each of them is, in any unit.
     """
     with (_shown.get() or Progress("off")).task(title, sum(work[name] for name in things)) as task:
         for number, (name, thing) in enumerate(things.items(), start=1):
-            task.say(f"{number} of {len(things)}: {name}")
+            if number > 1:  # what is wrong from the start is told alone
+                task.say(f"{number} of {len(things)}: {name}")
             yield name, thing
             task.advance(work[name])

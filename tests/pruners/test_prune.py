@@ -74,7 +74,7 @@ def test_layers_that_cannot_be_grouped_are_reported_or_refused(resnet8: nn.Modul
         ({"groups": 7}, "groups=7 does not divide"),
         ({"groups": 0}, "positive whole number"),
         ({"beam": 3}, "sr-gkp has no option beam; its options: beam_width"),
-        ({"method": "l1", "beta": 1.0}, "l1 has no option beta; its options: none"),
+        ({"method": "l1", "beta": 1.0}, "l1 has no option beta; its options: profile"),
         ({"indivisible": "ignore"}, "skip"),
     ],
 )

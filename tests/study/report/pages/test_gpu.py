@@ -19,8 +19,8 @@ def hours(text: str) -> float:
 def test_estimates_are_of_runs_that_have_no_record(tmp_path: Path) -> None:
     nothing = gpu.estimates_table(Store(tmp_path)).set_index("suite")
     committed = gpu.estimates_table(Store(".")).set_index("suite")
-    assert "cifar10-resnet20-short" in nothing.index
-    assert "cifar10-resnet20-short" not in committed.index
+    assert "cifar10-resnet20-selection" in nothing.index
+    assert "cifar10-resnet20-selection" not in committed.index
     assert "digits" not in nothing.index
     cpu, alone, together = (hours(text) for text in committed.loc["cifar10-resnet56"].iloc[1:])
     assert cpu > 20 * alone > 20 * together
