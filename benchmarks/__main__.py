@@ -12,7 +12,8 @@ from __future__ import annotations
 import argparse
 import itertools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,24 +77,30 @@ def of_training(threads: int) -> Part:
     return {"rows": rows, "images": found["images"], "networks": found["networks"]}
 
 
-def of_deployment(threads: int) -> Part:
-    """Exported networks, SR-GKP and filters removed at the same multiply-adds, beside the dense one."""
-    rows, details = [], []
-    for name, batches in deployment.BATCHES.items():
-        for batch in batches:
-            for runtime in runtimes.SUFFIXES:
-                found = deployment.measure(name, batch, runtime, threads=threads, rounds=15)
-                times: Times = found.pop("times")
-                what = f"{network_title(name)}, batch {batch}, {runtime}"
-                for ours in ("sr-gkp", "l1"):
-                    goal = GOAL if name in BIG and ours == "sr-gkp" else None
-                    rows.append(row(what, times, ours, "dense", goal))
-                    print(rows[-1]["what"], ours, rows[-1]["ratio"], flush=True)
-                details.append({key: value for key, value in found.items() if key != "layers"})
+def of_deployment(threads: int, networks: Sequence[str] = (), root: Path = Path()) -> Part:
+    """Exported networks, SR-GKP and filters removed at the same multiply-adds, beside the dense one.
+
+    networks: all without any. What an earlier record says of others stays, as it was measured then.
+    """
+    chosen = {name: deployment.BATCHES[name] for name in networks or deployment.BATCHES}
+    earlier = Store(root).fact(speed.SUITE, "deployment")
+    kept = earlier.facts if earlier else {"rows": [], "networks": [], "roofline": []}
+    titles = tuple(f"{network_title(name)}," for name in chosen)
+    rows = [each for each in kept["rows"] if not each["what"].startswith(titles)]
+    details = [each for each in kept["networks"] if each["network"] not in chosen]
+    for name, batches in chosen.items():
+        for batch, runtime in itertools.product(batches, runtimes.SUFFIXES):
+            found = deployment.measure(name, batch, runtime, threads=threads, rounds=15)
+            times, what = found.pop("times"), f"{network_title(name)}, batch {batch}, {runtime}"
+            for ours in ("sr-gkp", "l1"):
+                goal = GOAL if name in BIG and ours == "sr-gkp" else None
+                rows.append(row(what, times, ours, "dense", goal))
+                print(what, ours, rows[-1]["ratio"], flush=True)
+            details.append({key: value for key, value in found.items() if key != "layers"})
     machine = deployment.machine(threads)
-    least = []
-    for name in BIG:
-        for batch, groups in itertools.product(deployment.BATCHES[name], (2, 8)):
+    least = [each for each in kept["roofline"] if each["network"] not in chosen]
+    for name in chosen.keys() & set(BIG):
+        for batch, groups in itertools.product(chosen[name], (2, 8)):
             ratio = deployment.least_ratio(name, batch, groups, machine)
             least.append({"network": name, "batch": batch, "groups": groups, "of_dense": ratio})
     return {"rows": rows, "networks": details, "machine": machine, "roofline": least}
@@ -115,14 +122,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all without any")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of a CPU")
+    parser.add_argument("--network", action="append", choices=deployment.BATCHES, help="repeatable")
     parser.add_argument("--root", type=Path, default=Path(), help="where results/ is")
     given = parser.parse_args()
     if unknown := set(given.parts) - set(PARTS):
         parser.error(f"no part {', '.join(sorted(unknown))}: choose of {', '.join(PARTS)}")
     warnings.filterwarnings("ignore")  # of the other libraries
     torch.set_num_threads(given.threads)
-    for name in given.parts or PARTS:
-        found = {**PARTS[name](given.threads), "threads": given.threads}
+    parts = {**PARTS, "deployment": partial(of_deployment, networks=given.network or (), root=given.root)}
+    for name in given.parts or parts:
+        found = {**parts[name](given.threads), "threads": given.threads}
         Store(given.root).write(Fact.of(name, speed.SUITE, found, provenance("cpu")))
         print(to_markdown(speed.ratios_text(speed.ratios(given.root, name))), flush=True)
 
