@@ -91,7 +91,8 @@ def of_deployment(threads: int, networks: Sequence[str] = (), root: Path = Path(
     for name, batches in chosen.items():
         for batch, runtime in itertools.product(batches, runtimes.SUFFIXES):
             found = deployment.measure(name, batch, runtime, threads=threads, rounds=15)
-            times, what = found.pop("times"), f"{network_title(name)}, batch {batch}, {runtime}"
+            milliseconds, what = found.pop("times"), f"{network_title(name)}, batch {batch}, {runtime}"
+            times = {title: [each / 1000 for each in own] for title, own in milliseconds.items()}
             for ours in ("sr-gkp", "l1"):
                 goal = GOAL if name in BIG and ours == "sr-gkp" else None
                 rows.append(row(what, times, ours, "dense", goal))
