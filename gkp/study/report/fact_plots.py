@@ -251,12 +251,13 @@ def speedups(frame: pd.DataFrame) -> Figure:
             axes.plot(row.goal, place, "|", color=INK, ms=8, mew=1)
     axes.axvline(1, **DASHED)
     axes.set(xscale="log", ylim=(len(frame) - 0.4, -0.6))
-    axes.set_yticks(range(len(frame)), [f"{row.what}: {row.against}" for row in frame.itertuples()])
+    labels = [f"{row.what}: {row.ours} against {row.against}" for row in frame.itertuples()]
+    axes.set_yticks(range(len(frame)), labels)
     ticks = [t for t in (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64) if t <= 2 * frame.high.max()]
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticklabels([f"{tick:g}" for tick in ticks])
-    axes.set_xlabel("times as fast (log axis); bars: quartiles; strokes: goals; hollow: goal missed")
+    axes.set_xlabel("times as fast (log axis); strokes: goals, hollow: missed")
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)
     return figure

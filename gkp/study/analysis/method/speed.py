@@ -37,7 +37,7 @@ def ratios_text(frame: pd.DataFrame) -> pd.DataFrame:
     """`ratios` as words: times, the ratio with its quartiles, the goal and whether it is met."""
     rows = []
     for row in frame.itertuples():
-        times = f"{row.ratio:.2f} ({row.low:.2f} to {row.high:.2f})"
+        times = f"{row.ratio:.2f}" + (f" ({row.low:.2f} to {row.high:.2f})" if row.low < row.high else "")
         goal = "–" if pd.isna(row.goal) else f"{row.goal:g}: {'met' if row.ratio >= row.goal else 'missed'}"
         rows.append(
             {
@@ -51,6 +51,6 @@ def ratios_text(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def machines(root: str | Path) -> str:
-    """Where it was measured, a clause per part."""
-    return "; ".join(f"{fact.label}: {measured_on(fact)}" for fact in facts(root))
+def machines(root: str | Path, part: str | None = None) -> str:
+    """Where it was measured: "1 thread of cpu: ...", each machine once."""
+    return "; ".join(sorted({measured_on(fact) for fact in facts(root) if part in (None, fact.label)}))

@@ -94,7 +94,8 @@ def measured(store: Store, part: str) -> str:
     frame = speed.ratios(store.root, part or None)
     if frame.empty:
         return f"Not measured yet: `python -m benchmarks {part}`.\n"
-    return f"{to_markdown(speed.ratios_text(frame))}\nMeasured on {speed.machines(store.root)}.\n"
+    machines = speed.machines(store.root, part or None)
+    return f"{to_markdown(speed.ratios_text(frame))}\nMeasured on {machines}.\n"
 
 
 def methods_list() -> str:
