@@ -1,29 +1,13 @@
-"""Times of several ways to do the same work, taken in turns, and their ratios."""
+"""Ratios of the times of several ways to do the same work, which were taken in turns."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 Times = Mapping[str, list[float]]  # way -> seconds of every round
-
-
-def interleaved(ways: Mapping[str, Callable[[], Any]], rounds: int) -> Times:
-    """Seconds of every way in every round, after a round that does not count.
-
-    One after the other within a round, so that what else the machine does meets all of them.
-    """
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(rounds + 1):
-        for name, work in ways.items():
-            started = time.perf_counter()
-            work()
-            if turn:
-                times[name].append(time.perf_counter() - started)
-    return times
 
 
 def row(what: str, times: Times, ours: str, against: str, goal: float | None = None) -> dict[str, Any]:

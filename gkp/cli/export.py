@@ -40,7 +40,7 @@ def export(
     """Write a network as the file that runs fastest here and computes the same, and say what was measured.
 
     Every layer of grouped kernels is measured as a dense, a grouped and a split one; then the whole network.
-    A report goes beside the file, as JSON. Nothing is slower than the dense network.
+    A report goes beside the file, as JSON. Where no form is clearly faster, the dense network is written.
     """
     arguments.existing_folder("--output", output.parent)
     if cache is not None:

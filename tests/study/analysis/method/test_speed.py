@@ -32,13 +32,6 @@ def test_a_row_pairs_the_rounds() -> None:
     assert (row["low"], row["ratio"], row["high"]) == (2.0, 2.0, 2.5)  # not 6 / 2, the ratio of the medians
 
 
-def test_ways_take_turns_and_the_first_round_does_not_count() -> None:
-    order: list[str] = []
-    times = ratios.interleaved({name: lambda name=name: order.append(name) for name in "ab"}, rounds=2)
-    assert order == ["a", "b"] * 3
-    assert {name: len(each) for name, each in times.items()} == {"a": 2, "b": 2}
-
-
 def test_the_table_says_whether_a_goal_is_met(root) -> None:
     table = speed.ratios_text(speed.ratios(root))
     assert list(table["goal"]) == ["1.5: met", "0.6: missed", "–"]
