@@ -11,7 +11,7 @@ from gkp.study.runs import protocols
 from gkp.study.runs.record import Record
 from gkp.study.runs.record_parts import Kept
 from gkp.study.runs.run import UNPRUNED, Run
-from gkp.study.runs.suites import SHORT_RECIPE
+from gkp.study.runs.suites.recipes import SHORT_RECIPE
 
 IMAGES = 400
 METHODS = tuple(name for name in LOOKS if name not in ("baseline", "unpruned", "unpruned + fine-tune"))

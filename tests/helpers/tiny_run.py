@@ -25,7 +25,7 @@ from tiny_suite import COMMON, IMAGES, RECIPE, tiny_suite
 from gkp import data
 from gkp.study.execute.suite import run_suite
 from gkp.study.runs import suites
-from gkp.study.runs.suites import Suite, grid
+from gkp.study.runs.suites.grids import Suite, grid
 from gkp.utils.progress import Progress
 
 VOLATILE = ("seconds", "date", "commit", "dirty", "peak_memory_mb", "trainer")

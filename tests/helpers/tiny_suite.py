@@ -3,13 +3,13 @@
 import dataclasses
 
 from gkp.attacks import Attack
-from gkp.study.runs import suites
 from gkp.study.runs.protocols import Entry
 from gkp.study.runs.run import MACS_RATIO, Run
-from gkp.study.runs.suites import Suite
+from gkp.study.runs.suites import grids, recipes
+from gkp.study.runs.suites.grids import Suite
 
 IMAGES = 80
-RECIPE = dataclasses.replace(suites.DIGITS_RECIPE, epochs=2)
+RECIPE = dataclasses.replace(recipes.DIGITS_RECIPE, epochs=2)
 EVALUATION = (Entry(Attack("none")), Entry(Attack("fgsm", eps=8 / 255), 20))
 COMMON = Run(
     "digits",
@@ -25,4 +25,4 @@ COMMON = Run(
 
 
 def tiny_suite(*methods: str) -> Suite:
-    return Suite("tiny", "", "", suites.grid(COMMON, seeds=(0,), names=methods))
+    return Suite("tiny", "", "", grids.grid(COMMON, seeds=(0,), names=methods))

@@ -16,15 +16,15 @@ from gkp.nets.checkpoint import load_file
 from gkp.study.execute import one_run as execute
 from gkp.study.execute import steps
 from gkp.study.execute.context import Context, OutOfTime
-from gkp.study.runs import suites
 from gkp.study.runs.protocols import Entry
 from gkp.study.runs.run import MACS_RATIO, Run
 from gkp.study.runs.store import Store
+from gkp.study.runs.suites import recipes
 from gkp.train import snapshots
 from gkp.utils.progress import Progress
 
-RECIPE = dataclasses.replace(suites.DIGITS_RECIPE, epochs=3)
-BASELINE = dataclasses.replace(suites.DIGITS_RECIPE, epochs=1)
+RECIPE = dataclasses.replace(recipes.DIGITS_RECIPE, epochs=3)
+BASELINE = dataclasses.replace(recipes.DIGITS_RECIPE, epochs=1)
 COMMON = Run(
     "digits",
     "resnet8",

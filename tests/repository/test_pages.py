@@ -16,7 +16,7 @@ from gkp.nets.models import CIFAR_STD, IMAGENET_STD
 from gkp.study.analysis.claims import Claim
 from gkp.study.report.pages.blocks import BLOCK
 from gkp.study.runs.run import RATE
-from gkp.study.runs.suites import PAPER_RECIPE
+from gkp.study.runs.suites.recipes import PAPER_RECIPE
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])

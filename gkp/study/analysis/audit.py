@@ -21,7 +21,8 @@ from gkp.study.analysis.compared import Comparison
 from gkp.study.analysis.comparison import points
 from gkp.study.analysis.labels import BENIGN, attack_title, ordered
 from gkp.study.analysis.paired import LEVEL, holm
-from gkp.study.runs import protocols, suites
+from gkp.study.runs import protocols
+from gkp.study.runs.suites import attacked
 from gkp.utils.stats import mcnemar
 
 FEW = 4
@@ -52,7 +53,7 @@ CHANGES = (
 )
 
 
-def unit_changes(ratio: float = suites.PIXEL_RATIO) -> list[Change]:
+def unit_changes(ratio: float = attacked.PIXEL_RATIO) -> list[Change]:
     """The paper's attacks with eps and step times `ratio`, as the suite cifar10-resnet56-unit has them."""
     before = protocols.paper()[1:]
     return [

@@ -15,7 +15,7 @@ from gkp.study.execute.workers import work_together
 from gkp.study.facts.method import record_facts
 from gkp.study.runs import suites
 from gkp.study.runs.store import Store, is_complete
-from gkp.study.runs.suites import Suite
+from gkp.study.runs.suites.grids import Suite
 from gkp.utils.progress import Progress
 
 

@@ -19,6 +19,7 @@ from gkp.study.runs import protocols, suites
 from gkp.study.runs.provenance import CODE
 from gkp.study.runs.record_parts import Kept
 from gkp.study.runs.store import Store
+from gkp.study.runs.suites import recipes
 from gkp.train import fine_tune
 from gkp.utils.files import sha256_file
 
@@ -73,7 +74,7 @@ def digit_network() -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = models.create("resnet8")
-    fine_tune(model, data.load("digits", "train"), suites.DIGITS_BASELINE)
+    fine_tune(model, data.load("digits", "train"), recipes.DIGITS_BASELINE)
     return model.eval()
 
 

@@ -23,7 +23,7 @@ from gkp.study.report.pages.evidence import Evidence
 from gkp.study.report.tables import footnote, self_checks, summary, to_markdown
 from gkp.study.runs import suites
 from gkp.study.runs.store import Store
-from gkp.study.runs.suites import LIVE
+from gkp.study.runs.suites.grids import LIVE
 from gkp.utils.files import atomic_write_text
 
 NETWORKS = Path("results/networks.json")

@@ -12,6 +12,7 @@ from gkp.study.runs import suites
 from gkp.study.runs.protocols import Entry
 from gkp.study.runs.record import Fact, Record, parse
 from gkp.study.runs.run import VERSION, Run
+from gkp.study.runs.suites import grids
 from gkp.utils.files import atomic_write_text, readable_file
 
 NAME = re.compile(r"[^\s,:]+")  # an attack's name, among the words of a sentence
@@ -124,7 +125,7 @@ class Store:
         files: dict[str, dict[str, str]] = {}
         for record in self.all():
             for rule, kept in record.kept.items():
-                if kept.file and record.suite != suites.LIVE:
+                if kept.file and record.suite != grids.LIVE:
                     name = kept.file.removeprefix("checkpoints/")
                     rules = f"{files[name]['rule']}, {rule}" if name in files else rule
                     about = {"record": record.stem, "suite": record.suite, "rule": rules}

@@ -16,7 +16,8 @@ from gkp.study.analysis.comparison import PROTOCOL
 from gkp.study.analysis.paper import ATTACKS
 from gkp.study.report import build as report
 from gkp.study.runs.store import Store
-from gkp.study.runs.suites import SHORT_RECIPE, SUITES
+from gkp.study.runs.suites import SUITES
+from gkp.study.runs.suites.recipes import SHORT_RECIPE
 
 FGSM = PROTOCOL[0]
 TABLES = Path(__file__).parents[3] / "expected" / "paper_cifar10.csv"

@@ -9,7 +9,7 @@ from gkp.study.analysis import seeds
 from gkp.study.analysis.compared import Comparison
 from gkp.study.analysis.comparison import PROTOCOL
 from gkp.study.analysis.labels import CONTROL
-from gkp.study.runs import suites
+from gkp.study.runs.suites import recipes
 
 FGSM = PROTOCOL[0]
 
@@ -19,7 +19,7 @@ def test_spread_by_hand():
     frame = seeds.spread(Comparison([*records, *records]), ["benign"]).set_index("label")  # each counts once
     values = [100 * r.metrics()["benign"].accuracy for r in records if r.label == "l1"]
     assert frame.loc["l1", "seeds"] == 3
-    assert frame.loc["l1", "epochs"] == suites.SHORT_RECIPE.epochs
+    assert frame.loc["l1", "epochs"] == recipes.SHORT_RECIPE.epochs
     assert "unpruned" not in frame.index
     assert frame.loc["l1", "range"] == pytest.approx(max(values) - min(values))
     assert frame.loc["l1", "deviation"] == pytest.approx(np.std(values, ddof=1))

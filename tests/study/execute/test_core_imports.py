@@ -88,8 +88,8 @@ def test_a_one_shot_method_and_one_in_training_need_the_core_packages_alone(tmp_
 
 @pytest.mark.slow
 def test_every_method_needs_the_core_packages_alone(tmp_path: Path) -> None:
-    from gkp.study.runs import suites
+    from gkp.study.runs.suites import grids
 
-    names = suites.by_value()
+    names = grids.by_value()
     output = run_with_core_packages(tmp_path, *names)
     assert output.startswith(f"exit 0\ntiny: {len(names) + 3} done, 0 had a record, 0 left"), output

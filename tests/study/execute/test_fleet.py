@@ -17,7 +17,7 @@ from gkp.study.execute.suite import queue_of, run_suite
 from gkp.study.runs import suites
 from gkp.study.runs.record import Record
 from gkp.study.runs.store import Store
-from gkp.study.runs.suites import Suite
+from gkp.study.runs.suites.grids import Suite
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ from gkp.study.runs import suites
 from gkp.study.runs.provenance import provenance
 from gkp.study.runs.record import Fact
 from gkp.study.runs.store import Store
-from gkp.study.runs.suites import Suite
+from gkp.study.runs.suites.grids import Suite
 
 METHODS = ("l1",)
 

@@ -30,7 +30,7 @@ from gkp.study.runs.record import Record
 from gkp.study.runs.record_parts import Metric
 from gkp.study.runs.run import MACS_RATIO, Run
 from gkp.study.runs.store import Store, asked_for, is_complete
-from gkp.study.runs.suites import Suite
+from gkp.study.runs.suites.grids import Suite
 
 
 def context(root: Path, deadline: float | None = None) -> Context:

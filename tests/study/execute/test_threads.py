@@ -15,7 +15,7 @@ from gkp.study.execute.threads import begun_with, begun_with_in, computing_with,
 from gkp.study.runs import suites
 from gkp.study.runs.run import Run
 from gkp.study.runs.store import Store
-from gkp.study.runs.suites import Suite
+from gkp.study.runs.suites.grids import Suite
 from gkp.train.state import save_state, threads_of
 
 

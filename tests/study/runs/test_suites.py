@@ -9,6 +9,7 @@ from gkp import pruners
 from gkp.nets import models
 from gkp.study.runs import protocols, suites
 from gkp.study.runs import run as configuration
+from gkp.study.runs.suites import grids, recipes, stages
 
 
 def test_an_unknown_suite_lists_the_known_ones() -> None:
@@ -69,15 +70,15 @@ def test_the_short_grid_of_the_papers_network_starts_as_its_long_one() -> None:
     short, whole = (suites.get(f"cifar10-resnet56{end}") for end in ("-short", ""))
     assert [run.label for run in short.ordered()][:3] == ["unpruned", "unpruned + fine-tune", "sr-gkp"]
     assert short.ordered()[0].hash == whole.ordered()[0].hash
-    assert {run.recipe for run in short.runs[1:]} == {suites.SHORT_RECIPE}
-    assert {run.method for run in short.runs if run.prunes} == set(suites.TABLE_10)
+    assert {run.recipe for run in short.runs[1:]} == {recipes.SHORT_RECIPE}
+    assert {run.method for run in short.runs if run.prunes} == set(grids.TABLE_10)
 
 
 def test_the_adversarial_suite_trains_all_alike_and_attacks_the_start_as_other_suites_do() -> None:
     """An attack on other images than another suite's would take turns with it in the record of the start."""
     start, *trained = suites.get("cifar10-resnet20-adversarial").runs
     assert start.recipe is None
-    assert {run.recipe for run in trained} == {suites.ADVERSARIAL_RECIPE}
+    assert {run.recipe for run in trained} == {recipes.ADVERSARIAL_RECIPE}
     assert {"unpruned + fine-tune", "sr-gkp", "random", "l1-b"} <= {run.label for run in trained}
     others = [run for name in ("short", "audit") for run in suites.get(f"cifar10-resnet20-{name}").runs]
     asked = {e.attack.name: e.n for run in others if run.hash == start.hash for e in run.evaluation}
@@ -87,7 +88,7 @@ def test_the_adversarial_suite_trains_all_alike_and_attacks_the_start_as_other_s
     short = suites.get("cifar10-resnet20-short").runs
     assert not {run.hash for run in trained} & {run.hash for run in short}
     attacks = pruners.get("rap-admm").options
-    assert all(getattr(suites.ONE_STEP, name) == attacks[name] for name in ("eps", "step", "iterations"))
+    assert all(getattr(recipes.ONE_STEP, name) == attacks[name] for name in ("eps", "step", "iterations"))
 
 
 def test_the_unit_suite_attacks_equally_far_in_pixels_as_the_papers_networks() -> None:
@@ -131,7 +132,7 @@ def test_labels_tell_the_runs_of_a_suite_apart() -> None:
 def test_the_longer_training_is_the_papers_schedule_on_the_networks_of_the_short_one() -> None:
     longer, seeds, short = (suites.get(f"cifar10-resnet56-{end}") for end in ("57", "seeds", "short"))
     trained = [run for run in longer.runs if run.recipe]
-    assert {run.recipe for run in trained} == {suites.LONG_RECIPE.scaled(suites.MIDDLE_EPOCHS)}
+    assert {run.recipe for run in trained} == {recipes.LONG_RECIPE.scaled(recipes.MIDDLE_EPOCHS)}
     assert {run.recipe.step_epochs for run in trained} == {19}
     assert {run.seed for run in trained} == {run.seed for run in seeds.runs} == {0, 1, 2}
     assert [run.seed for run in longer.ordered()] == sorted(run.seed for run in longer.runs)
@@ -156,8 +157,8 @@ def test_an_attack_for_a_rule_that_is_none_is_refused() -> None:
 
 def test_the_suites_of_three_hundred_epochs_train_in_bfloat16() -> None:
     for name in ("resnet20", "resnet32", "resnet56", "resnet110", "vgg16"):
-        recipes = {run.recipe for run in suites.get(f"cifar10-{name}").ordered() if run.recipe}
-        assert recipes == {dataclasses.replace(suites.PAPER_RECIPE, precision="bfloat16")}
+        trained = {run.recipe for run in suites.get(f"cifar10-{name}").ordered() if run.recipe}
+        assert trained == {dataclasses.replace(recipes.PAPER_RECIPE, precision="bfloat16")}
 
 
 def test_the_profiles_share_runs_with_the_grids_and_have_one_name_each() -> None:
@@ -180,11 +181,11 @@ def test_every_level_of_the_profiles_factors_is_crossed_with_the_others() -> Non
     found = {run.hash for run in suites.get("cifar10-resnet20-profiles").runs}
     common = next(run for run in suites.get("cifar10-resnet20-short").runs if run.label == "sr-gkp")
     crossed = [
-        suites.kernels(common, profile, selection, which)
-        for profile in suites.PROFILES
-        for selection in suites.SELECTIONS
-        for which in suites.WHICH
-        if (profile, which) not in suites.BEYOND
+        stages.kernels(common, profile, selection, which)
+        for profile in stages.PROFILES
+        for selection in stages.SELECTIONS
+        for which in stages.WHICH
+        if (profile, which) not in stages.BEYOND
     ]
     assert {run.hash for run in crossed} <= found
     assert len({run.hash for run in crossed}) == len(crossed) == 36
@@ -203,7 +204,7 @@ def test_an_attack_on_another_number_of_images_is_another_attack() -> None:
 
 def test_gentle_fine_tuning_takes_as_many_passes_as_the_plain_one() -> None:
     """A step on attacked images is two passes forward and backward."""
-    plain, gentle = suites.SHORT_RECIPE, suites.GENTLE_RECIPE
+    plain, gentle = recipes.SHORT_RECIPE, recipes.GENTLE_RECIPE
     assert gentle.epochs * (1 + gentle.adversarial.iterations) == plain.epochs
     other = {
         dataclasses.replace(run, recipe=plain).hash for run in suites.get("cifar10-resnet20-gentle").runs

@@ -21,6 +21,7 @@ from gkp.study.runs import suites
 from gkp.study.runs.record import Record
 from gkp.study.runs.run import RATE, Run
 from gkp.study.runs.store import Store
+from gkp.study.runs.suites import recipes
 
 MISSING = "not yet recorded"
 PAPER_COLUMNS = {"benign": "benign", "fgsm_0.01": "FGSM 0.01", "fgsm_0.1": "FGSM 0.1"}
@@ -106,7 +107,7 @@ def networks_text(suite: str, root: str | Path, attacks: Sequence[str]) -> pd.Da
 
 def _name(run: Run) -> str:
     """The label of the network once it is trained."""
-    return replace(run, recipe=suites.SHORT_RECIPE).label if run.prunes and not run.recipe else run.label
+    return replace(run, recipe=recipes.SHORT_RECIPE).label if run.prunes and not run.recipe else run.label
 
 
 def _networks(suite: str) -> list[Run]:

@@ -20,11 +20,12 @@ from gkp.study.facts.explanations import FINALISTS
 from gkp.study.runs import suites
 from gkp.study.runs.record import Record
 from gkp.study.runs.run import GROUPS, Run
+from gkp.study.runs.suites import stages
 from gkp.utils.stats import paired_difference
 
 PUBLISHED = {"profile": "flat", "selection": "beam", "which": "all"}  # SR-GKP's own level of each factor
-OWN: dict[str, dict[str, str]] = {"sr-gkp": {}, "sr-gkp-b": {"profile": suites.EARLY}}
-OWN |= {method: {"selection": selection} for selection, method in suites.SELECTING.items()}
+OWN: dict[str, dict[str, str]] = {"sr-gkp": {}, "sr-gkp-b": {"profile": stages.EARLY}}
+OWN |= {method: {"selection": selection} for selection, method in stages.SELECTING.items()}
 BEST = "sr-gkp-b"
 
 

@@ -26,7 +26,8 @@ from gkp.study.report.pages.findings import (
     robust,
     setting,
 )
-from gkp.study.runs.suites import PAPER_RECIPE, TRAINED_LONGER
+from gkp.study.runs.suites.recipes import PAPER_RECIPE
+from gkp.study.runs.suites.trained import TRAINED_LONGER
 from gkp.utils.stats import FEWEST
 
 

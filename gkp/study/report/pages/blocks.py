@@ -17,7 +17,8 @@ from gkp.study.report.tables import abstract, footnote, summary, to_markdown
 from gkp.study.runs import pace as estimates
 from gkp.study.runs import suites
 from gkp.study.runs.store import Store, is_complete
-from gkp.study.runs.suites import LIVE
+from gkp.study.runs.suites import grids
+from gkp.study.runs.suites.grids import LIVE
 
 # The columns of a table in docs/; all of them stand in figures/<suite>/results.md.
 SHORT = (
@@ -135,7 +136,7 @@ def suites_table(store: Store | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def recorded(suite: suites.Suite, store: Store) -> str:
+def recorded(suite: grids.Suite, store: Store) -> str:
     """ "3 of 9": runs whose every kept checkpoint met every attack of the suite, and computed facts."""
     if suite.name == LIVE:
         return "made live"

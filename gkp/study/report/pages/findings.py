@@ -11,7 +11,8 @@ from gkp.study.analysis.claims import Verdict
 from gkp.study.analysis.comparison import PROTOCOL, pixel_attacks, points, sound_attack
 from gkp.study.analysis.labels import BENIGN, CONTROL, network_title
 from gkp.study.report.pages.evidence import Evidence, answer, compact
-from gkp.study.runs.suites import TELLING, TRAINED_LONGER
+from gkp.study.runs.suites.grids import TELLING
+from gkp.study.runs.suites.trained import TRAINED_LONGER
 
 METHOD, HEADLINE = "sr-gkp", PROTOCOL[0]  # FGSM 0.01
 LONG_56, SHORT_56 = "cifar10-resnet56-57", "cifar10-resnet56-seeds"

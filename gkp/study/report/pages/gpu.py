@@ -12,7 +12,7 @@ from gkp.study.report.pages.evidence import Evidence
 from gkp.study.runs import pace, protocols, suites
 from gkp.study.runs.run import Run
 from gkp.study.runs.store import Store, is_complete, missing_entries
-from gkp.study.runs.suites import LIVE
+from gkp.study.runs.suites.grids import LIVE
 
 TABLES = published.MAIN_TABLES
 

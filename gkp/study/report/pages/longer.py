@@ -21,7 +21,8 @@ from gkp.study.report.pages.findings import (
     signed,
 )
 from gkp.study.runs import protocols
-from gkp.study.runs.suites import PAPER_RECIPE, TRAINED_LONGER
+from gkp.study.runs.suites.recipes import PAPER_RECIPE
+from gkp.study.runs.suites.trained import TRAINED_LONGER
 from gkp.utils.stats import FEWEST
 
 KINDS = {"MISS": "shown to be behind", "OK": "shown to be ahead", "OPEN": "open"}

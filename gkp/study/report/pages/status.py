@@ -10,7 +10,7 @@ from gkp.study.analysis.claims import Verdict
 from gkp.study.analysis.labels import CONTROL
 from gkp.study.report.pages.evidence import Evidence, compact
 from gkp.study.report.tables import claims_table, to_markdown
-from gkp.study.runs.suites import LIVE
+from gkp.study.runs.suites.grids import LIVE
 
 METHOD = "sr-gkp"
 FEW = 20  # claims that a report prints one by one

@@ -14,6 +14,7 @@ from gkp.study.analysis.compared import Comparison
 from gkp.study.analysis.method import factors
 from gkp.study.report import kernel_plots
 from gkp.study.runs import suites
+from gkp.study.runs.suites import stages
 
 CLEAN, IMAGES = "benign", 1000
 ROBUST = next(name for name in ATTACKS if name.startswith("pgd10"))
@@ -42,10 +43,10 @@ def known() -> Comparison:
 
 def test_levels_are_those_that_the_run_was_made_with() -> None:
     common = next(run for run in suites.get("cifar10-resnet20-short").runs if run.label == "sr-gkp")
-    for profile in suites.PROFILES:
-        for selection in suites.SELECTIONS:
-            for which in suites.WHICH:
-                run = suites.kernels(common, profile, selection, which)
+    for profile in stages.PROFILES:
+        for selection in stages.SELECTIONS:
+            for which in stages.WHICH:
+                run = stages.kernels(common, profile, selection, which)
                 assert factors.levels(run) == {"profile": profile, "selection": selection, "which": which}
     assert factors.levels(replace(common, method="l1")) is None
     assert factors.levels(replace(common, groups=4)) is None

@@ -1,0 +1,83 @@
+"""Rates over the stages, crossed with how kernels are chosen and how networks are fine-tuned."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from gkp.study.runs import protocols
+from gkp.study.runs.run import UNPRUNED, Run
+from gkp.study.runs.suites.grids import SEEDS, Suite, cifar10_run
+from gkp.study.runs.suites.recipes import GENTLE_RECIPE
+
+# The factors of the profiles' suite, the most telling levels first: which stage loses how much, how kernels
+# are chosen, and whether all convolutions lose kernels or the first of each block.
+EARLY, PROFILES = "6:3:1", ("6:3:1", "1:1:0", "1:3:6", "sensitivity", "flat")
+SELECTIONS, WHICH = ("beam", "random", "greedy", "reconstruction"), ("all", "first")
+SELECTING = {"greedy": "gkp-greedy", "reconstruction": "gkp-reconstruction"}  # selections that are methods
+BEYOND = {("1:1:0", "first")}  # even one kernel each leaves more multiply-adds than the target
+
+
+def kernels(common: Run, profile: str, selection: str = "beam", which: str = "all") -> Run:
+    """The run of grouped kernel pruning with these levels of the factors, under the name it is known by."""
+    options = {"profile": profile, "strategy": selection, "which": which}
+    method = SELECTING.get(selection, "sr-gkp-b" if profile == EARLY else "sr-gkp")
+    known = {"profile": EARLY if method == "sr-gkp-b" else "flat", "which": "all"}
+    known["strategy"] = selection if selection in SELECTING else "beam"
+    return replace(common, method=method, options=tuple(o for o in options.items() if known[o[0]] != o[1]))
+
+
+def finalists(common: Run) -> list[Run]:
+    """Three seeds of the profile that spares late stages, of its controls, and of the methods without it."""
+    runs = [kernels(common, EARLY), kernels(common, EARLY, "random")]
+    runs += [replace(common, method="l1-b"), replace(common, method=UNPRUNED, macs_ratio=None)]
+    runs += [replace(common, method=name) for name in ("sr-gkp", "random", "fpgm")]
+    return [replace(run, seed=seed) for seed in SEEDS for run in runs]
+
+
+def profiles() -> Suite:
+    """Rates over the stages x choice of kernels x layers, at equal multiply-adds; filters beside them."""
+    common = replace(cifar10_run("resnet20", "authors", short=True), evaluation=protocols.sharp())
+    untouched = replace(common, recipe=None, validation=0, macs_ratio=None)
+    first = [kernels(common, profile, how) for profile in PROFILES[:-1] for how in ("beam", "random")]
+    filters = [
+        replace(common, method=name, options=(("profile", EARLY),)) for name in ("random", "fpgm", "l1")
+    ]
+    rest = [
+        kernels(common, profile, how, which)
+        for which in WHICH
+        for how in SELECTIONS
+        for profile in PROFILES
+        if (profile, which) not in BEYOND
+    ]
+    ordered = dict.fromkeys((*first, *filters, *finalists(common), untouched, *rest))
+    return Suite(
+        "cifar10-resnet20-profiles",
+        "CIFAR-10, ResNet-20: which stage loses how much, which kernels, which layers",
+        "CIFAR-10",
+        tuple(ordered),
+        by_seed=False,
+    )
+
+
+def profiles_autoattack() -> Suite:
+    common = cifar10_run("resnet20", "authors", short=True)
+    both = replace(common, evaluation=protocols.sharp() + protocols.autoattack(512, seed=1))
+    return Suite(
+        "cifar10-resnet20-profiles-autoattack",
+        "The telling networks of cifar10-resnet20-profiles under AutoAttack, 512 images",
+        "CIFAR-10, and the records of cifar10-resnet20-profiles",
+        tuple(finalists(both)),
+        facts=("explanations",),
+    )
+
+
+def gentle() -> Suite:
+    """The finalists fine-tuned on gently attacked images, to compare with their plain fine-tuning."""
+    start = cifar10_run("resnet20", "authors", short=True)
+    common = replace(start, recipe=GENTLE_RECIPE, evaluation=protocols.sharp())
+    return Suite(
+        "cifar10-resnet20-gentle",
+        f"ResNet-20 fine-tuned on images attacked at 0.5/255, {GENTLE_RECIPE.epochs} epochs",
+        "CIFAR-10",
+        tuple(run for run in finalists(common) if run.seed == 0),
+    )

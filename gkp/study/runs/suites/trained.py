@@ -1,0 +1,106 @@
+"""The grid's networks trained otherwise: with more seeds, longer, or on attacked images."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from gkp.pruners import methods
+from gkp.study.runs import protocols
+from gkp.study.runs.run import RULES
+from gkp.study.runs.suites.grids import SEEDS, TELLING, Suite, cifar10_run, grid
+from gkp.study.runs.suites.recipes import (
+    ADVERSARIAL_RECIPE,
+    LONG_RECIPE,
+    MIDDLE_EPOCHS,
+    SELECTION_EPOCHS,
+    SHORT_RECIPE,
+)
+from gkp.train.recipe import PAPER
+
+# Those of them that are trained longer than four epochs.
+TRAINED_LONGER = ("sr-gkp", "random", "l1-b", "fpgm", "l1-a")
+# Trained on attacked images: the paper's method, the controls, the one that is meant for it.
+TRAINED_ON_ATTACKS = ("sr-gkp", "random", "l1-b", "rap-admm")
+
+
+def seeds() -> Suite:
+    """The most telling methods of the short grid with three seeds each; seed 0 is the grid's own."""
+    names = [name for name in TELLING if name in methods()]
+    count = len(set(names) - {"random"})
+    common = cifar10_run("resnet20", "authors", short=True)
+    return Suite(
+        "cifar10-resnet20-seeds",
+        f"CIFAR-10, ResNet-20, {count} methods with 3 seeds: {SHORT_RECIPE.epochs} epochs, one-cycle",
+        "CIFAR-10",
+        grid(common, SEEDS, names),
+    )
+
+
+def longer() -> Suite:
+    """The paper's own network and schedule in fewer epochs, for the most telling rows of its Table 10.
+
+    The attacks that take most of the time are for the last epoch's weights alone.
+    """
+    start = cifar10_run("resnet56", "akamaster", short=True)
+    common = replace(
+        start,
+        recipe=LONG_RECIPE.scaled(MIDDLE_EPOCHS),
+        rules=("last", "best-test"),
+        evaluation=protocols.cifar() + protocols.for_rules(protocols.strong(), "last"),
+    )
+    untouched, *trained = grid(common, SEEDS, TRAINED_LONGER)
+    methods = f"{len(TRAINED_LONGER) - 1} methods with {len(SEEDS)} seeds"
+    return Suite(
+        f"cifar10-resnet56-{MIDDLE_EPOCHS}",
+        f"CIFAR-10, ResNet-56, {methods}: {MIDDLE_EPOCHS} epochs of the paper's schedule",
+        "CIFAR-10 and a GPU",
+        (replace(untouched, evaluation=start.evaluation), *trained),
+        facts=("repeated",),
+    )
+
+
+def long_network_seeds() -> Suite:
+    """The same methods in the short recipe with three seeds; seed 0 is that of the short grid."""
+    common = cifar10_run("resnet56", "akamaster", short=True)
+    return Suite(
+        "cifar10-resnet56-seeds",
+        f"CIFAR-10, ResNet-56, {len(TRAINED_LONGER) - 1} methods with 3 seeds: "
+        f"{SHORT_RECIPE.epochs} epochs, one-cycle",
+        "CIFAR-10",
+        grid(common, SEEDS, TRAINED_LONGER),
+    )
+
+
+def selection() -> Suite:
+    """The paper's schedule and its three ways of choosing a checkpoint on the test set, in few epochs."""
+    common = replace(
+        cifar10_run("resnet20", "authors", short=True),
+        recipe=replace(PAPER.scaled(SELECTION_EPOCHS), batch_size=128, precision="bfloat16"),
+        rules=RULES,
+        evaluation=protocols.paper(),
+    )
+    return Suite(
+        "cifar10-resnet20-selection",
+        f"Which checkpoint is shown: the paper's rules on {SELECTION_EPOCHS} epochs of its schedule",
+        "CIFAR-10",
+        (replace(common, method="sr-gkp"), replace(common, macs_ratio=None)),
+    )
+
+
+def adversarial() -> Suite:
+    """Whether the choice of what to prune matters where training makes robust, at the same passes for all.
+
+    The start is not trained adversarially: a few epochs have to make robust what is left of it, so that
+    accuracies are far below those of long adversarial training, and only the rows of this suite compare.
+    """
+    common = replace(
+        cifar10_run("resnet20", "authors", short=True),
+        recipe=ADVERSARIAL_RECIPE,
+        evaluation=protocols.defended(),
+    )
+    return Suite(
+        "cifar10-resnet20-adversarial",
+        f"ResNet-20 fine-tuned on attacked images, {ADVERSARIAL_RECIPE.epochs} epochs, attacked up to 8/255",
+        "CIFAR-10",
+        grid(common, (0,), TRAINED_ON_ATTACKS),
+    )
