@@ -122,12 +122,12 @@ gkp() { "$python" -m gkp "$@"; }
 
 smoke() {
     gkp run --suite digits --jobs 2 # without records there is nothing to show: a failure ends the script here
-    keep gkp notebooks --suite digits --compute
+    keep gkp notebooks --suite digits --compute --jobs 2
     keep gkp report --suite digits
 }
 
 replay() {
-    keep gkp notebooks ${suite:+--suite "$suite"}
+    keep gkp notebooks --jobs 2 ${suite:+--suite "$suite"}
     keep gkp report ${suite:+--suite "$suite"}
 }
 

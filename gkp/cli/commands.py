@@ -255,6 +255,7 @@ def notebooks(
     write: Annotated[
         bool, typer.Option("--write", help="Replace the committed notebooks; else the result is in work/.")
     ] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="How many at a time.")] = 1,
     root: arguments.Root = Path("."),
 ) -> None:
     """Execute the notebooks with papermill, by the Python that runs this."""
@@ -263,8 +264,9 @@ def notebooks(
 
     strict = runner.parse_parameters(parameter or [])
     offered = ({"suite": suite} if suite else {}) | ({"compute": True} if compute else {})
-    for path, parameters in runner.planned(root, names or [], strict, offered, write=write):
-        print(f"{path.name} -> {runner.run(path, root=root, parameters=parameters, write=write)}", flush=True)
+    plan = runner.planned(root, names or [], strict, offered, write=write)
+    for path, executed in runner.run_all(plan, root=root, write=write, jobs=jobs):
+        print(f"{path.name} -> {executed}", flush=True)
 
 
 def main() -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import concurrent.futures
+import functools
 import os
 import tempfile
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,6 +141,26 @@ def run(
     target = path if write else executed
     atomic_write_text(target, nbformat.writes(without_traces(nbformat.read(executed, as_version=4))) + "\n")
     return target
+
+
+def run_all(
+    plan: Sequence[tuple[Path, dict[str, Any]]], *, root: str | Path, write: bool = False, jobs: int = 1
+) -> Iterator[tuple[Path, Path]]:
+    """Execute what was `planned`, `jobs` at a time; (notebook, result) of each in the plan's order.
+
+    The first NotebookError ends it; those that run at the time are finished.
+    """
+    work = functools.partial(run, root=root, write=write)
+    if jobs == 1 or len(plan) < 2:
+        yield from ((path, work(path, parameters=parameters)) for path, parameters in plan)
+        return
+    # Processes and not threads: only in a process' first thread does Ctrl-C end the kernel, too.
+    with concurrent.futures.ProcessPoolExecutor(min(jobs, len(plan)), get_context("spawn")) as pool:
+        running = [(path, pool.submit(work, path, parameters=parameters)) for path, parameters in plan]
+        try:
+            yield from ((path, executed.result()) for path, executed in running)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def own_kernel_manager() -> type[KernelManager]:

@@ -105,6 +105,19 @@ def test_a_parameter_of_another_kind_fails_before_anything_runs(root: Path, para
     assert not (root / "work").exists()
 
 
+def test_two_at_a_time_are_returned_in_order_and_the_failure_is_named(root: Path) -> None:
+    (first,) = notebooks.find(root)
+    second = first.with_name("01_broken.ipynb")
+    broken = nbformat.read(first, as_version=4)
+    broken.cells[-1].source = "1 / (compute - compute)"
+    nbformat.write(broken, second)
+    found = []
+    with pytest.raises(notebooks.NotebookError, match=r"01_broken.ipynb failed in cell 2: ZeroDivisionError"):
+        for path, executed in notebooks.run_all([(first, {"value": 4}), (second, {})], root=root, jobs=2):
+            found.append((path, printed(executed)))
+    assert found == [(first, "5\n")]
+
+
 def test_a_cell_that_fails_is_named_and_the_committed_file_stays(root: Path) -> None:
     path = root / "notebooks" / "00_sum.ipynb"
     path.write_text(path.read_text().replace("print(value + 1)", "print(value / 0)"))
