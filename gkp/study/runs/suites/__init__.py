@@ -23,7 +23,9 @@ SUITES: dict[str, Callable[[], Suite]] = {
     "cifar10-resnet20-profiles": profiles,
     "cifar10-resnet20-profiles-autoattack": profiles_autoattack,
     "cifar10-resnet20-gentle": gentle,
-    "cifar10-resnet56-short": lambda: cifar10("resnet56", "akamaster", short=True, names=TABLE_10),
+    "cifar10-resnet56-short": lambda: cifar10(
+        "resnet56", "akamaster", short=True, names=(*TABLE_10, "group-fisher")
+    ),
     "cifar10-resnet56-57": longer,
     "cifar10-resnet56-seeds": long_network_seeds,
     "cifar10-resnet56-unit": unit,

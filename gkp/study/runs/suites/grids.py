@@ -54,7 +54,7 @@ TELLING = (
     "fpgm",
 )
 # Rows of the paper's Table 10 that we have, and the control.
-TABLE_10 = ("sr-gkp", "l1-b", "random", "l1-a", "fpgm", "sfp", "tmi-gkp")
+TABLE_10 = ("sr-gkp", "l1-b", "random", "l1-a", "fpgm", "sfp", "tmi-gkp", "cc", "nppm")
 
 
 def by_value() -> list[str]:
