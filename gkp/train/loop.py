@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from gkp.evaluate import outcome
 from gkp.train.augment import crop_and_flip, draw_epoch, stream_seed
 from gkp.train.checks import check, joins_last, placed_for
-from gkp.train.graphs import Replayed
+from gkp.train.graphs import Replayed, recordable
 from gkp.train.history import Chosen, EpochRow, History
 from gkp.train.hooks import Hooks, Step
 from gkp.train.recipe import PAPER, SHORT, Recipe, learning_rate
@@ -67,7 +67,8 @@ def fine_tune(
     after_epoch: called when an epoch and its state are done; training ends early where it returns True, with
     fewer rows in the History than the recipe has epochs.
     cuda_graphs: on a GPU, replay forward and backward as a CUDA graph where neither an attack nor a
-    penalty nor another loss is part of the step; on a CPU it changes nothing.
+    penalty nor another loss is part of the step and no module has a forward hook; on a CPU it changes
+    nothing.
 
     Where a batch norm cannot take a last batch of one image, that image goes with the batch before it.
     Raises ValueError for unusable data or networks, StateError for a state file that is damaged or of another
@@ -83,7 +84,8 @@ def fine_tune(
     device = torch.device(device)
     layout = placed_for(model, train, device)
     held = {part: split.to(device) for part, split in splits.items() if part != "training"}
-    optimizer, graphs = sgd(model, recipe), cuda_graphs and device.type in GRAPH_DEVICES
+    optimizer = sgd(model, recipe)
+    graphs = cuda_graphs and device.type in GRAPH_DEVICES and recordable(model)
     hooks, attacks = hooks or Hooks(), attacks or {}
     run = _Run(model, train.to(device), held, recipe, optimizer, hooks, seed, attacks, layout, graphs, joined)
     history = History()
@@ -160,6 +162,7 @@ def _train(run: _Run, epoch: int, task: Task) -> float:
     total = torch.zeros((), device=run.device)
     finite = torch.ones((), dtype=torch.bool, device=run.device)
     run.model.train()
+    run.replayed = [replayed for replayed in run.replayed if replayed.of(run.model)]
     for step in range(run.steps):
         batch = run.batch(step)
         order = draws.order[batch]
