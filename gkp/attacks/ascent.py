@@ -8,7 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from gkp.utils.logits import NO_GRADIENT, check_classes, forward, peaks, refuse_not_finite, usable
+from gkp.utils.logits import (
+    NO_GRADIENT,
+    check_classes,
+    forward,
+    peaks,
+    refuse_not_finite,
+    told_of_in_place_changes,
+    usable,
+)
 
 SPACES = ("pixel", "normalized")
 LOSSES = ("float32", "float64")
@@ -125,7 +133,8 @@ def cross_entropy_gradient(logits: Tensor, x: Tensor, y: Tensor) -> Tensor:
     ascended = F.cross_entropy(logits, y, reduction="sum")
     if not ascended.requires_grad:
         raise ValueError(NO_GRADIENT)
-    (gradient,) = torch.autograd.grad(ascended, x, allow_unused=True)
+    with told_of_in_place_changes():
+        (gradient,) = torch.autograd.grad(ascended, x, allow_unused=True)
     if gradient is None:
         raise ValueError(NO_GRADIENT)
     return gradient

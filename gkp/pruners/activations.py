@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gkp.data import Split
-from gkp.nets.channels.surgery import default_input, filter_layers
-from gkp.pruners.common.filters import uniform_cut
+from gkp.nets.channels.surgery import default_input
+from gkp.pruners.common.filters import convolutions_to_cut, uniform_cut
 from gkp.pruners.common.images import sample, visit_feature_maps
 from gkp.pruners.common.registry import Cut, register
 
@@ -43,7 +43,7 @@ def hrank(
     the released script; the paper is remembered to use 30, not verified), with a hand-made rate per
     layer; here every layer is scored on the unpruned network and cut at once at one rate.
     """
-    return _scored_cut(model, example_input, data, images, batch_size, seed, feature_ranks)
+    return _scored_cut("hrank", model, example_input, data, images, batch_size, seed, feature_ranks)
 
 
 @register(
@@ -68,7 +68,7 @@ def chip(
     Images: 5 batches of 128, as released. Left out: the hand-made rate per layer (one rate here), and
     the authors' own fine-tuning (400 epochs, weight decay 5e-3): every method gets the same recipe.
     """
-    return _scored_cut(model, example_input, data, images, batch_size, seed, channel_independence)
+    return _scored_cut("chip", model, example_input, data, images, batch_size, seed, channel_independence)
 
 
 def feature_ranks(maps: Tensor) -> Tensor:
@@ -113,6 +113,7 @@ def _spectrum(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _scored_cut(
+    method: str,
     model: nn.Module,
     example_input: Tensor | None,
     data: Split,
@@ -123,9 +124,7 @@ def _scored_cut(
 ) -> Cut:
     """Cut by the mean over images of criterion(feature maps (B, C, H, W)) -> (B, C)."""
     example_input = default_input(model, example_input)
-    layers = filter_layers(model, example_input)
-    if not layers:
-        raise ValueError("this network has no convolution whose filters can be removed on their own")
+    layers = convolutions_to_cut(model, example_input, method)
     totals: dict[str, Tensor] = {}
 
     def add(name: str, maps: Tensor) -> None:

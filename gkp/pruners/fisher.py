@@ -14,7 +14,7 @@ from gkp.data import Split
 from gkp.nets.channels.groups import channels_of
 from gkp.nets.channels.surgery import default_input, remove_filters
 from gkp.pruners.common.gates import Costs, Gates, drops
-from gkp.pruners.common.images import batch_logits, sample, scoring_copy
+from gkp.pruners.common.images import batch_logits, gradients, sample, scoring_copy
 from gkp.pruners.common.ranking import MINIMUM
 from gkp.pruners.common.registry import Cut, register
 from gkp.pruners.dependency import bundles_to_prune, refuse_uncoupled
@@ -91,7 +91,7 @@ def fisher(model: nn.Module, gates: Gates, mask: Tensor, data: Split, batch_size
         total = torch.zeros_like(mask)
         for output, labels in batch_logits(model, data, size):
             loss = F.cross_entropy(output, labels, reduction="sum")  # of a mean q would depend on the batch
-            (q,) = torch.autograd.grad(loss, gates.values, materialize_grads=True)
+            (q,) = gradients(loss, [gates.values])
             total += q.double().square().sum(0).cpu()
         if gates.apart:
             break

@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gkp.data import Split
-from gkp.nets.channels.surgery import FilterLayer, convolution, default_input, filter_layers
-from gkp.pruners.common.images import batch_logits, sample, scoring_copy
+from gkp.nets.channels.surgery import FilterLayer, convolution, default_input
+from gkp.pruners.common.filters import convolutions_to_cut
+from gkp.pruners.common.images import batch_logits, gradients, sample, scoring_copy
 from gkp.pruners.common.ranking import MINIMUM, global_cut, own_norm
 from gkp.pruners.common.registry import Cut, register
 
@@ -41,9 +42,7 @@ def taylor(
     smooths scores with momentum 0.9. A layer keeps a share `minimum`, which is ours.
     """
     example_input = default_input(model, example_input)
-    layers = filter_layers(model, example_input)
-    if not layers:
-        raise ValueError("this network has no convolution whose filters can be removed on their own")
+    layers = convolutions_to_cut(model, example_input, "taylor")
     scores = first_order(model, layers, sample(data, images, seed), batch_size)
     return global_cut(model, scores, example_input, minimum)
 
@@ -66,11 +65,11 @@ def first_order(
     count = 0
     for output, labels in batch_logits(model, data, batch_size):
         # A layer that the logits do not depend on has no gradient, which is one of 0.
-        found = torch.autograd.grad(F.cross_entropy(output, labels), parameters, materialize_grads=True)
-        gradients = dict(zip(parameters, found, strict=True))
+        found = gradients(F.cross_entropy(output, labels), parameters)
+        by = dict(zip(parameters, found, strict=True))
         with torch.no_grad():
             for name, gate in gates.items():
-                change = sum((_per_filter(p * gradients[p]) for p in gate), start=torch.zeros(()))
+                change = sum((_per_filter(p * by[p]) for p in gate), start=torch.zeros(()))
                 totals[name] += change.square()
         count += 1
     return {name: total / count for name, total in totals.items()}

@@ -14,7 +14,7 @@ from gkp.nets.channels.groups import channels_of
 from gkp.nets.channels.surgery import default_input
 from gkp.pruners.common.filters import layers_to_cut
 from gkp.pruners.common.gates import Costs, Gates
-from gkp.pruners.common.images import batch_logits, sample, scoring_copy
+from gkp.pruners.common.images import batch_logits, gradients, sample, scoring_copy
 from gkp.pruners.common.ranking import MINIMUM, global_cut
 from gkp.pruners.common.registry import Cut, register
 from gkp.train.augment import crop_and_flip, draw_epoch, stream_seed
@@ -135,7 +135,7 @@ def search(
         gates.values = v.to(gates.values.device, copy=True).requires_grad_(True)
         ((output, labels),) = batch_logits(model, batch := next(batches), len(batch))
         loss = F.cross_entropy(output, labels)
-        (by_gate,) = torch.autograd.grad(loss, gates.values, materialize_grads=True)
+        (by_gate,) = gradients(loss, [gates.values])
         gradient = from_loss = by_gate.cpu() * v_slope
         gradient = gradient + cost_gradient(theta.detach(), costs, keep, weight, generator)
         if takes_part:

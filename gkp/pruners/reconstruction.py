@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from gkp.data import Split
-from gkp.nets.channels.surgery import FilterLayer, convolution, default_input, filter_layers, remove_filters
-from gkp.pruners.common.filters import filters_to_drop
+from gkp.nets.channels.groups import Channels, channels_of
+from gkp.nets.channels.surgery import FilterLayer, convolution, default_input, remove_filters
+from gkp.pruners.common.filters import convolutions_to_cut, filters_to_drop
+from gkp.pruners.common.gates import places_of
 from gkp.pruners.common.images import batches, sample, scoring_copy
 from gkp.pruners.common.registry import Cut, register
 from gkp.utils.logits import run
 
 TOLERANCE = 1e-2  # of the largest output: what tf32 products may lose, far below a wrong border
+
+
+@dataclass(frozen=True)
+class Reader:
+    """The layer that reads a convolution's filters.
+
+    order: its inputs (I,), those of one filter after those of another, I / filters of each.
+    """
+
+    layer: str
+    order: Tensor
 
 
 @register(
@@ -52,10 +66,15 @@ def thinet(
     Layers whose channels several layers read (DenseNet) are left unpruned. ValueError if that leaves none.
     """
     example_input = default_input(model, example_input)
-    found = {name: _reader(model, layer) for name, layer in filter_layers(model, example_input).items()}
+    layers, channels = convolutions_to_cut(model, example_input, "thinet"), channels_of(model, example_input)
+    found = {name: _reader(model, layer, channels) for name, layer in layers.items()}
     readers = {name: reader for name, reader in found.items() if reader is not None}
     if not readers:
-        raise ValueError("thinet needs a convolution whose channels are read by exactly one other layer")
+        raise ValueError(
+            "thinet needs a 2d convolution that exactly one other layer reads, a 2d or linear one that reads "
+            f"nothing else, and {', '.join(layers)} {'is' if len(layers) == 1 else 'are'} not read so: use "
+            "another method, such as l1"
+        )
     grams = sampled_grams(model, readers, sample(data, images, seed), locations, batch_size, seed)
     order = {name: removal_order(gram) for name, gram in grams.items()}
 
@@ -66,7 +85,7 @@ def thinet(
         rescaled = copy.deepcopy(model)
         for name, reader in readers.items():
             scales = least_squares_scales(grams[name], drop[name])
-            _scale_inputs(_weighted(rescaled, reader), scales)
+            _scale_inputs(_weighted(rescaled, reader.layer), scales, reader.order)
         return remove_filters(rescaled, drop, example_input)
 
     return cut
@@ -102,7 +121,7 @@ def least_squares_scales(gram: Tensor, dropped: Tensor) -> Tensor:
 
 
 def sampled_grams(
-    model: nn.Module, readers: dict[str, str], data: Split, locations: int, batch_size: int, seed: int
+    model: nn.Module, readers: dict[str, Reader], data: Split, locations: int, batch_size: int, seed: int
 ) -> dict[str, Tensor]:
     """{layer: G = x^T x (C, C), float64 on the CPU} of samples of what each layer's reader sums up.
 
@@ -115,13 +134,14 @@ def sampled_grams(
     generator = torch.Generator().manual_seed(seed)
     model = scoring_copy(model)
 
-    def watch(name: str, reader: nn.Conv2d | nn.Linear) -> None:
+    def watch(name: str, order: Tensor, reader: nn.Conv2d | nn.Linear) -> None:
         def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            x, scalars = drawn(reader, inputs[0], output, channels[name], locations, generator)
+            x, scalars = drawn(reader, inputs[0], output, order, channels[name], locations, generator)
             if not (x.sum(1) - scalars).abs().max() <= TOLERANCE * scalars.abs().max():
                 raise ValueError(
-                    f"thinet cannot rebuild the output of {readers[name]}, which computes something else "
-                    "than its weight says (a forward pass or a hook of its own, or NaN): use another method"
+                    f"thinet cannot rebuild the output of {readers[name].layer}, which computes "
+                    "something else than its weight says (a forward pass or a hook of its own, or NaN): "
+                    "use another method"
                 )
             x = x.double()
             grams[name] += (x.mT @ x).cpu()
@@ -129,38 +149,28 @@ def sampled_grams(
         reader.register_forward_hook(hook)
 
     for name, reader in readers.items():
-        watch(name, _weighted(model, reader))
+        watch(name, reader.order, _weighted(model, reader.layer))
     with torch.no_grad():
         for pixels, _ in batches(data, batch_size, next(model.parameters()).device):
             run(model, pixels)
     return grams
 
 
-def contributions(
-    reader: nn.Conv2d | nn.Linear,
-    x: Tensor,
-    output: Tensor,
-    channels: int,
-    locations: int,
-    generator: torch.Generator,
-) -> Tensor:
-    """(B * locations, C): what each input channel adds to randomly drawn scalars of the reader's output.
-
-    x: its input, (B, C, H, W), or (B, C * n) for a linear layer after flattening, or (B, ..., C) for one at
-    every position. A row sums to the scalar, less the bias.
-    """
-    return drawn(reader, x, output, channels, locations, generator)[0]
-
-
 def drawn(
     reader: nn.Conv2d | nn.Linear,
     x: Tensor,
     output: Tensor,
+    order: Tensor,
     channels: int,
     locations: int,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """`contributions` and the scalars less the bias (B * locations,), which are the sums of their rows."""
+    """What each channel adds to randomly drawn scalars of the reader's output, (B * locations, channels), and
+    these scalars less the bias, (B * locations,), which are the sums of the rows.
+
+    x: its input, (B, I, H, W), or (B, I) for a linear layer after flattening, or (B, ..., I) for one at every
+    position. order: (I,), see `Reader`.
+    """
     image = torch.arange(len(x)).repeat_interleave(locations)
 
     def draw(high: int) -> Tensor:
@@ -173,7 +183,7 @@ def drawn(
             x, output = (t.flatten(1, -2)[image, position] for t in (x, output))
         else:
             x, output = x[image], output[image]
-        parts = (x * reader.weight[unit]).view(len(image), channels, -1).sum(2)
+        parts = x * reader.weight[unit]
         found = output[torch.arange(len(image)), unit]
     else:
         unit, row, column = (draw(size) for size in output.shape[1:])
@@ -181,7 +191,7 @@ def drawn(
         found = output[image, unit, row, column]
     if reader.bias is not None:
         found = found - reader.bias[unit]
-    return parts, found
+    return parts[:, order.to(parts.device)].view(len(image), channels, -1).sum(2), found
 
 
 def patches(reader: nn.Conv2d, x: Tensor, image: Tensor, row: Tensor, column: Tensor) -> Tensor:
@@ -199,15 +209,18 @@ def patches(reader: nn.Conv2d, x: Tensor, image: Tensor, row: Tensor, column: Te
     return found.permute(0, 3, 1, 2)
 
 
-def _reader(model: nn.Module, layer: FilterLayer) -> str | None:
+def _reader(model: nn.Module, layer: FilterLayer, channels: Channels) -> Reader | None:
     """The one layer that reads the filters' feature maps and nothing else; None where there is none such."""
     if len(layer.consumers) != 1:
         return None
-    reader = model.get_submodule(layer.consumers[0])
-    if isinstance(reader, nn.Linear):
-        return layer.consumers[0] if reader.in_features % layer.filters == 0 else None
-    plain = isinstance(reader, nn.Conv2d) and reader.groups == 1
-    return layer.consumers[0] if plain and reader.in_channels == layer.filters else None
+    name, reader = layer.consumers[0], model.get_submodule(layer.consumers[0])
+    plain = isinstance(reader, nn.Conv2d) and reader.groups == 1 and reader.in_channels == layer.filters
+    if not (plain or isinstance(reader, nn.Linear)):
+        return None
+    place = places_of(channels.filters[layer.name].tolist(), channels.inputs[name])
+    counts = place.bincount(minlength=layer.filters)
+    alike = len(counts) == layer.filters and bool((counts == counts[0]).all())
+    return Reader(name, place.argsort(stable=True)) if alike else None
 
 
 def _weighted(model: nn.Module, name: str) -> nn.Conv2d | nn.Linear:
@@ -216,9 +229,9 @@ def _weighted(model: nn.Module, name: str) -> nn.Conv2d | nn.Linear:
     return layer
 
 
-def _scale_inputs(reader: nn.Conv2d | nn.Linear, scales: Tensor) -> None:
-    """Multiply the weights of each input channel by its scale; scales (C,)."""
-    weight = reader.weight
-    shape = (len(weight), len(scales), -1)
+def _scale_inputs(reader: nn.Conv2d | nn.Linear, scales: Tensor, order: Tensor) -> None:
+    """Multiply the weights of what is read of each filter by its scale; scales (C,), order as in `Reader`."""
+    by_input = torch.empty(len(order), dtype=scales.dtype)
+    by_input[order] = scales.repeat_interleave(len(order) // len(scales))
     with torch.no_grad():
-        weight.copy_((weight.reshape(shape) * scales.to(weight).view(1, -1, 1)).view(weight.shape))
+        reader.weight.mul_(by_input.to(reader.weight).view(1, -1, *[1] * (reader.weight.dim() - 2)))

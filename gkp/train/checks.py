@@ -40,9 +40,29 @@ def check(model: nn.Module, splits: Mapping[str, Split]) -> None:
 def placed(model: nn.Module, device: torch.device) -> None:
     """Move the model, in place, with weights of 2d convolutions laid out channels last, which is faster."""
     model.to(device)
+    _lay_out(model, torch.channels_last)
+
+
+def placed_for(model: nn.Module, split: Split, device: torch.device) -> torch.memory_format:
+    """`placed`, and the layout that images must have: channels last, unless the network fails on that.
+
+    A view of feature maps does; then the weights are laid out the usual way, too. The model is in eval mode.
+    """
+    placed(model, device)
+    image = first_image(model, split).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        try:
+            run(model, image)
+        except ValueError:  # `check` has run it on the usual layout
+            _lay_out(model, torch.contiguous_format)
+            return torch.contiguous_format
+    return torch.channels_last
+
+
+def _lay_out(model: nn.Module, layout: torch.memory_format) -> None:
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.dim() == 4:
-            tensor.data = tensor.data.to(device, memory_format=torch.channels_last)
+            tensor.data = tensor.data.to(memory_format=layout)
 
 
 def first_image(model: nn.Module, split: Split) -> Tensor:

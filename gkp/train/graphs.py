@@ -31,6 +31,16 @@ def record_cuda(run: Callable[[], tuple[Tensor, ...]]) -> tuple[tuple[Tensor, ..
     return outputs, graph.replay
 
 
+def recordable(model: nn.Module) -> bool:
+    """Whether nothing watches the forward pass: Python would call a hook when recording, and never again."""
+    return not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def places(model: nn.Module) -> list[tuple[int, int]]:
+    """Which tensors the parameters and buffers are, and where their numbers lie."""
+    return [(id(tensor), tensor.data_ptr()) for tensor in (*model.parameters(), *model.buffers())]
+
+
 class Replayed:
     """`compute` for batches of one shape, recorded on the first of them.
 
@@ -48,6 +58,11 @@ class Replayed:
         for buffer, before in buffers:  # the trial runs moved the statistics of batch norms
             buffer.copy_(before)
         self.gradients = [(p, p.grad) for p in model.parameters() if p.requires_grad]
+        self.places = places(model)
+
+    def of(self, model: nn.Module) -> bool:
+        """Whether the recording reads the tensors that the model has now: none was replaced since."""
+        return self.places == places(model)
 
     def fits(self, x: Tensor) -> bool:
         return x.shape == self.x.shape

@@ -20,14 +20,14 @@ from torch import Tensor, nn
 
 from gkp.evaluate import outcome
 from gkp.train.augment import crop_and_flip, draw_epoch, stream_seed
-from gkp.train.checks import check, joins_last, placed
-from gkp.train.graphs import Replayed
+from gkp.train.checks import check, joins_last, placed_for
+from gkp.train.graphs import Replayed, recordable
 from gkp.train.history import Chosen, EpochRow, History
 from gkp.train.hooks import Hooks, Step
 from gkp.train.recipe import PAPER, SHORT, Recipe, learning_rate
 from gkp.train.reproducible import reproducible
 from gkp.train.state import StateError, identity_of, load_state, save_state
-from gkp.utils.logits import as_logits, logits, weight_type
+from gkp.utils.logits import as_logits, logits, told_of_in_place_changes, weight_type
 from gkp.utils.progress import Progress, Task
 
 if TYPE_CHECKING:
@@ -67,7 +67,8 @@ def fine_tune(
     after_epoch: called when an epoch and its state are done; training ends early where it returns True, with
     fewer rows in the History than the recipe has epochs.
     cuda_graphs: on a GPU, replay forward and backward as a CUDA graph where neither an attack nor a
-    penalty nor another loss is part of the step; on a CPU it changes nothing.
+    penalty nor another loss is part of the step and no module has a forward hook; on a CPU it changes
+    nothing.
 
     Where a batch norm cannot take a last batch of one image, that image goes with the batch before it.
     Raises ValueError for unusable data or networks, StateError for a state file that is damaged or of another
@@ -81,11 +82,12 @@ def fine_tune(
     joined = joins_last(model, train, recipe.batch_size)
     identity = identity_of(model, splits, recipe, seed, attacks or {})
     device = torch.device(device)
-    placed(model, device)
+    layout = placed_for(model, train, device)
     held = {part: split.to(device) for part, split in splits.items() if part != "training"}
-    optimizer, graphs = sgd(model, recipe), cuda_graphs and device.type in GRAPH_DEVICES
+    optimizer = sgd(model, recipe)
+    graphs = cuda_graphs and device.type in GRAPH_DEVICES and recordable(model)
     hooks, attacks = hooks or Hooks(), attacks or {}
-    run = _Run(model, train.to(device), held, recipe, optimizer, hooks, seed, attacks, graphs, joined)
+    run = _Run(model, train.to(device), held, recipe, optimizer, hooks, seed, attacks, layout, graphs, joined)
     history = History()
     if state_path is not None and Path(state_path).exists():
         history = _restore(run, load_state(state_path, identity))
@@ -118,6 +120,7 @@ class _Run:
     hooks: Hooks
     seed: int
     attacks: Mapping[str, Attack]
+    layout: torch.memory_format = torch.channels_last  # of images
     graphs: bool = False
     joined: bool = False  # the last image goes with the batch before, see `gkp.train.checks.joins_last`
     replayed: list[Replayed] = field(default_factory=list)  # the recorded step, once there is one
@@ -145,7 +148,7 @@ def _epoch(run: _Run, epoch: int, task: Task) -> EpochRow:
         loss = _train(run, epoch, task)
         if run.hooks.after_epoch:
             run.hooks.after_epoch(run.model, epoch)
-        scores = {part: _accuracy(run.model, split) for part, split in run.held.items()}
+        scores = {part: _accuracy(run, split) for part, split in run.held.items()}
         attacked = {name: _attacked(run, attack) for name, attack in run.attacks.items()}
     lr, seconds = run.optimizer.param_groups[0]["lr"], time.perf_counter() - started
     return EpochRow(epoch, lr, loss, scores.get("validation"), scores.get("test"), seconds, attacked)
@@ -159,12 +162,13 @@ def _train(run: _Run, epoch: int, task: Task) -> float:
     total = torch.zeros((), device=run.device)
     finite = torch.ones((), dtype=torch.bool, device=run.device)
     run.model.train()
+    run.replayed = [replayed for replayed in run.replayed if replayed.of(run.model)]
     for step in range(run.steps):
         batch = run.batch(step)
         order = draws.order[batch]
         images, labels = run.train.images[order], run.train.labels[order].long()
         images = crop_and_flip(images, draws.top[batch], draws.left[batch], draws.flip[batch], recipe.padding)
-        cross_entropy, loss = _step(run, _pixels(images), labels, epoch, step)
+        cross_entropy, loss = _step(run, _pixels(images, run.layout), labels, epoch, step)
         # Summed on the device and read once per epoch: a GPU would wait at every read.
         total += cross_entropy * len(labels)
         finite &= torch.isfinite(loss)
@@ -225,7 +229,8 @@ def _backward(run: _Run, x: Tensor, y: Tensor, epoch: int) -> tuple[Tensor, Tens
     if penalty is not None:
         loss = loss + penalty
     run.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    with told_of_in_place_changes():
+        loss.backward()
     return cross_entropy.detach(), loss.detach()
 
 
@@ -238,9 +243,9 @@ def sgd(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     return torch.optim.SGD(trainable, recipe.lr, momentum, weight_decay=decay, nesterov=recipe.nesterov)
 
 
-def _pixels(images: Tensor) -> Tensor:
-    """uint8 (B, C, H, W) -> float32 in [0, 1], channels last, the fast layout of convolutions."""
-    return images.to(torch.float32, memory_format=torch.channels_last).div_(255)
+def _pixels(images: Tensor, layout: torch.memory_format) -> Tensor:
+    """uint8 (B, C, H, W) -> float32 in [0, 1]; channels last is the fast layout of convolutions."""
+    return images.to(torch.float32, memory_format=layout).div_(255)
 
 
 def _autocast(run: _Run) -> torch.autocast:
@@ -250,20 +255,21 @@ def _autocast(run: _Run) -> torch.autocast:
 
 
 @torch.no_grad()
-def _accuracy(model: nn.Module, split: Split) -> float:
+def _accuracy(run: _Run, split: Split) -> float:
     """The fraction of `split` classified correctly, in float32 and eval mode."""
-    model.eval()
+    run.model.eval()
     correct = torch.zeros((), dtype=torch.int64, device=split.images.device)
     for start in range(0, len(split), EVALUATION_BATCH):
         batch = slice(start, start + EVALUATION_BATCH)
-        correct += (logits(model, _pixels(split.images[batch])).argmax(1) == split.labels[batch]).sum()
+        found = logits(run.model, _pixels(split.images[batch], run.layout))
+        correct += (found.argmax(1) == split.labels[batch]).sum()
     return correct.item() / len(split)
 
 
 def _attacked(run: _Run, attack: Attack) -> float:
     """The fraction of the test images classified correctly under `attack`."""
     test = run.held["test"]
-    images, batch = _pixels(test.images), EVALUATION_BATCH
+    images, batch = _pixels(test.images, run.layout), EVALUATION_BATCH
     return outcome(run.model, images, test.labels, attack, batch_size=batch, fold=False).accuracy
 
 

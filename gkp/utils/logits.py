@@ -109,6 +109,20 @@ def _remedy(output: Any) -> str:
     return "e.g. output[0]" if isinstance(output, (tuple, list)) else "e.g. output.logits"
 
 
+@contextmanager
+def told_of_in_place_changes() -> Iterator[None]:
+    """Inside, a gradient that the network's own changes in place prevent is a ValueError that says so."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "modified by an inplace operation" not in str(error):
+            raise
+        raise ValueError(
+            "the network has no gradient, because its forward pass changes numbers in place that the "
+            f"gradient needs: write x = x * 2 for x.mul_(2), x = x + y for x += y ({error})"
+        ) from error
+
+
 # ---- finite numbers ------------------------------------------------------------------------------
 
 

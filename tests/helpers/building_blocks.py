@@ -10,6 +10,9 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d, SqueezeExcitation
 
+from gkp.nets.channels.groups import channels_of
+from gkp.nets.channels.layers import mixes
+
 
 class Net(nn.Module):
     """`first`, then a function of its feature maps, then `last`, then a linear layer on the mean."""
@@ -96,6 +99,10 @@ BLOCKS: dict[str, tuple[Callable[[], nn.Module], tuple[str, ...]]] = {
     "flip": (lambda: Net(lambda m, x: x.flip(1), conv()), ONE_BY_ONE),
     "roll": (lambda: Net(lambda m, x: x.roll(3, 1), conv()), ("last",)),
     "fixed order": (lambda: Net(lambda m, x: x[:, torch.arange(15, -1, -1)], conv()), ("last",)),
+    "flip before a norm": (
+        lambda: Net(lambda m, x: F.relu(m.norm(x.flip(1))), conv(), norm=nn.BatchNorm2d(16)),
+        ONE_BY_ONE,
+    ),
     "pixel shuffle": (lambda: Net(lambda m, x: F.pixel_shuffle(x, 2), conv(4)), ("last",)),
     "pixel unshuffle": (lambda: Net(lambda m, x: F.pixel_unshuffle(x, 2), conv(64)), ONE_BY_ONE),
     "gate of two halves": (lambda: Net(lambda m, x: F.glu(x, 1), conv(8)), ("last",)),
@@ -227,6 +234,26 @@ def tied() -> nn.Module:
     net = Net(lambda m, x: m.b(m.a(x)), conv(), a=nn.Conv2d(16, 16, 1), b=nn.Conv2d(16, 16, 1))
     net.b.weight = net.a.weight
     return net
+
+
+@torch.no_grad()
+def silence(model: nn.Module, x: Tensor) -> nn.Module:
+    """`model` with a third of its removable channels, drawn at random, zero where they are made and read."""
+    channels, modules = channels_of(model, x), dict(model.named_modules())
+    generator, silent = torch.Generator().manual_seed(3), list[int]()
+    for bundle in channels.bundles:
+        order = torch.randperm(len(bundle.units), generator=generator)
+        silent += [bundle.units[place] for place in order[: -(-len(order) // 3)].tolist()]
+    filters, inputs = channels.removed(silent)
+    for name, places in filters.items():
+        across = isinstance(modules[name], nn.ConvTranspose2d) and mixes(modules[name])
+        for parameter in modules[name].parameters(recurse=False):
+            (parameter.transpose(0, 1) if across and parameter.dim() > 1 else parameter)[places] = 0
+    for name, places in inputs.items():
+        if mixes(modules[name]):
+            weight = modules[name].get_parameter("weight")
+            (weight if isinstance(modules[name], nn.ConvTranspose2d) else weight.transpose(0, 1))[places] = 0
+    return model
 
 
 def block(name: str) -> nn.Module:

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from torch import nn
 
 from gkp.pruners import prepare
-from gkp.pruners.reconstruction import contributions, least_squares_scales, removal_order, sampled_grams
+from gkp.pruners.reconstruction import Reader, drawn, least_squares_scales, removal_order, sampled_grams
+
+READ = {"0": Reader("2", torch.arange(8))}
+
+
+def contributions(reader, x, output, channels, locations, generator) -> torch.Tensor:
+    """Of inputs that come filter by filter."""
+    order = torch.arange(reader.weight.shape[1])
+    return drawn(reader, x, output, order, channels, locations, generator)[0]
 
 
 def samples_of(rows: int, channels: int, seed: int) -> np.ndarray:
@@ -108,7 +116,8 @@ def test_a_filter_that_repeats_another_goes_and_the_scales_make_up_for_it(resnet
         block.bn1.running_mean[repeat] = block.bn1.running_mean[filter]
         block.bn1.running_var[repeat] = block.bn1.running_var[filter]
         block.conv2.weight.data[:, repeat] = block.conv2.weight.data[:, filter]
-    grams = sampled_grams(model, {"layer1.0.conv1": "layer1.0.conv2"}, images, 20, 16, 0)
+    readers = {"layer1.0.conv1": Reader("layer1.0.conv2", torch.arange(16))}
+    grams = sampled_grams(model, readers, images, 20, 16, 0)
     scales = least_squares_scales(grams["layer1.0.conv1"], torch.tensor(list(half.values())))
     expected = torch.tensor([2.0] * 4 + [1.0] * 4)
     torch.testing.assert_close(scales[:8].float(), expected, rtol=1e-3, atol=1e-3)
@@ -150,7 +159,7 @@ def test_vgg_is_cut_down_to_the_layer_that_feeds_the_classifier(vgg16, images) -
 def test_refusals_name_the_value(resnet8, images) -> None:
     with pytest.raises(ValueError, match="locations=0"):
         prepare(resnet8, "thinet", data=images, locations=0)
-    with pytest.raises(ValueError, match="exactly one other layer"):
+    with pytest.raises(ValueError, match="0: its filters are the network's output"):
         prepare(
             nn.Sequential(nn.Conv2d(3, 4, 3)), "thinet", data=images, example_input=torch.rand(1, 3, 8, 8)
         )
@@ -208,8 +217,8 @@ def circular(mode: str) -> nn.Module:
 @pytest.mark.parametrize("mode", ["reflect", "circular", "replicate"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_the_samples_of_padded_readers_are_those_of_the_network(images, mode, dtype) -> None:
-    grams = sampled_grams(circular(mode).to(dtype), {"0": "2"}, images, 20, 16, 0)
-    wrong = sampled_grams(circular("zeros").to(dtype), {"0": "2"}, images, 20, 16, 0)
+    grams = sampled_grams(circular(mode).to(dtype), READ, images, 20, 16, 0)
+    wrong = sampled_grams(circular("zeros").to(dtype), READ, images, 20, 16, 0)
     assert grams["0"].isfinite().all()
     assert not torch.allclose(grams["0"], wrong["0"], rtol=1e-3)
 
@@ -226,4 +235,4 @@ def test_a_reader_that_computes_something_else_is_named(images) -> None:
     model = circular("zeros")
     model[2] = Standardised(8, 6, 3, padding=2)
     with pytest.raises(ValueError, match=r"thinet cannot rebuild the output of 2, .*another method"):
-        sampled_grams(model, {"0": "2"}, images, 20, 16, 0)
+        sampled_grams(model, READ, images, 20, 16, 0)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from small_training import QUICK, TRAIN, VALIDATION, random_split, same_weights, small_net, without_seconds
 
+from gkp import pruners
 from gkp.attacks import Attack
 from gkp.nets import models
 from gkp.train import Hooks, fine_tune, loop
@@ -113,6 +114,54 @@ def test_a_run_continued_with_replays_ends_the_same(stand_in, tmp_path: Path):
 def test_steps_that_change_are_not_replayed(stand_in, options):
     trained(cuda_graphs=True, **options)
     assert StandIn.replays == 0
+
+
+def test_a_network_that_a_hook_watches_is_not_replayed(stand_in):
+    """GAL's masks are such hooks; who only counts calls would miss them, too."""
+    model, calls = small_net(), []
+    model[1][3].register_forward_hook(lambda *_: calls.append(model.training))
+    fine_tune(model, TRAIN, replace(QUICK, epochs=1), cuda_graphs=True)
+    assert StandIn.replays == 0
+    assert sum(calls) == 5
+
+
+def test_replaced_weights_are_recorded_anew(stand_in):
+    """Against the rule for hooks, but no reason to go on with gradients of tensors that nobody reads."""
+
+    def replace_first(model, epoch):
+        layer = next(model[1].children())
+        layer.weight.data = layer.weight.data.clone() * 0.5
+
+    plain, _ = trained(hooks=Hooks(after_epoch=replace_first))
+    replayed, _ = trained(hooks=Hooks(after_epoch=replace_first), cuda_graphs=True)
+    assert StandIn.replays == 4 * QUICK.epochs
+    assert same_weights(plain, replayed)
+    recorded = StandIn(replayed, lambda x, y: (replayed(x).sum().detach(),), *batch())
+    assert recorded.of(replayed)
+    replace_first(replayed, 1)
+    assert not recorded.of(replayed)
+
+
+def batch():
+    return torch.rand(4, 3, 8, 8), torch.arange(4)
+
+
+@pytest.mark.parametrize("method", ["dhp", "hesso", "otov2-dhspg", "group-sl"])
+def test_methods_that_train_do_so_with_replays(stand_in, method):
+    """DHP's generated weights are made of tensors that stay where they are; the others work on gradients."""
+    ends = []
+    for graphs in (False, True):
+        model = small_net()
+        session = pruners.start(
+            model, method, rate=0.4, epochs=20, data=TRAIN, example_input=TRAIN.pixels(slice(1))
+        )
+        recipe, after = session.recipes(QUICK.scaled(20))
+        fine_tune(model, TRAIN, replace(recipe, epochs=2), hooks=session.hooks, cuda_graphs=graphs)
+        small = session.finish(model)(0.4)
+        fine_tune(small, TRAIN, replace(after, epochs=1), cuda_graphs=graphs)
+        ends.append(small)
+    assert StandIn.replays == 4 * 3
+    assert same_weights(*ends)
 
 
 def test_on_a_cpu_the_switch_changes_nothing():

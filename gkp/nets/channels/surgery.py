@@ -166,6 +166,7 @@ class FilterLayer:
     """A layer whose filters can go without touching another layer's filters.
 
     gates: layers that only scale its feature maps and lose the same filters (squeeze-and-excitation).
+    reordered: whether the norm's channels are not the filters, one by one and in their order.
     """
 
     name: str
@@ -173,6 +174,7 @@ class FilterLayer:
     consumers: tuple[str, ...]  # layers that lose the matching input channels
     norm: str | None  # its batch norm
     gates: tuple[str, ...] = ()
+    reordered: bool = False
 
 
 def filter_layers(model: nn.Module, example_input: Tensor) -> dict[str, FilterLayer]:
@@ -240,7 +242,8 @@ def _own_filters(
         else:
             norm = _own_norm(channels, unwrapped(model), bundle, name)
             others = tuple(each for each in bundle.producers if each != name)
-            layers[name] = FilterLayer(name, filters, bundle.readers, norm, others)
+            moved = norm is not None and not torch.equal(channels.filters[norm], channels.filters[name])
+            layers[name] = FilterLayer(name, filters, bundle.readers, norm, others, moved)
     return layers, {name: reason for name, reason in reasons.items() if not _is_gate(name, layers)}
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from gkp.nets.channels.surgery import (
     FilterLayer,
     default_input,
+    filter_layers,
     filter_weight,
     left_out,
     prunable_layers,
@@ -86,4 +87,16 @@ def layers_to_cut(model: nn.Module, example_input: Tensor) -> dict[str, FilterLa
         why = f" ({summary(reasons)})" if reasons else ""
         raise ValueError(f"this network has no convolution whose filters can be removed on their own{why}")
     warn_of(reasons | training_only(model, example_input))
+    return layers
+
+
+def convolutions_to_cut(model: nn.Module, example_input: Tensor, method: str) -> dict[str, FilterLayer]:
+    """`layers_to_cut` for a method that knows 2d convolutions alone; ValueError where there is none."""
+    offered = layers_to_cut(model, example_input)
+    layers = filter_layers(model, example_input)
+    if not layers:
+        raise ValueError(
+            f"{method} is for filters of 2d convolutions, and {next(iter(offered))}, which can lose some, "
+            "is none: use another method, such as l1"
+        )
     return layers

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,16 @@ from torch import Tensor, nn
 from gkp.data import Split
 from gkp.nets.channels.surgery import FilterLayer
 from gkp.pruners.common.ranking import own_norm
-from gkp.utils.logits import HALF, NO_GRADIENT, check_classes, class_labels, logits, run, weight_type
+from gkp.utils.logits import (
+    HALF,
+    NO_GRADIENT,
+    check_classes,
+    class_labels,
+    logits,
+    run,
+    told_of_in_place_changes,
+    weight_type,
+)
 
 
 def sample(data: Split, images: int, seed: int) -> Split:
@@ -57,6 +66,12 @@ def batch_logits(model: nn.Module, data: Split, batch_size: int) -> Iterator[tup
         if not output.requires_grad:
             raise ValueError(NO_GRADIENT.replace("the pixels", "the weights"))
         yield output, labels.long()
+
+
+def gradients(loss: Tensor, of: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Of a scalar, zeros where it does not depend on a tensor; ValueError for a network that prevents it."""
+    with told_of_in_place_changes():
+        return torch.autograd.grad(loss, of, materialize_grads=True)
 
 
 def visit_feature_maps(

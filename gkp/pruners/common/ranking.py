@@ -22,11 +22,11 @@ MINIMUM = 0.1  # share of a layer's filters that stays, as in LeGR: a ranking ma
 
 
 def own_norm(model: nn.Module, layer: FilterLayer) -> nn.BatchNorm2d | None:
-    """The batch norm with one channel per filter of the layer; None where it has none of its own.
+    """The batch norm with one channel per filter of the layer, in their order; None where it has none such.
 
     DenseNet's, which comes after a concatenation, normalises the channels of many layers.
     """
-    norm = model.get_submodule(layer.norm) if layer.norm else None
+    norm = model.get_submodule(layer.norm) if layer.norm and not layer.reordered else None
     return norm if isinstance(norm, nn.BatchNorm2d) and norm.num_features == layer.filters else None
 
 

@@ -24,7 +24,7 @@ from gkp.nets.channels.surgery import (
     summary,
 )
 from gkp.nets.grouped import GroupedKernelConv2d, replace_module, take_over, window
-from gkp.pruners.common.images import batch_logits, sample, scoring_copy
+from gkp.pruners.common.images import batch_logits, gradients, sample, scoring_copy
 from gkp.pruners.common.registry import Cut, register
 from gkp.pruners.lowrank.damage import Path, allocation, exponential
 
@@ -93,9 +93,7 @@ def mean_gradients(model: nn.Module, names: list[str], data: Split, batch_size: 
     totals = [torch.zeros_like(weight) for weight in weights]
     for output, labels in batch_logits(scored, data, batch_size):
         loss = F.cross_entropy(output, labels, reduction="sum")
-        for total, found in zip(
-            totals, torch.autograd.grad(loss, weights, materialize_grads=True), strict=True
-        ):
+        for total, found in zip(totals, gradients(loss, weights), strict=True):
             total += found
     return {
         name: (total / len(data)).double().cpu().flatten(2) for name, total in zip(names, totals, strict=True)

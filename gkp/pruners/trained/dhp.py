@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from gkp.data import Split
-from gkp.nets.channels.surgery import FilterLayer, default_input, filter_layers
-from gkp.pruners.common.filters import layers_to_cut
+from gkp.nets.channels.surgery import default_input
+from gkp.pruners.common.filters import convolutions_to_cut
 from gkp.pruners.common.ranking import MINIMUM, filter_macs, global_cut, lowest
 from gkp.pruners.common.registry import Cut, Session, register
 from gkp.pruners.common.widths import Widths
@@ -92,7 +92,7 @@ def start_dhp(
     if sparsity < 0:
         raise ValueError(f"sparsity={sparsity!r}: give the weight of the latents' L1 norm, 0 or more")
     example = default_input(model, example_input)
-    layers = _layers(model, example)
+    layers = convolutions_to_cut(model, example, "dhp")
     widths = Widths(model, layers, example)
     drawn = Latents(layers, seed)
     drop = lowest(_sizes(drawn), filter_macs(model, layers, example), rate, minimum)
@@ -152,20 +152,8 @@ def dhp(
     raised. Without training: latents as drawn.
     """
     example = default_input(model, example_input)
-    layers = _layers(model, example)
+    layers = convolutions_to_cut(model, example, "dhp")
     return global_cut(model, _sizes(Latents(layers, seed)), example, minimum)
-
-
-def _layers(model: nn.Module, example: Tensor) -> dict[str, FilterLayer]:
-    """Convolutions whose filters have latents; ValueError where there is none."""
-    offered = layers_to_cut(model, example)
-    layers = filter_layers(model, example)
-    if not layers:
-        raise ValueError(
-            f"dhp generates weights of 2d convolutions, and {next(iter(offered))}, whose filters can go, "
-            "is none: use another method, such as l1"
-        )
-    return layers
 
 
 def _sizes(latents: Latents) -> dict[str, Tensor]:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from gkp.data import Split
-from gkp.nets.channels.surgery import FilterLayer, convolution, default_input, filter_layers
-from gkp.pruners.common.filters import filters_to_drop, uniform_cut
+from gkp.nets.channels.surgery import FilterLayer, convolution, default_input
+from gkp.pruners.common.filters import convolutions_to_cut, filters_to_drop, uniform_cut
 from gkp.pruners.common.ranking import own_norm
 from gkp.pruners.common.registry import Cut, Session, register
 from gkp.pruners.geometry import distance_to_others, fpgm
@@ -91,7 +91,7 @@ def _masking_session(
     frozen: bool,
 ) -> Session:
     """Masks chosen now and anew after every epoch; frozen: their gradients are zeroed in between."""
-    layers = filter_layers(model, default_input(model, example_input))
+    layers = convolutions_to_cut(model, default_input(model, example_input), method)
     grouped = [name for name, m in model.named_modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
     shared = [layer.norm for layer in layers.values() if layer.norm and own_norm(model, layer) is None]
     if grouped or shared:

@@ -28,6 +28,7 @@ def start_slimming(
     example_input = default_input(model, example_input)
     if sparsity < 0:
         raise ValueError(f"sparsity={sparsity!r}: give the weight of the L1 penalty, 0 or more")
+    bn_gamma(model, groups=groups, example_input=example_input, data=data)  # refuses what has no scales
     layers = filter_layers(model, example_input)
     penalised = [name for name, layer in layers.items() if _has_trained_scale(model, layer)]
 
