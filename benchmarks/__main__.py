@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import attacks, deployment, search, training
+from benchmarks import attacks, choices, deployment, search, training
 from benchmarks.ratios import Times, row
 from gkp.deploy import runtimes
 from gkp.study.analysis.labels import network_title
@@ -29,7 +29,7 @@ from gkp.study.runs.provenance import provenance
 from gkp.study.runs.record import Fact
 from gkp.study.runs.store import Store
 
-Part = dict[str, Any]  # "rows" as of `benchmarks.ratios.row`, and what else a part keeps
+Part = dict[str, Any]  # "rows" as of `benchmarks.ratios.row` where it has ratios, and what else it keeps
 GOAL = round(1 / 0.75, 3)  # of large networks: three quarters of the dense time
 BIG = ("resnet50", "vgg16_bn")
 
@@ -47,7 +47,17 @@ def of_search(threads: int) -> Part:
     ]
     rows[0]["against"], rows[2]["ours"] = "the same in plain Python", "beside a busy process"
     rows[2]["seconds"], rows[2]["against_seconds"] = alone["beside"]["median"], alone["alone"]["median"]
-    return {"rows": rows, "by_size": search.seconds_by_size(widths=(64, 128, 256))}
+    return {"rows": rows, "by_size": search.seconds_by_size()}
+
+
+def of_sharing(threads: int) -> Part:
+    """What sets that groups share cost by Eq. 3, on the authors' ResNet-20."""
+    return {"shares": choices.sharing()}
+
+
+def of_optimality(threads: int) -> Part:
+    """How far the beam is from the proved optimum of Eq. 3; minutes."""
+    return choices.optimality()
 
 
 def of_attacks(threads: int) -> Part:
@@ -113,6 +123,8 @@ def _times(found: dict[str, float], **keys: str) -> Times:
 
 PARTS: dict[str, Callable[[int], Part]] = {
     "search": of_search,
+    "sharing": of_sharing,
+    "optimality": of_optimality,
     "attacks": of_attacks,
     "training": of_training,
     "deployment": of_deployment,
@@ -134,7 +146,7 @@ def main() -> None:
     for name in given.parts or parts:
         found = {**parts[name](given.threads), "threads": given.threads}
         Store(given.root).write(Fact.of(name, speed.SUITE, found, provenance("cpu")))
-        print(to_markdown(speed.ratios_text(speed.ratios(given.root, name))), flush=True)
+        print(to_markdown(speed.text(given.root, name)), flush=True)
 
 
 if __name__ == "__main__":

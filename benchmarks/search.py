@@ -65,13 +65,14 @@ def resnet20_seconds(repeats: int = 5) -> dict[str, dict[str, float | int]]:
 
 
 def seconds_by_size(
-    widths: tuple[int, ...] = (64, 128, 256, 512), groups: tuple[int, ...] = (2, 4, 8, 16), repeats: int = 1
+    widths: tuple[int, ...] = (16, 32, 64, 128, 256), groups: tuple[int, ...] = (2, 4, 8, 16)
 ) -> list[dict[str, float | int]]:
     """One square 3x3 layer of each width in each number of groups: width, groups and `seconds`."""
     draw = torch.Generator().manual_seed(0)
     found = []
     for width in widths:
         weight = torch.randn(width, width, 3, 3, generator=draw)
+        repeats = 3 if width <= 64 else 1  # milliseconds need more than one look
         found += [
             {"width": width, "groups": count, **seconds([weight], repeats, groups=count)} for count in groups
         ]

@@ -23,7 +23,7 @@ def forms_of(layer: nn.Module, grouping: Grouping) -> tuple[str, ...]:
     """
     if hooked(layer) or (isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros"):
         return ("dense",)
-    return FORMS if grouping.equal and isinstance(layer, nn.Conv2d) else ("dense", "split")
+    return FORMS if grouping.even and isinstance(layer, nn.Conv2d) else ("dense", "split")
 
 
 def span(channels: Tensor) -> tuple[int, int] | None:
@@ -70,7 +70,7 @@ class GatheredConv(nn.Module):
 
     def __init__(self, conv: nn.Module, grouping: Grouping) -> None:
         super().__init__()
-        weight = conv.get_parameter("weight").detach()
+        weight, grouping = conv.get_parameter("weight").detach(), grouping.even or grouping
         parts = [grouping.part(weight, group) for group in range(len(grouping.filters))]
         self.taken = Taken(torch.cat(grouping.channels), weight.shape[1], True)
         self.conv = _part(conv, torch.cat(parts), grouping.order, len(parts))

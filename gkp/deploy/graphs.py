@@ -150,6 +150,8 @@ def _in_form(
     bias = layer.get_parameter("bias").detach() if layer.bias is not None else None
     if grouping is None or form == "dense":
         return _product(place, weight, bias, groups)
+    if form == "grouped":
+        grouping = grouping.even or grouping
     parts = [grouping.part(weight, group) for group in range(len(grouping.filters))]
     together = f"{name}.rows" if grouping.back is not None else place.outlet
     if form == "grouped":

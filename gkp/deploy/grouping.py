@@ -5,6 +5,7 @@ Everything here rewrites dense networks that hold zeros (`gkp.nets.deploy.folded
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from gkp.nets.grouped import CHANNELWISE, CHANNELWISE_FUNCTIONS
 from gkp.nets.grouped_base import GroupedKernels
 
 BLOCK = 8  # channels that vector units take at once: numbers of channels stay multiples of it
+REPEATED = 2  # times as many groups as there are sets of channels, at most, to have them of one size
 WORTH = 1 / 16  # of the channels; fewer are not removed
 
 
@@ -40,10 +42,21 @@ class Grouping:
         return None if torch.equal(order, torch.arange(len(order))) else order.argsort()
 
     @property
-    def equal(self) -> bool:
-        """Whether one grouped convolution can compute it: several groups of one size."""
-        sizes = {(len(f), len(c)) for f, c in zip(self.filters, self.channels, strict=True)}
-        return len(self.filters) > 1 and len(sizes) == 1
+    def even(self) -> Grouping | None:
+        """The same in groups of one size, for one grouped convolution; None where that takes too many.
+
+        Several groups that read equally many channels; what is larger than another is cut into parts.
+        """
+        size = math.gcd(*(len(filters) for filters in self.filters))
+        parts = [
+            (part, channels)
+            for filters, channels in zip(self.filters, self.channels, strict=True)
+            for part in filters.split(size)
+        ]
+        several = 1 < len(parts) <= REPEATED * len(self.filters)
+        if not several or len({len(channels) for channels in self.channels}) > 1:
+            return None
+        return Grouping(*(tuple(each) for each in zip(*parts, strict=True)))
 
     def part(self, weight: Tensor, group: int) -> Tensor:
         """(n, k, ...): the kernels of one group in the dense `weight` (O, I, ...)."""
@@ -51,14 +64,21 @@ class Grouping:
 
 
 def groupings(model: nn.Module) -> dict[str, Grouping]:
-    """Name and grouping of each layer of grouped kernels in `model`."""
+    """Name and grouping of each layer of grouped kernels in `model`; groups that read the same are one."""
     return {
-        name: Grouping(
-            tuple(module.filter_order.cpu().view(module.groups, -1)), tuple(module.kept.cpu().sort(1).values)
-        )
+        name: _wider(module.filter_order.cpu().view(module.groups, -1), module.kept.cpu().sort(1).values)
         for name, module in model.named_modules()
         if isinstance(module, GroupedKernels) and name
     }
+
+
+def _wider(order: Tensor, kept: Tensor) -> Grouping:
+    """The grouping of filters (G, n) that read channels (G, k), each set of channels once."""
+    readers: dict[tuple[int, ...], list[Tensor]] = {}
+    for filters, channels in zip(order, kept, strict=True):
+        readers.setdefault(tuple(channels.tolist()), []).append(filters)
+    together = (own[0] if len(own) == 1 else torch.cat(own).sort().values for own in readers.values())
+    return Grouping(tuple(together), tuple(torch.tensor(channels) for channels in readers))
 
 
 def reordered(

@@ -12,14 +12,17 @@ That is Eq. 3 with its sign turned, and the released code's arithmetic.
 
 from __future__ import annotations
 
+import itertools
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 ARITHMETICS = ("fast", "released")
+HELD = 1 << 21  # distances of sets that are valued together, 16 MB
 TILE = 256  # kernels whose distances are computed together
 
 
@@ -37,6 +40,10 @@ class Problem:
     @property
     def channels(self) -> int:
         return self.distance.shape[-1]
+
+    def of(self, groups: Sequence[int]) -> Problem:
+        """The same problem for some of the groups, in this order; one may stand there more than once."""
+        return replace(self, distance=self.distance[list(groups)], smooth=self.smooth[list(groups)])
 
     @property
     def released(self) -> bool:
@@ -116,5 +123,38 @@ def set_cost(problem: Problem, kept: Tensor) -> Tensor:
     inner = torch.triu(among, 1).sum((1, 2))
     if problem.neighbours == 0 or problem.beta == 0:
         return inner
-    nearest = to_kept.topk(min(problem.neighbours, kept.shape[1]), dim=2).values.sum(2)
+    count = min(problem.neighbours, kept.shape[1])
+    nearest = to_kept.amax(2) if count == 1 else to_kept.topk(count, dim=2).values.sum(2)
     return inner - problem.beta * nearest.scatter(1, kept, 0).sum(1)
+
+
+def constant(problem: Problem) -> float:
+    """What the ones of the similarities 1 - d add to the cost of every set of a group."""
+    pruned, nearest = problem.channels - problem.keep, min(problem.neighbours, problem.keep)
+    return math.comb(problem.keep, 2) - problem.beta * pruned * nearest
+
+
+def all_sets(problem: Problem) -> Tensor:
+    """(C(n, keep), keep): every set that a group could keep."""
+    combinations = itertools.combinations(range(problem.channels), problem.keep)
+    flat = torch.tensor(list(itertools.chain.from_iterable(combinations)), dtype=torch.int64)
+    return flat.view(-1, problem.keep)
+
+
+def costs_of_sets(problem: Problem, group: int, sets: Tensor) -> Tensor:
+    """Costs (M,) of the sets (M, keep) in one group."""
+    distance, smooth = problem.distance[group], problem.smooth[group]
+    chunks = torch.split(sets, max(1, HELD // (problem.channels * problem.keep)))
+    return torch.cat(
+        [
+            set_cost(
+                replace(
+                    problem,
+                    distance=distance.expand(len(chunk), -1, -1),
+                    smooth=smooth.expand(len(chunk), -1),
+                ),
+                chunk,
+            )
+            for chunk in chunks
+        ]
+    )

@@ -9,7 +9,7 @@ from torch import Tensor
 from gkp.search import exact
 from gkp.search.exact import Optimum
 from gkp.search.objective import Problem, grouped_kernel_distance, resolve_beta, set_cost
-from gkp.search.selection import select
+from gkp.search.selection import Selection, select
 
 
 def gaps(weight: Tensor, *, seconds: float = 60.0, **options: Any) -> tuple[Tensor, Optimum]:
@@ -20,10 +20,15 @@ def gaps(weight: Tensor, *, seconds: float = 60.0, **options: Any) -> tuple[Tens
     `proved`, the gap is to the best set known, and the true one larger by `gap` at most.
     """
     found = select(weight, **options)
+    problem = eq3_problem(weight, found)
+    optimum = exact.solve(problem, seconds)
+    return (set_cost(problem, found.kept) - optimum.cost) / optimum.cost.abs(), optimum
+
+
+def eq3_problem(weight: Tensor, found: Selection) -> Problem:
+    """Eq. 3 with its own beta for the groups of a selection from `weight` (O, I, kh, kw)."""
     order, keep = found.filter_order.view(found.groups, -1), found.kept.shape[1]
     distance = grouped_kernel_distance(weight.detach().double().cpu(), order)
     channels = distance.shape[1]
     beta = resolve_beta("exact", channels, keep, keep, 1)
-    problem = Problem(distance, distance.new_zeros(len(order), channels), keep, beta, 1)
-    optimum = exact.solve(problem, seconds)
-    return (set_cost(problem, found.kept) - optimum.cost) / optimum.cost.abs(), optimum
+    return Problem(distance, distance.new_zeros(len(order), channels), keep, beta, 1)

@@ -7,7 +7,6 @@ optimality gap is measured.
 
 from __future__ import annotations
 
-import itertools
 import math
 import numbers
 from dataclasses import dataclass, replace
@@ -20,11 +19,14 @@ from gkp.search import grouping as groupings
 from gkp.search.objective import (
     ARITHMETICS,
     Problem,
+    all_sets,
+    costs_of_sets,
     grouped_kernel_distance,
     kept_count,
     resolve_beta,
     set_cost,
 )
+from gkp.search.sharing import check_share, shared
 from gkp.search.smoothness import smoothness, summed_in_order
 from gkp.search.threads import one_thread
 
@@ -71,6 +73,7 @@ def select(
     generator: torch.Generator | None = None,
     arithmetic: str = "fast",
     starts: int | None = None,
+    share: float = 0.0,
 ) -> Selection:
     """Group the filters of a convolution and choose the input channels that each group keeps.
 
@@ -92,11 +95,14 @@ def select(
     starts: from how many kernels of a group the beam or greedy search starts, spread evenly over the
     input channels; None starts from every one, as released. Time grows with it, so that a few serve a
     layer of thousands of channels.
+    share: groups get one set in common as long as the layer's cost rises by no more than this, relative to
+    it, see `gkp.search.sharing`; 0, as published, leaves each its own.
 
     Returns a `Selection` on the CPU. ValueError for anything out of range.
     """
     _check(weight, rate, beam_width, check_step, alpha, neighbours, decision, strategy, beta)
     _check_means(arithmetic, starts)
+    check_share(share, strategy, decision)
     weight = weight.detach().double().cpu()
     order = _group(weight, groups, grouping, variant, generator, arithmetic)
     channels = weight.shape[1]
@@ -105,6 +111,7 @@ def select(
     beta = resolve_beta(beta, channels, keep, first_use, neighbours)
     width = 1 if strategy == "greedy" else beam_width
     rule = beam.Rule(width, check_step, alpha, outer_in_beam)
+    problems: list[Problem] = []
     kept: list[Tensor] = []
     cost: list[Tensor] = []
     with one_thread():
@@ -115,6 +122,13 @@ def select(
             found = _searched(problem, strategy, decision, generator, rule, starts)
             kept.append(found[0])
             cost.append(found[1])
+            if share:
+                problems.append(problem)
+        if share:
+            distances, smooths = zip(*((each.distance, each.smooth) for each in problems), strict=True)
+            whole = replace(problems[0], distance=torch.cat(distances), smooth=torch.cat(smooths))
+            common = shared(whole, torch.cat(kept), share)
+            return Selection(order.flatten(), common, set_cost(whole, common))
     return Selection(order.flatten(), torch.cat(kept), torch.cat(cost))
 
 
@@ -176,28 +190,14 @@ def _exact(problem: Problem, decision: str) -> tuple[Tensor, Tensor]:
 
 def _enumerate(problem: Problem, decision: str) -> tuple[Tensor, Tensor]:
     """The best of all C(n, keep) sets of every group."""
-    combinations = itertools.combinations(range(problem.channels), problem.keep)
-    flat = torch.tensor(list(itertools.chain.from_iterable(combinations)), dtype=torch.int64)
-    candidates = flat.view(-1, problem.keep)
+    candidates = all_sets(problem)
     kept, cost = [], []
-    for group in range(len(problem.distance)):
-        alone = replace(problem, distance=problem.distance[group][None], smooth=problem.smooth[group][None])
-        costs = torch.cat([_costs_of_sets(alone, chunk) for chunk in torch.split(candidates, 1 << 14)])
-        smooth = problem.smooth[group][candidates].sum(1)
-        best = (costs if decision == "cost" else smooth).argmin()
+    for group, smoothness_of_kernels in enumerate(problem.smooth):
+        costs = costs_of_sets(problem, group, candidates)
+        best = (costs if decision == "cost" else smoothness_of_kernels[candidates].sum(1)).argmin()
         kept.append(candidates[best])
         cost.append(costs[best])
     return torch.stack(kept), torch.stack(cost)
-
-
-def _costs_of_sets(alone: Problem, candidates: Tensor) -> Tensor:
-    """Costs (M,) of many sets (M, keep) of a problem of one group."""
-    many = replace(
-        alone,
-        distance=alone.distance.expand(len(candidates), -1, -1),
-        smooth=alone.smooth.expand(len(candidates), -1),
-    )
-    return set_cost(many, candidates)
 
 
 def _group(

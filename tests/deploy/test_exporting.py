@@ -13,8 +13,11 @@ from torch import nn
 
 import gkp
 from gkp import data
-from gkp.deploy import exporting, runtimes
+from gkp.deploy import exporting, graphs, runtimes
 from gkp.deploy.choice import Choice
+from gkp.deploy.grouping import groupings
+from gkp.nets.deploy import folded
+from gkp.nets.grouped import GroupedKernelConv2d
 
 ALONE = """
 import sys, numpy, onnxruntime
@@ -215,3 +218,20 @@ def test_a_forward_that_branches_on_values_gets_a_sentence(tmp_path: Path) -> No
                 runtime=runtime,
                 example_input=torch.rand(1, 3, 8, 8),
             )
+
+
+@pytest.mark.parametrize(("form", "convolutions"), [("grouped", 1), ("split", 2)])
+def test_groups_with_one_set_of_channels_are_one_in_the_file(
+    form: str, convolutions: int, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    kept, x = torch.tensor([[0, 1, 2, 5], [0, 1, 2, 5], [1, 3, 5, 7], [0, 1, 2, 5]]), torch.rand(2, 8, 5, 5)
+    layer = GroupedKernelConv2d(8, 16, 3, filter_order=torch.randperm(16), kept=kept)
+    network = nn.Sequential(layer).eval()
+    dense = folded(network, x)
+    made = graphs.with_forms(graphs.chain(dense, x), dense, groupings(network), {"0": form})
+    assert [node.op_type for node in made.graph.node].count("Conv") == convolutions
+    (tmp_path / "net.onnx").write_bytes(made.SerializeToString())
+    with torch.no_grad():
+        found = runtimes.load("onnxruntime", tmp_path / "net.onnx", 1)(x)
+        torch.testing.assert_close(found, network(x), rtol=1e-4, atol=1e-5)

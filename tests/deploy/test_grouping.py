@@ -148,3 +148,35 @@ def test_formats_stay_in_channels_last() -> None:
         inputs = rewritten.get_submodule(name).in_channels
         images = torch.rand(2, inputs, 8, 8).contiguous(memory_format=torch.channels_last)
         assert variant.get_submodule(name)(images).is_contiguous(memory_format=torch.channels_last)
+
+
+SHARED = ((0, 1, 2, 5), (0, 1, 2, 5), (1, 3, 5, 7), (0, 1, 2, 5))
+
+
+@torch.no_grad()
+def test_groups_with_one_set_of_channels_run_as_one() -> None:
+    torch.manual_seed(0)
+    order, kept, x = torch.randperm(16), torch.tensor(SHARED), torch.rand(2, 8, 5, 5)
+    network = nn.Sequential(GroupedKernelConv2d(8, 16, 3, filter_order=order, kept=kept)).eval()
+    grouped, dense = groupings(network), folded(network, x)
+    assert [len(filters) for filters in grouped["0"].filters] == [12, 4]
+    assert forms_of(dense[0], grouped["0"]) == FORMS
+    split, grouped_conv = (in_forms(dense, grouped, {"0": form})[0] for form in ("split", "grouped"))
+    assert len(split.parts) == 2
+    assert grouped_conv.conv.groups == 4
+    for form in FORMS:
+        torch.testing.assert_close(in_forms(dense, grouped, {"0": form})(x), network(x), rtol=1e-4, atol=1e-5)
+
+
+def test_groups_of_one_size_are_made_where_they_stay_few() -> None:
+    def sizes(*filters: int) -> list[int] | None:
+        parts = tuple(torch.arange(sum(filters)).split(list(filters)))
+        even = Grouping(parts, tuple(torch.tensor([i, i + 1]) for i in range(len(filters)))).even
+        return even and [len(f) for f in even.filters]
+
+    assert sizes(8, 4, 4) == [4] * 4
+    assert sizes(6, 2) == [2] * 4
+    assert sizes(8, 2) is None
+    assert sizes(8) is None
+    unequal = Grouping((torch.arange(2), torch.arange(2, 4)), (torch.tensor([0]), torch.tensor([1, 2])))
+    assert unequal.even is None

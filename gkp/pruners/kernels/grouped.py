@@ -24,7 +24,15 @@ from gkp.pruners.common.group_numbers import Groups, checked_number, groups_of, 
 from gkp.pruners.common.profile import FLAT, Profile, kernel_rates
 from gkp.pruners.common.registry import Cut, register
 from gkp.search import Selection, beam, check_rate, grouping, select
-from gkp.search.objective import Problem, grouped_kernel_distance, kept_count, resolve_beta, set_cost
+from gkp.search.objective import (
+    Problem,
+    costs_of_sets,
+    grouped_kernel_distance,
+    kept_count,
+    resolve_beta,
+    set_cost,
+)
+from gkp.search.sharing import check_share, shared
 from gkp.utils.progress import each_shown
 
 WIDE, STARTS = 512, 4  # input channels beyond which a search has so many starts unless it is told otherwise
@@ -115,6 +123,7 @@ def sr_gkp(
     execution: str = "dense",
     indivisible: str = "skip",
     starts: str | int | None = "auto",
+    share: float = 0.0,
     profile: Profile = FLAT,
     which: str = "all",
 ) -> Cut:
@@ -123,6 +132,8 @@ def sr_gkp(
     starts: how many kernels of a layer a search starts from, None for all as released; "auto" is all up to
     512 input channels, and `STARTS` beyond, where all would take minutes to hours. Of a network without
     kernels larger than 1x1 that could be grouped, 1x1 convolutions are pruned, else linear layers.
+    share: 0.02 lets groups share kept channels while a layer's cost rises by at most 2 %, so that the layer
+    needs fewer gathers (`gkp.export`); 0 is as published.
     profile, which: which layer loses how much, and which are pruned, see `gkp.pruners.common.profile`.
     """
     layers = layers_to_prune(model, groups, indivisible, example_input, pointwise=True)
@@ -136,7 +147,7 @@ def sr_gkp(
             name: select(
                 filter_weight(layers[name]),
                 groups=groups_of(groups, name),
-                rate=share,
+                rate=part,
                 beam_width=beam_width,
                 check_step=check_step,
                 alpha=alpha,
@@ -150,8 +161,9 @@ def sr_gkp(
                 arithmetic=arithmetic,
                 generator=generator,
                 starts=_starts(layers[name], starts),
+                share=share,
             )
-            for name, share in each_shown("sr-gkp", rates(rate), work)
+            for name, part in each_shown("sr-gkp", rates(rate), work)
         }
         return replace_kernels(model, selections, execution, guessed_input(model, example_input))
 
@@ -167,7 +179,13 @@ def _starts(layer: nn.Conv2d | nn.Linear, starts: str | int | None) -> int | Non
 
 
 def greedy_selection(
-    weight: Tensor, order: Tensor, rate: float, *, beta: str | float = "exact", compared: float = 0.2
+    weight: Tensor,
+    order: Tensor,
+    rate: float,
+    *,
+    beta: str | float = "exact",
+    compared: float = 0.2,
+    share: float = 0.0,
 ) -> Selection:
     """TMI-GKP's choice of kernels: greedy from every start, the best set by kept and pruned kernels.
 
@@ -175,9 +193,10 @@ def greedy_selection(
     kernel of least summed similarity 1 - d to the kept ones. Of the I sets that result the one of least
     cost is kept, where a pruned kernel is compared with the int(compared * kept) nearest kept ones, see
     `gkp.search.objective`. The same as `select(strategy="greedy", neighbours=...)`, which carries those
-    nearest kernels along and takes minutes for a wide layer.
+    nearest kernels along and takes minutes for a wide layer. share: as there.
     """
     check_rate(rate)
+    check_share(share)
     weight = weight.detach().double().cpu()
     channels = weight.shape[1]
     keep = kept_count(channels, rate)
@@ -196,23 +215,11 @@ def greedy_selection(
         for _ in range(1, keep):
             state = beam.grow(state, growing, beam.propose(state, growing, 1))
         sets = (state.total == -math.inf).nonzero()[:, 1].view(-1, keep)
-        cost = torch.cat([_costs(problem, group, chunk) for chunk in sets.split(16)])
+        cost = costs_of_sets(problem, group, sets)
         kept.append(sets[cost.argmin()])
         costs.append(cost.min())
-    return Selection(order.flatten(), torch.stack(kept), torch.stack(costs))
-
-
-def _costs(problem: Problem, group: int, sets: Tensor) -> Tensor:
-    """Costs (M,) of the sets (M, keep) in one group."""
-    distance, smooth = problem.distance[group], problem.smooth[group]
-    return set_cost(
-        replace(
-            problem,
-            distance=distance.expand(len(sets), *distance.shape),
-            smooth=smooth.expand(len(sets), -1),
-        ),
-        sets,
-    )
+    found = shared(problem, torch.stack(kept), share)
+    return Selection(order.flatten(), found, set_cost(problem, found) if share else torch.stack(costs))
 
 
 def greedy_cut(
@@ -225,6 +232,7 @@ def greedy_cut(
     example_input: Tensor | None,
     profile: Profile = FLAT,
     which: str = "all",
+    share: float = 0.0,
 ) -> Cut:
     """Cut by `greedy_selection` in groups `orders[name]` (groups, O / groups) of each layer's filters."""
     if not 0 <= compared <= 1:
@@ -234,9 +242,9 @@ def greedy_cut(
     def cut(rate: float) -> nn.Module:
         selections = {
             name: greedy_selection(
-                filter_weight(layers[name]), orders[name], share, beta=beta, compared=compared
+                filter_weight(layers[name]), orders[name], part, beta=beta, compared=compared, share=share
             )
-            for name, share in rates(rate).items()
+            for name, part in rates(rate).items()
         }
         return replace_kernels(model, selections, execution, guessed_input(model, example_input))
 
@@ -258,6 +266,7 @@ def gkp_greedy(
     beta: str | float = "exact",
     compared: float = 0.2,
     variant: str = "squared",
+    share: float = 0.0,
     execution: str = "dense",
     indivisible: str = "skip",
     profile: Profile = FLAT,
@@ -267,8 +276,8 @@ def gkp_greedy(
 
     beta: weight of the pruned kernels, "exact" balances the numbers of pairs (TMI-GKP's "auto") or a
     number. compared: share of the kept kernels that a pruned one is compared with. variant: of the
-    smoothness. profile, which: as in `sr_gkp`. How the paper set beta in its Table 5 is not stated: not
-    verified.
+    smoothness. share, profile, which: as in `sr_gkp`. How the paper set beta in its Table 5 is not stated:
+    not verified.
     """
     layers = layers_to_prune(model, groups, indivisible, example_input, pointwise=True)
     orders = {
@@ -276,5 +285,5 @@ def gkp_greedy(
         for name, layer in layers.items()
     }
     return greedy_cut(
-        model, layers, orders, beta, compared, execution, example_input, profile=profile, which=which
+        model, layers, orders, beta, compared, execution, example_input, profile, which=which, share=share
     )

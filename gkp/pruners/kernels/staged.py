@@ -26,6 +26,7 @@ def sr_gkp_b(
     seed: int = 0,
     execution: str = "dense",
     indivisible: str = "skip",
+    share: float = 0.0,
     profile: Profile = FALLING,
     which: str = "all",
 ) -> Cut:
@@ -43,6 +44,7 @@ def sr_gkp_b(
         seed=seed,
         execution=execution,
         indivisible=indivisible,
+        share=share,
         profile=profile,
         which=which,
     )

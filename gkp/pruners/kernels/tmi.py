@@ -199,12 +199,13 @@ def tmi_gkp(
     compared: float = 0.2,
     execution: str = "dense",
     indivisible: str = "skip",
+    share: float = 0.0,
 ) -> Cut:
     """TMI-GKP: groups by `ticket_groups`, kernels by `grouped_kernels.greedy_selection`.
 
     snapshots: state_dicts of the same network from its training, in order (the original takes epochs 35
     to 70 of 300). Per snapshot a filter's ticket magnitude increase is sum | |w_final| - |w_t| |. beta,
-    compared: see "gkp-greedy".
+    compared, share: see "gkp-greedy".
 
     Differences: DBSCAN runs on the filters, not on the best of many t-SNE embeddings, and clusters become
     equal by one optimal assignment, not by moving filters one at a time; both were most of the original's
@@ -221,7 +222,7 @@ def tmi_gkp(
         name: ticket_groups(conv.weight, earlier[name], groups_of(groups, name))
         for name, conv in layers.items()
     }
-    return greedy_cut(model, layers, orders, beta, compared, execution, example_input)
+    return greedy_cut(model, layers, orders, beta, compared, execution, example_input, share=share)
 
 
 def _weight(snapshot: Mapping[str, Tensor], name: str, conv: nn.Conv2d | nn.Linear) -> Tensor:

@@ -261,3 +261,25 @@ def speedups(frame: pd.DataFrame) -> Figure:
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)
     return figure
+
+
+@styled
+def search_seconds(frame: pd.DataFrame) -> Figure:
+    """Seconds of the search of one layer against its input channels, a line for each number of groups.
+
+    frame: of `gkp.study.analysis.method.speed.by_size`. Both axes are logarithmic.
+    """
+    figure = new_figure(DOUBLE, 2.6)
+    axes = figure.subplots()
+    counts, widths = sorted(frame["groups"].unique()), sorted(frame["width"].unique())
+    colours = sns.light_palette(CHOSEN, len(counts) + 1)[1:]
+    for colour, count in zip(colours, counts, strict=True):
+        own = frame[frame.groups == count].sort_values("width")
+        axes.plot(own["width"], own["median"], "o-", color=colour, ms=3.5, linewidth=1.2, label=str(count))
+    axes.set(xscale="log", yscale="log", ylabel="seconds (log axis)")
+    axes.set_xlabel("input channels and filters of a 3x3 layer (log axis)")
+    axes.xaxis.set_major_locator(FixedLocator(widths))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticklabels([str(width) for width in widths])
+    axes.legend(title="groups", loc="upper left")
+    return figure

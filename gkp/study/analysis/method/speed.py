@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -11,6 +13,7 @@ from gkp.study.runs.record import Fact
 from gkp.study.runs.store import Store
 
 SUITE = "benchmarks"
+BETAS = {"reference": "the released code", "exact": "Eq. 3"}
 COLUMNS = ("part", "what", "ours", "against", "seconds", "against_seconds", "ratio", "low", "high", "goal")
 
 
@@ -28,7 +31,7 @@ def ratios(root: str | Path, part: str | None = None) -> pd.DataFrame:
         {"part": fact.label, **row}
         for fact in facts(root)
         if part in (None, fact.label)
-        for row in fact.facts["rows"]
+        for row in fact.facts.get("rows", ())
     ]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
@@ -49,6 +52,60 @@ def ratios_text(frame: pd.DataFrame) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def text(root: str | Path, part: str | None = None) -> pd.DataFrame:
+    """A part's record, or the ratios of all, as words; without rows where it was not measured."""
+    found = {fact.label: fact.facts for fact in facts(root)}.get(part or "", {})
+    if "shares" in found:
+        return shares_text(found["shares"])
+    if "mean_gap_percent" in found:
+        return gaps_text(found)
+    return ratios_text(ratios(root, part))
+
+
+def shares_text(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """What it costs that groups share sets of kept channels: a row for each search and `share`."""
+    columns = {
+        "search": [f"beta of {BETAS[row['beta']]}" for row in rows],
+        "share": [f"{row['share']:g}" for row in rows],
+        "sets of a layer, mean": [f"{row['sets']:.1f}" for row in rows],
+        "Eq. 3, share 0 is 100 %": [f"{row['eq3_percent']:.1f} %" for row in rows],
+        "worst layer": [f"{row['eq3_least_percent']:.1f} %" for row in rows],
+        "kept kernels that changed": [f"{row['changed_percent']:.1f} %" for row in rows],
+    }
+    return pd.DataFrame(columns)
+
+
+def gaps_text(found: Mapping[str, Any]) -> pd.DataFrame:
+    """How much more than the optimum of Eq. 3 the beam's sets cost: a row for each layer, and all of them."""
+    rows = [
+        {
+            "layer": row["layer"],
+            "proved": f"{row['proved']} of {row['groups']} groups",
+            **{f"beta of {BETAS[beta]}": _spread(own) for beta, own in sorted(row["gap_percent"].items())},
+        }
+        for row in found["layers"]
+    ]
+    whole = {
+        beta: [gap for row in found["layers"] for gap in row["gap_percent"][beta]]
+        for beta in sorted(found["mean_gap_percent"])
+    }
+    every = {f"beta of {BETAS[beta]}": _spread(own) for beta, own in whole.items()}
+    rows.append({"layer": "all", "proved": f"{found['proved']} of {found['groups']} groups", **every})
+    return pd.DataFrame(rows)
+
+
+def _spread(percent: Sequence[float]) -> str:
+    """Mean and range of percentages."""
+    mean = sum(percent) / len(percent)
+    return f"{mean:.2f} % ({min(percent):.2f} to {max(percent):.2f})"
+
+
+def by_size(root: str | Path) -> pd.DataFrame:
+    """Seconds of the search of one square layer of random weights: width, groups, median; recorded rows."""
+    rows = [row for fact in facts(root) for row in fact.facts.get("by_size", ())]
+    return pd.DataFrame(rows, columns=["width", "groups", "median", "least", "most"])
 
 
 def machines(root: str | Path, part: str | None = None) -> str:

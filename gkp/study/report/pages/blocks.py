@@ -91,12 +91,12 @@ def abstract_of(evidence: Evidence, suite: str) -> str:
 
 
 def measured(store: Store, part: str) -> str:
-    """The ratios of a part of `python -m benchmarks`, and where they were measured."""
-    frame = speed.ratios(store.root, part or None)
+    """What a part of `python -m benchmarks` measured, and where."""
+    frame = speed.text(store.root, part or None)
     if frame.empty:
         return f"Not measured yet: `python -m benchmarks {part}`.\n"
     machines = speed.machines(store.root, part or None)
-    return f"{to_markdown(speed.ratios_text(frame))}\nMeasured on {machines}.\n"
+    return f"{to_markdown(frame)}\nMeasured on {machines}.\n"
 
 
 def methods_list() -> str:

@@ -50,3 +50,56 @@ def test_a_missed_goal_is_hollow(root) -> None:
     (axes,) = fact_plots.speedups(speed.ratios(root)).axes
     dots = [line for line in axes.lines if line.get_marker() == "o"]
     assert [dot.get_markerfacecolor() == "white" for dot in dots] == [False, True, False]
+
+
+def test_parts_without_ratios_have_tables_of_their_own(root) -> None:
+    shares = [
+        {
+            "beta": "exact",
+            "share": 0.05,
+            "sets": 3.25,
+            "eq3_percent": 96.04,
+            "eq3_least_percent": 90.0,
+            "changed_percent": 12.0,
+        }
+    ]
+    percent = {"exact": [0.0, 0.5], "reference": [20.0, 30.0]}
+    gaps = {
+        "layers": [{"layer": "a", "proved": 1, "groups": 2, "gap_percent": percent}],
+        "proved": 1,
+        "groups": 2,
+        "mean_gap_percent": {"exact": 0.25, "reference": 25.0},
+    }
+    store = Store(root)
+    before = speed.ratios(root)
+    for name, found in (("sharing", {"shares": shares}), ("optimality", gaps)):
+        store.write(Fact.of(name, speed.SUITE, found | {"threads": 1}, provenance("cpu")))
+    assert speed.ratios(root).equals(before)
+    assert list(speed.text(root, "sharing").iloc[0]) == [
+        "beta of Eq. 3",
+        "0.05",
+        "3.2",
+        "96.0 %",
+        "90.0 %",
+        "12.0 %",
+    ]
+    row = speed.text(root, "optimality").iloc[-1]
+    assert row["proved"] == "1 of 2 groups"
+    assert row["beta of Eq. 3"] == "0.25 % (0.00 to 0.50)"
+    assert row["beta of the released code"] == "25.00 % (20.00 to 30.00)"
+    assert "25.00 %" in measured(store, "optimality")
+
+
+def test_the_figure_of_seconds_has_a_line_for_each_number_of_groups(root) -> None:
+    rows = [
+        {"width": w, "groups": g, "median": w * g / 1e3, "least": 0, "most": 1}
+        for w in (16, 64)
+        for g in (2, 8)
+    ]
+    Store(root).write(
+        Fact.of("search", speed.SUITE, {"by_size": rows, "rows": [], "threads": 1}, provenance("cpu"))
+    )
+    (axes,) = fact_plots.search_seconds(speed.by_size(root)).axes
+    lines = {line.get_label(): line.get_ydata().tolist() for line in axes.lines}
+    assert lines == {"2": [0.032, 0.128], "8": [0.128, 0.512]}
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
