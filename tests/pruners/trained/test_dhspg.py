@@ -8,7 +8,7 @@ from small_training import same_weights
 from torch import nn
 
 from gkp import pruners
-from gkp.pruners.trained.dhspg import HalfSpaces, penalties, redundancy
+from gkp.pruners.trained.dhspg import PENALTY, PUBLISHED_STEPS, HalfSpaces, penalties, redundancy
 from gkp.pruners.trained.zero_groups import ZeroGroups
 from gkp.train import fine_tune
 from gkp.train.hooks import Step
@@ -143,6 +143,16 @@ def test_a_strong_penalty_zeroes_the_target_and_the_cut_changes_nothing(resnet8,
     x = images.pixels(slice(8))
     with torch.no_grad():
         torch.testing.assert_close(pruned(x), model(x), rtol=1e-4, atol=1e-4)
+
+
+def test_a_shorter_training_pulls_as_far_as_the_published_one() -> None:
+    spaces = HalfSpaces(ZeroGroups(plane(), torch.rand(1, 2, 4, 4).double()), 3, 1 / 6, None, 0.95)
+    for total in (60, 1200, 300 * 782):
+        steps = [
+            Step(1, 0, 0.1, number, total) for number in range(spaces.first(Step(1, 0, 0.1, 0, total)), total)
+        ]
+        assert sum(map(spaces.weight, steps)) == pytest.approx(PENALTY * PUBLISHED_STEPS)
+    assert spaces.weight(Step(1, 0, 0.1, 0, 300 * 782)) == pytest.approx(PENALTY)
 
 
 @pytest.mark.parametrize("wrong", [{"begin": 1.0}, {"penalty": -1}, {"epsilon": 1.0}])
