@@ -22,7 +22,7 @@ from gkp.study.analysis.compared import Comparison
 from gkp.study.analysis.labels import base, method_title
 from gkp.study.analysis.method import factors
 from gkp.study.facts.anatomy import group_smoothness
-from gkp.study.report.style import DOUBLE, FAINT, INK, LOOKS, SINGLE, new_figure, spotlit, styled
+from gkp.study.report.style import DOUBLE, FAINT, INK, LOOKS, SINGLE, SPOTLIGHT, new_figure, spotlit, styled
 from gkp.study.runs.suites import stages
 
 DEAD = 1e-12  # smoothness below which weight decay has removed a kernel
@@ -31,7 +31,7 @@ SIGNED = LinearSegmentedColormap.from_list("signed", ["#B35806", "#F7F7F7", "#22
 PROFILES = ("#CC3311", "#0077BB", "#BB8800", "#117733", "#332288", "#AA3377")  # in the order of appearance
 SELECTIONS = {"beam": "s", "random": "P", "greedy": ">", "reconstruction": "D"}
 ASIDE = ((5, "left"), (-5, "right"), (0, "center"))  # points, and the side of a name that is there
-UPWARDS = ((0, "center"), (5, "bottom"), (-5, "top"))
+UPWARDS = ((0, "center"), (5, "bottom"), (-5, "top"), (13, "bottom"), (-13, "top"))
 SMOOTH = LinearSegmentedColormap.from_list("smooth", ["#F4F6FA", "#8FB4D9", "#123A66"])  # pale is smooth
 
 
@@ -227,9 +227,10 @@ def _name_dots(axes: Axes, frame: pd.DataFrame) -> None:
     corners = to_pixels(frame[frame.best].sort_values("clean")[["clean", "robust"]])
     for (x, y), (after, below) in itertools.pairwise(corners):  # the front goes down, then right
         taken += [Bbox([(x - 1, below), (x + 1, y)]), Bbox([(x, below - 1), (after, below + 1)])]
-    for row in frame[frame.selection == "–"].itertuples():
+    dots = frame[frame.selection == "–"].sort_values("label", key=lambda labels: ~labels.isin(SPOTLIGHT))
+    for row in dots.itertuples():
         name = method_title(base(row.label)) + (f", {row.profile}" if row.profile != "–" else "")
-        for (x, ha), (y, va) in itertools.product(ASIDE, UPWARDS):
+        for (y, va), (x, ha) in itertools.product(UPWARDS, ASIDE):
             text = axes.annotate(
                 name, (row.clean, row.robust), (x, y), textcoords="offset points",
                 ha=ha, va=va, fontsize=7, color=spotlit(row.label).colour,
