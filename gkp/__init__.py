@@ -21,14 +21,17 @@ if TYPE_CHECKING:
     from gkp.nets.checkpoint import save_model
     from gkp.nets.zoo import load_model
     from gkp.pruners import methods, prune
+    from gkp.train import Recipe, fine_tune
 
 __all__ = [
+    "Recipe",
     "SkippedLayers",
     "attacks",
     "cost",
     "data",
     "evaluate",
     "export",
+    "fine_tune",
     "load_model",
     "methods",
     "models",
@@ -39,9 +42,11 @@ __all__ = [
 __version__ = "0.2.0"
 
 _HOMES = {
+    "Recipe": "gkp.train",
     "SkippedLayers": "gkp.nets.channels.surgery",
     "export": "gkp.deploy",
     "cost": "gkp.nets",
+    "fine_tune": "gkp.train",
     "load_model": "gkp.nets.zoo",
     "methods": "gkp.pruners",
     "models": "gkp.nets",

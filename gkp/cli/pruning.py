@@ -100,7 +100,7 @@ def checked_method(wanted: Wanted) -> Method:
     if method.start is None and wanted.epochs is not None:
         raise ValueError(
             f"--epochs {wanted.epochs}: {method.name} does not train; leave it out, and fine-tune the result "
-            "in Python (gkp.train.fine_tune)"
+            "in Python (gkp.fine_tune)"
         )
     if wanted.snapshots and "snapshots" not in method.options:
         raise ValueError(f"--snapshot: {method.name} does not look at snapshots; leave it out")

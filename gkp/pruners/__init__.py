@@ -101,11 +101,12 @@ def _trained(model: nn.Module, method: str, rate: float, recipe: Recipe, common:
     """`model`, which is trained in place, pruned by a method that prunes in training."""
     device = next(model.parameters()).device
     modes = {name: module.training for name, module in model.named_modules()}
+    teacher = copied(model) if recipe.distillation else None
     session = start(model, method, rate=rate, epochs=recipe.epochs, **common)
     pruning, tuning = session.recipes(recipe)
-    fine_tune(model, common["data"], pruning, hooks=session.hooks, device=device)
+    fine_tune(model, common["data"], pruning, hooks=session.hooks, device=device, teacher=teacher)
     pruned = session.finish(model)(rate)
-    fine_tune(pruned, common["data"], tuning, device=device)
+    fine_tune(pruned, common["data"], tuning, device=device, teacher=teacher)
     for name, module in pruned.named_modules():
         module.training = modes.get(name, module.training)
     return pruned

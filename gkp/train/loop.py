@@ -1,4 +1,4 @@
-"""Fine-tuning and adversarial fine-tuning with the data set resident on the device.
+"""Fine-tuning, plain or for robustness, with the data set resident on the device.
 
 One code path for CPU and GPU. Everything random is derived from the seed and the number of the epoch, so a
 run that was killed continues from its state file and ends in the same weights, bit for bit, as one that was
@@ -24,8 +24,9 @@ from gkp.train.checks import check, joins_last, placed_for
 from gkp.train.graphs import Replayed, recordable
 from gkp.train.history import Chosen, EpochRow, History
 from gkp.train.hooks import Hooks, Step
+from gkp.train.losses import answered, divergence, gradient_norm, prepared
 from gkp.train.recipe import PAPER, SHORT, Recipe, learning_rate
-from gkp.train.reproducible import reproducible
+from gkp.train.rounded import reproducible
 from gkp.train.state import StateError, identity_of, load_state, save_state
 from gkp.utils.logits import as_logits, logits, told_of_in_place_changes, weight_type
 from gkp.utils.progress import Progress, Task
@@ -55,6 +56,7 @@ def fine_tune(
     progress: Progress | None = None,
     after_epoch: Callable[[EpochRow], bool] | None = None,
     cuda_graphs: bool = False,
+    teacher: nn.Module | None = None,
 ) -> History:
     """Train `model` in place; it ends on `device`, in eval mode, with the weights of the last epoch.
 
@@ -69,6 +71,7 @@ def fine_tune(
     cuda_graphs: on a GPU, replay forward and backward as a CUDA graph where neither an attack nor a
     penalty nor another loss is part of the step and no module has a forward hook; on a CPU it changes
     nothing.
+    teacher: what Recipe.distillation learns from, mostly the network before pruning; a copy of it is used.
 
     Where a batch norm cannot take a last batch of one image, that image goes with the batch before it.
     Raises ValueError for unusable data or networks, StateError for a state file that is damaged or of another
@@ -80,14 +83,27 @@ def fine_tune(
     if attacks and test is None:
         raise ValueError("attacks are made on the test images after every epoch: give test too")
     joined = joins_last(model, train, recipe.batch_size)
-    identity = identity_of(model, splits, recipe, seed, attacks or {})
-    device = torch.device(device)
+    identity = identity_of(model, splits, recipe, seed, attacks or {}, teacher)
+    device, hooks, attacks = torch.device(device), hooks or Hooks(), attacks or {}
     layout = placed_for(model, train, device)
     held = {part: split.to(device) for part, split in splits.items() if part != "training"}
     optimizer = sgd(model, recipe)
     graphs = cuda_graphs and device.type in GRAPH_DEVICES and recordable(model)
-    hooks, attacks = hooks or Hooks(), attacks or {}
-    run = _Run(model, train.to(device), held, recipe, optimizer, hooks, seed, attacks, layout, graphs, joined)
+    teacher = prepared(model, teacher, recipe, hooks, train)
+    run = _Run(
+        model,
+        train.to(device),
+        held,
+        recipe,
+        optimizer,
+        hooks,
+        seed,
+        attacks,
+        layout=layout,
+        graphs=graphs,
+        joined=joined,
+        teacher=teacher,
+    )
     history = History()
     if state_path is not None and Path(state_path).exists():
         history = _restore(run, load_state(state_path, identity))
@@ -123,6 +139,7 @@ class _Run:
     layout: torch.memory_format = torch.channels_last  # of images
     graphs: bool = False
     joined: bool = False  # the last image goes with the batch before, see `gkp.train.checks.joins_last`
+    teacher: nn.Module | None = None  # on the device, in eval mode
     replayed: list[Replayed] = field(default_factory=list)  # the recorded step, once there is one
 
     @property
@@ -208,8 +225,9 @@ def _step(run: _Run, x: Tensor, y: Tensor, epoch: int, step: int) -> tuple[Tenso
 
 def _gradients(run: _Run, x: Tensor, y: Tensor, epoch: int) -> tuple[Tensor, ...]:
     """What `_backward` does and returns, from a recording where that is possible."""
-    same = run.recipe.adversarial is None and run.hooks.penalty is None and run.hooks.loss is None
-    if run.graphs and same:
+    recipe, hooks = run.recipe, run.hooks
+    own = recipe.adversarial or recipe.gradient_penalty or recipe.distillation or hooks.penalty or hooks.loss
+    if run.graphs and not own:
         if not run.replayed:
             run.replayed.append(Replayed(run.model, lambda x, y: _backward(run, x, y, epoch), x, y))
         if run.replayed[0].fits(x):
@@ -219,10 +237,18 @@ def _gradients(run: _Run, x: Tensor, y: Tensor, epoch: int) -> tuple[Tensor, ...
 
 def _backward(run: _Run, x: Tensor, y: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
     """Put new gradients into the parameters; the cross entropy and the loss, detached scalars."""
+    recipe = run.recipe
+    if penalised := recipe.gradient_penalty > 0:
+        x = x.requires_grad_()  # and a copy for the network, which may work in place
     with _autocast(run):
-        found = as_logits(run.model(x.to(weight_type(run.model) or x.dtype)), len(x))
+        found = as_logits(run.model(x.to(weight_type(run.model) or x.dtype, copy=penalised)), len(x))
+        answers = answered(run.teacher, x) if run.teacher else None
     found = found.float()
     loss = cross_entropy = F.cross_entropy(found, y)
+    if answers is not None:
+        loss = torch.lerp(loss, divergence(found, answers, recipe.temperature), recipe.distillation)
+    if penalised:
+        loss = loss + recipe.gradient_penalty * gradient_norm(cross_entropy, x)
     if run.hooks.loss:
         loss = run.hooks.loss(run.model, x, y, found, epoch)
     penalty = run.hooks.penalty(run.model, epoch) if run.hooks.penalty else None

@@ -39,6 +39,10 @@ class Recipe:
     padding: int = 4  # black pixels on each side before the crop
     precision: str = "float32"  # of convolutions and matrix products; weights and sums stay float32
     adversarial: Attack | None = None  # perturbs every training batch, in pixels (Madry et al. 2018)
+    # Times the squared L2 norm of the loss's gradient at the pixels (Ross & Doshi-Velez 2018), 0 for none.
+    gradient_penalty: float = 0.0
+    distillation: float = 0.0  # share of a teacher's answers in the loss (Hinton et al. 2015), 0 for none
+    temperature: float = 4.0  # which divides the logits of both; for distillation alone
 
     def __post_init__(self) -> None:
         choices = (("schedule", SCHEDULES), ("augment", AUGMENTATIONS), ("precision", PRECISIONS))
@@ -55,12 +59,23 @@ class Recipe:
             ("warmup", 0 < self.warmup < 1, "a share between 0 and 1"),
             ("momentum", 0 <= self.momentum < 1, "a number from 0 to below 1"),
             ("weight_decay", self.weight_decay >= 0, "0 or more"),
+            ("gradient_penalty", self.gradient_penalty >= 0, "0 or more"),
+            ("distillation", 0 <= self.distillation <= 1, "a share from 0 to 1"),
+            ("temperature", self.temperature > 0, "a positive number"),
         )
         for name, valid, wanted in ranges:
             if not valid or not math.isfinite(getattr(self, name)):
                 raise ValueError(f"{name}={getattr(self, name)!r}: give {wanted}")
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov=True needs momentum above 0")
+        self._one_way()
+
+    def _one_way(self) -> None:
+        ways = ("adversarial", "gradient_penalty", "distillation")
+        if len(chosen := [name for name in ways if getattr(self, name)]) > 1:
+            raise ValueError(f"{chosen[0]} and {chosen[1]} are two ways of fine-tuning: choose one of them")
+        if self.temperature != Recipe.temperature and not self.distillation:
+            raise ValueError(f"temperature={self.temperature!r} is for distillation: give both or neither")
 
     def scaled(self, epochs: int) -> Recipe:
         """The same recipe in `epochs` epochs; the drops of "step" keep their place in the run."""

@@ -1,4 +1,4 @@
-"""bfloat16 convolutions on a CPU that has no instructions for them.
+"""The arithmetic of an epoch, which gives the same numbers again; bfloat16 on a CPU that does not know it.
 
 Without such instructions (AVX-512 BF16, AMX) PyTorch's convolutions in bfloat16 take a slow path: a training
 step of a ResNet-20 is ten times as long as in float32 (`benchmarks/test_rounded.py`). The same products can
@@ -8,8 +8,8 @@ them is exact in float32. Only the order in which products are summed differs, a
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -17,6 +17,19 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 _CONVOLUTIONS = (torch.ops.aten.convolution.default, torch.ops.aten.convolution_backward.default)
+
+
+@contextmanager
+def reproducible(device: torch.device, precision: str, seed: int) -> Iterator[None]:
+    """A random stream of its own (dropout), deterministic cuDNN, fast bfloat16; given back as found."""
+    cuda, tf32 = [device] if device.type == "cuda" else [], precision == "tf32"
+    with (
+        torch.random.fork_rng(devices=cuda),
+        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=tf32),
+        fast_bfloat16(device),
+    ):
+        torch.manual_seed(seed)
+        yield
 
 
 def rounds(device: torch.device) -> bool:

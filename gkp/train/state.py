@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 DIGEST_BYTES = 32
+# Of recipes, and newer than the first states: at their defaults they go without saying.
+LATER_FIELDS = ("gradient_penalty", "distillation", "temperature")
 
 
 class StateError(ValueError):
@@ -32,24 +34,38 @@ class StateError(ValueError):
 
 
 def identity_of(
-    model: nn.Module, splits: dict[str, Split], recipe: Recipe, seed: int, attacks: Mapping[str, Attack]
+    model: nn.Module,
+    splits: dict[str, Split],
+    recipe: Recipe,
+    seed: int,
+    attacks: Mapping[str, Attack],
+    teacher: nn.Module | None = None,
 ) -> dict[str, str]:
     """What a state file must agree on, part by part, as text."""
-    digest = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    said = asdict(recipe)
+    for name in LATER_FIELDS:
+        if said[name] == getattr(type(recipe), name):
+            del said[name]
     data = {
         f"{part} data": splits[part].fingerprint if part in splits else "none"
         for part in ("training", "validation", "test")
     }
     return {
-        "recipe": json.dumps(asdict(recipe), sort_keys=True),
+        "recipe": json.dumps(said, sort_keys=True),
         "seed": str(seed),
         "attacks": json.dumps({name: asdict(attack) for name, attack in attacks.items()}, sort_keys=True),
         **data,
-        "initial weights": digest.hexdigest(),
+        "initial weights": _digest(model),
+        **({} if teacher is None else {"teacher": _digest(teacher)}),
     }
+
+
+def _digest(model: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def save_state(path: str | Path, identity: dict[str, str], content: dict) -> None:

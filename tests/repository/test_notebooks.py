@@ -28,7 +28,8 @@ def _code(notebook):
 
 
 def test_there_are_notebooks():
-    expected = {"00_start_here", "01_method", "02_fragility", "03_ablations", "04_cost", "05_audit"}
+    numbered = ("method", "fragility", "ablations", "cost", "audit", "better")
+    expected = {"00_start_here", *(f"{n:02}_{name}" for n, name in enumerate(numbered, start=1))}
     assert expected <= {path.stem for path in PATHS}
 
 

@@ -34,7 +34,7 @@ def prune_and_train(
     model: nn.Module, run: Run, context: Context, progress: Progress
 ) -> tuple[nn.Module, dict[str, Any], History | None]:
     """The final network, what the pruning step itself took, and the course of the training."""
-    recipe = run.baseline if run.method == BASELINE else run.recipe
+    recipe, parent = run.baseline if run.method == BASELINE else run.recipe, model
     if not run.prunes:
         pruning: dict[str, Any] = {"rate": 0.0, "seconds": 0.0, "data_images": 0}
     elif recipe is not None and pruners.get(run.method).start is not None:
@@ -44,7 +44,9 @@ def prune_and_train(
         model, pruning = prune(model, run, context)
         pruning |= {key: round(pruning.get(key, 0) + value, 4) for key, value in preparation.items()}
     hooks = snapshots_of(run, context) if run.method == BASELINE else None
-    history = None if recipe is None else train(model, run, recipe, context, progress, hooks=hooks)
+    history = None
+    if recipe is not None:
+        history = train(model, run, recipe, context, progress, hooks=hooks, parent=parent)
     return model, pruning, history
 
 
@@ -80,12 +82,13 @@ def prune_in_training(
     arguments = pruning_arguments(run, context)
     if arguments["data"] is None:
         arguments["data"] = training_parts(run, context)[0]
+    parent = copy.deepcopy(model)
     session = pruners.start(model, run.method, rate=pruning["rate"], epochs=recipe.epochs, **arguments)
     first, second = session.recipes(recipe)
-    hooked = train(model, run, first, context, progress, hooks=session.hooks, part="-pruning")
+    hooked = train(model, run, first, context, progress, hooks=session.hooks, part="-pruning", parent=parent)
     pruned, pruning["rate"] = at_target(model, session.finish(model), run, context)
     pruning |= session.notes
-    history = train(pruned, run, second, context, progress)
+    history = train(pruned, run, second, context, progress, parent=parent)
     return pruned, pruning, joined(hooked, history)
 
 
@@ -113,7 +116,8 @@ def tune_for_snapshots(model: nn.Module, run: Run, context: Context, progress: P
             f"{run.label} of a public checkpoint takes its snapshots while fine-tuning: give a recipe"
         )
     hooks = snapshots_of(run, context)
-    history = train(copy.deepcopy(model), run, run.recipe, context, progress, hooks=hooks, part="-snapshots")
+    tuned, part = copy.deepcopy(model), "-snapshots"
+    history = train(tuned, run, run.recipe, context, progress, hooks=hooks, part=part, parent=model)
     images = len(training_parts(run, context)[0]) * run.recipe.epochs
     seconds = sum(row.seconds for row in history.epochs)
     return {"epochs": run.recipe.epochs, "data_images": images, "seconds": seconds}
@@ -166,9 +170,11 @@ def train(
     *,
     hooks: Hooks | None = None,
     part: str = "",
+    parent: nn.Module | None = None,
 ) -> History:
     """Train in place, continuing from a saved state; OutOfTime when the deadline has passed at the end.
 
+    parent: the network before pruning, from which a recipe with distillation learns.
     Where trainings are gathered for a fleet, Unfinished instead of a training that one can do.
     """
     train, validation = training_parts(run, context)
@@ -193,6 +199,7 @@ def train(
         progress=progress,
         after_epoch=lambda _: context.expired(),
         cuda_graphs=context.cuda_graphs,
+        teacher=parent if recipe.distillation else None,
     )
     if context.expired():
         raise OutOfTime

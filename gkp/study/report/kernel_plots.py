@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
+import pandas as pd
 import seaborn as sns
 import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.transforms import Bbox
 from torch import Tensor
 
 from gkp.search import Selection, grouping
 from gkp.search.smoothness import filter_smoothness, smoothness
 from gkp.study.analysis.compared import Comparison
-from gkp.study.analysis.labels import CONTROLS, base, method_title
+from gkp.study.analysis.labels import base, method_title
 from gkp.study.analysis.method import factors
 from gkp.study.facts.anatomy import group_smoothness
-from gkp.study.report.style import DOUBLE, FAINT, INK, LOOKS, REST, SINGLE, new_figure, styled
+from gkp.study.report.style import DOUBLE, FAINT, INK, LOOKS, SINGLE, SPOTLIGHT, new_figure, spotlit, styled
+from gkp.study.runs.suites import stages
 
 DEAD = 1e-12  # smoothness below which weight decay has removed a kernel
 CHOSEN = LOOKS["sr-gkp"][0]
 SIGNED = LinearSegmentedColormap.from_list("signed", ["#B35806", "#F7F7F7", "#225588"])  # weights around 0
 PROFILES = ("#CC3311", "#0077BB", "#BB8800", "#117733", "#332288", "#AA3377")  # in the order of appearance
 SELECTIONS = {"beam": "s", "random": "P", "greedy": ">", "reconstruction": "D"}
+ASIDE = ((5, "left"), (-5, "right"), (0, "center"))  # points, and the side of a name that is there
+UPWARDS = ((0, "center"), (5, "bottom"), (-5, "top"), (13, "bottom"), (-13, "top"))
 SMOOTH = LinearSegmentedColormap.from_list("smooth", ["#F4F6FA", "#8FB4D9", "#123A66"])  # pale is smooth
 
 
@@ -174,7 +183,7 @@ def front(records: Comparison, clean: str, robust: str) -> Figure:
     """Clean against robust accuracy: a marker per network, and the front of those that nothing beats in both.
 
     Colour: which stage loses how much. Marker: how kernels are chosen; hollow where only the first
-    convolution of a block loses any. Grey dots: controls and filters, with their names.
+    convolution of a block loses any. Dots: controls and filters, with their names where these find room.
     """
     frame = factors.front(records, clean, robust)
     figure = new_figure(DOUBLE * 0.85, 3.8)
@@ -182,15 +191,10 @@ def front(records: Comparison, clean: str, robust: str) -> Figure:
     best = frame[frame.best].sort_values("clean")
     axes.step(best.clean, best.robust, where="pre", color=FAINT, linewidth=0.9, zorder=1)
     crossed = frame[frame.selection != "–"]
-    colours = dict(zip(sorted(set(crossed.profile)), PROFILES, strict=False))
+    colours = {p: c for p, c in zip(stages.PROFILES, PROFILES, strict=False) if p in set(crossed.profile)}
     for row in frame.itertuples():
         if row.selection == "–":
-            axes.plot(row.clean, row.robust, ".", color=REST, zorder=2)
-            name = method_title(base(row.label)) + (f", {row.profile}" if row.profile != "–" else "")
-            axes.annotate(
-                name, (row.clean, row.robust), (4, 0), textcoords="offset points",
-                va="center", fontsize=6, color=INK if row.label in CONTROLS else REST,
-            )  # fmt: skip
+            axes.plot(row.clean, row.robust, ".", color=spotlit(row.label).colour, zorder=2)
         else:
             colour = colours[row.profile]
             face = colour if row.which == "all" else "white"
@@ -209,4 +213,31 @@ def front(records: Comparison, clean: str, robust: str) -> Figure:
         )
     if handles:
         figure.legend(handles=handles, loc="outside right upper", title="stages, kernels, layers")
+    _name_dots(axes, frame)
     return figure
+
+
+def _name_dots(axes: Axes, frame: pd.DataFrame) -> None:
+    """Names of what is no grouped kernel, on the first side on which they meet no marker, line or name."""
+    figure = axes.figure.figure
+    axes.margins(0.08)
+    figure.draw_without_rendering()
+    renderer, to_pixels = FigureCanvasAgg(figure).get_renderer(), axes.transData.transform
+    taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in to_pixels(frame[["clean", "robust"]])]
+    corners = to_pixels(frame[frame.best].sort_values("clean")[["clean", "robust"]])
+    for (x, y), (after, below) in itertools.pairwise(corners):  # the front goes down, then right
+        taken += [Bbox([(x - 1, below), (x + 1, y)]), Bbox([(x, below - 1), (after, below + 1)])]
+    dots = frame[frame.selection == "–"].sort_values("label", key=lambda labels: ~labels.isin(SPOTLIGHT))
+    for row in dots.itertuples():
+        name = method_title(base(row.label)) + (f", {row.profile}" if row.profile != "–" else "")
+        for (y, va), (x, ha) in itertools.product(UPWARDS, ASIDE):
+            text = axes.annotate(
+                name, (row.clean, row.robust), (x, y), textcoords="offset points",
+                ha=ha, va=va, fontsize=7, color=spotlit(row.label).colour,
+            )  # fmt: skip
+            box = text.get_window_extent(renderer)
+            free = axes.bbox.contains(box.x0, box.y0) and axes.bbox.contains(box.x1, box.y1)
+            if free and not box.count_overlaps(taken):
+                taken.append(box)
+                break
+            text.remove()

@@ -10,6 +10,7 @@ import torch
 from gkp.nets import cost, models
 from gkp.study.runs.protocols import Entry
 from gkp.study.runs.run import BASELINE, Run
+from gkp.train.recipe import Recipe
 
 # images per second, forward and backward at 32x32 in float32 on 2 CPU cores
 SPEED = {"resnet8": 1280, "resnet20": 500, "resnet32": 300, "resnet56": 165, "resnet110": 80, "vgg16": 110}
@@ -39,21 +40,24 @@ def minutes(run: Run, device: str = "cpu") -> float:
 def training_minutes(run: Run, device: str = "cpu") -> float:
     """The part of `minutes` that all epochs take, with the attacks after each that a rule chooses by."""
     asked = sum(Entry(attack).passes for attack in run.selecting.values()) * TEST_IMAGES[run.dataset]
-    images = (TRAIN_IMAGES[run.dataset] - run.validation) * _relative_step(run)
+    recipe = run.baseline if run.method == BASELINE else run.recipe
+    images = (TRAIN_IMAGES[run.dataset] - run.validation) * (passes(recipe) if recipe else 1)
     if device == "cpu":
         return run.epochs * (images + asked) / cpu_speed(run) / 60
     steps_ms = images / BATCH * STEP_MS[device] * relative_size(run.network)
     return run.epochs * (steps_ms / 1000 / 60 + _attack_minutes(asked, run))
 
 
-def _relative_step(run: Run) -> float:
-    """What an image costs in training, relative to one that is not attacked first.
+def passes(recipe: Recipe) -> float:
+    """What an image costs in an epoch, in passes forward and backward of plain training.
 
-    The gradient at the pixels alone takes a forward pass and half of a backward pass.
+    A backward pass is two thirds of both. The gradient at the pixels alone takes a forward pass and half of
+    a backward pass; a penalty of it that half and, through the gradient and the network, two more of them and
+    the backward pass; a teacher its forward pass.
     """
-    recipe = run.baseline if run.method == BASELINE else run.recipe
-    attack = recipe.adversarial if recipe else None
-    return 1 + (2 / 3) * attack.iterations * (1 + attack.restarts) if attack else 1.0
+    if attack := recipe.adversarial:
+        return 1 + (2 / 3) * attack.iterations * (1 + attack.restarts)
+    return 1 + (recipe.gradient_penalty > 0) + (recipe.distillation > 0) / 3
 
 
 def evaluation_minutes(run: Run, device: str = "cpu", entries: Iterable[Entry] | None = None) -> float:

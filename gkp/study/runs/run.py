@@ -58,6 +58,8 @@ class Run:
             raise ValueError(f"{self.method}: give either macs_ratio or rate")
         if self.weights is None and self.baseline is None:
             raise ValueError(f"{self.method}: give weights, or the recipe that trains the baseline")
+        if self.baseline and self.baseline.distillation:
+            raise ValueError("a baseline is trained from scratch and has no teacher: leave distillation out")
         named = {rule for entry in self.evaluation for rule in entry.rules or ()}
         if unknown := {*self.rules, *named} - set(RULES):
             raise ValueError(f"checkpoint rule {', '.join(sorted(unknown))}: choose of {', '.join(RULES)}")

@@ -63,6 +63,8 @@ class Member:
         reasons = {
             "epochs are chosen by attacks": bool(self.attacks),
             "its batches are attacked": self.recipe.adversarial is not None,
+            "its loss has a gradient penalty": self.recipe.gradient_penalty > 0,
+            "it learns from a teacher": self.recipe.distillation > 0,
             "its method adds to the loss": self.hooks.penalty is not None or self.hooks.loss is not None,
             "some of its weights are frozen": not all(p.requires_grad for p in self.model.parameters()),
             "its weights are of several types": len({p.dtype for p in self.model.parameters()}) > 1,

@@ -20,7 +20,7 @@ from gkp.train.fleet import saved
 from gkp.train.fleet.lane import Lane, wait
 from gkp.train.fleet.member import Images, Member
 from gkp.train.history import EpochRow, History
-from gkp.train.reproducible import reproducible
+from gkp.train.rounded import reproducible
 from gkp.utils.progress import Progress, Task
 
 MOST = 16  # lanes that are tried

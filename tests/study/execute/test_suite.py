@@ -1,5 +1,6 @@
 """Running suites: what a run leaves behind, and what nothing may destroy."""
 
+import copy
 import dataclasses
 import json
 import os
@@ -15,9 +16,11 @@ import pytest
 import torch
 from tiny_suite import EVALUATION, RECIPE
 
+import gkp
 from gkp import data, evaluate
 from gkp.attacks import Attack
 from gkp.attacks.autoattack import autoattack
+from gkp.nets import models
 from gkp.nets.checkpoint import load_file
 from gkp.study.execute import one_run as execute
 from gkp.study.execute import steps
@@ -31,6 +34,7 @@ from gkp.study.runs.record_parts import Metric
 from gkp.study.runs.run import MACS_RATIO, Run
 from gkp.study.runs.store import Store, asked_for, is_complete
 from gkp.study.runs.suites.grids import Suite
+from gkp.utils.progress import Progress
 
 
 def context(root: Path, deadline: float | None = None) -> Context:
@@ -399,3 +403,27 @@ def test_what_a_living_process_writes_is_not_removed(tiny: Suite, tmp_path: Path
         assert path.exists()
     tidy([("tiny", first)], where)
     assert not path.exists()
+
+
+@pytest.mark.parametrize("method", ["l1", "sfp"], ids=["one-shot", "in training"])
+def test_a_pruned_network_learns_from_the_network_before_pruning(tmp_path: Path, method: str) -> None:
+    splits = {("digits", part): data.load("digits", part).take(40) for part in ("train", "test")}
+    few, progress = dataclasses.replace(context(tmp_path), splits=splits), Progress("off")
+    recipe = dataclasses.replace(RECIPE, distillation=1.0, temperature=1.0)
+    run = Run("digits", "resnet8", method, baseline=RECIPE, macs_ratio=MACS_RATIO, recipe=recipe)
+    torch.manual_seed(0)
+    parent = models.create("resnet8")
+    pruned, _, _ = steps.prune_and_train(copy.deepcopy(parent), run, few, progress)
+    if method == "l1":
+        expected, _ = steps.prune(parent, run, few)
+        gkp.fine_tune(expected, splits["digits", "train"], recipe, teacher=parent)
+        assert all(map(torch.equal, expected.state_dict().values(), pruned.state_dict().values()))
+    plain = dataclasses.replace(run, recipe=RECIPE)
+    other, _, _ = steps.prune_and_train(parent, plain, few, progress)
+    assert not all(map(torch.equal, other.state_dict().values(), pruned.state_dict().values()))
+
+
+def test_a_baseline_has_no_teacher() -> None:
+    recipe = dataclasses.replace(RECIPE, distillation=0.5)
+    with pytest.raises(ValueError, match="trained from scratch and has no teacher: leave distillation out"):
+        Run("digits", "resnet8", "l1", baseline=recipe, macs_ratio=MACS_RATIO)

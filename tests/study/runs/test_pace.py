@@ -59,3 +59,13 @@ def test_training_on_attacked_images_takes_longer() -> None:
     assert attacked[0] == estimates.training_minutes(RUN)
     assert attacked[2] - attacked[0] == pytest.approx(3 * (attacked[1] - attacked[0]))
     assert attacked[1] == pytest.approx(5 / 3 * attacked[0])
+
+
+def test_a_penalty_doubles_the_training_and_a_teacher_adds_its_forward_pass() -> None:
+    penalised, distilled = (
+        dataclasses.replace(RUN, recipe=dataclasses.replace(PAPER, **change))
+        for change in ({"gradient_penalty": 0.1}, {"distillation": 0.5})
+    )
+    plain = estimates.training_minutes(RUN)
+    assert estimates.training_minutes(penalised) == pytest.approx(2 * plain)
+    assert estimates.training_minutes(distilled) == pytest.approx(4 / 3 * plain)

@@ -7,7 +7,7 @@ import pytest
 
 from gkp import pruners
 from gkp.nets import models
-from gkp.study.runs import protocols, suites
+from gkp.study.runs import pace, protocols, suites
 from gkp.study.runs import run as configuration
 from gkp.study.runs.suites import grids, recipes, stages
 
@@ -202,11 +202,13 @@ def test_an_attack_on_another_number_of_images_is_another_attack() -> None:
     assert [key for key, numbers in asked.items() if len(numbers) > 1] == []
 
 
-def test_gentle_fine_tuning_takes_as_many_passes_as_the_plain_one() -> None:
-    """A step on attacked images is two passes forward and backward."""
-    plain, gentle = recipes.SHORT_RECIPE, recipes.GENTLE_RECIPE
-    assert gentle.epochs * (1 + gentle.adversarial.iterations) == plain.epochs
-    other = {
-        dataclasses.replace(run, recipe=plain).hash for run in suites.get("cifar10-resnet20-gentle").runs
-    }
-    assert other <= {run.hash for run in suites.get("cifar10-resnet20-profiles").runs}
+@pytest.mark.parametrize("name", [*stages.FINETUNINGS.values()][1:])
+def test_other_fine_tunings_take_no_more_passes_than_the_plain_one(name: str) -> None:
+    plain, other = recipes.SHORT_RECIPE, suites.get(name)
+    (recipe,) = {run.recipe for run in other.runs}
+    whole = recipe.epochs * pace.passes(recipe)
+    assert 0.8 * plain.epochs < whole <= plain.epochs
+    assert whole + pace.passes(recipe) > plain.epochs  # no epoch more would fit
+    alike = {dataclasses.replace(run, recipe=plain).hash for run in other.runs}
+    assert alike <= {run.hash for run in suites.get(stages.FINETUNINGS["plain"]).runs}
+    assert [run.label for run in other.ordered()][:2] == ["sr-gkp-b", "unpruned + fine-tune"]

@@ -293,6 +293,8 @@ def test_a_loss_that_is_no_number_ends_its_member_alone():
     ("change", "reason"),
     [
         ({"recipe": replace(QUICK, adversarial=Attack("fgsm", eps=0.01))}, "its batches are attacked"),
+        ({"recipe": replace(QUICK, gradient_penalty=0.1)}, "its loss has a gradient penalty"),
+        ({"recipe": replace(QUICK, distillation=0.5)}, "it learns from a teacher"),
         ({"hooks": Hooks(penalty=lambda model, epoch: None)}, "adds to the loss"),
         ({"model": small_net(0.5)}, "dropout"),
         ({"model": small_net().requires_grad_(False)}, "frozen"),

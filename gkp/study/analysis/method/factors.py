@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -90,10 +91,8 @@ def variance(comparison: Comparison, attack: str) -> pd.DataFrame:
     from statsmodels.formula.api import ols
     from statsmodels.stats.anova import anova_lm
 
-    found = [(own, record.metrics().get(attack)) for own, record in crossed(comparison)]
-    frame = pd.DataFrame({**own, "accuracy": 100 * metric.accuracy} for own, metric in found if metric)
-    varied = [factor for factor in PUBLISHED if len(frame) and frame[factor].nunique() > 1]
-    if not varied or len(frame) <= sum(frame[factor].nunique() - 1 for factor in varied) + 1:
+    frame, varied = _accuracies(comparison, attack)
+    if not separable(comparison, attack):
         raise ValueError(
             f"{len(frame)} crossed networks under {attack}: too few to compare factors; run the suite"
         )
@@ -119,6 +118,22 @@ def variance(comparison: Comparison, attack: str) -> pd.DataFrame:
     result = pd.DataFrame([*rows, rest])
     result["share"] *= 100 / result["share"].sum()
     return result
+
+
+def separable(comparison: Comparison, attack: str) -> bool:
+    """Whether the crossed networks under the attack are enough, and different enough, for `variance`."""
+    frame, varied = _accuracies(comparison, attack)
+    if not varied:
+        return False
+    design = pd.get_dummies(frame[varied], drop_first=True).assign(constant=1).to_numpy(float)
+    return bool(np.linalg.matrix_rank(design) == design.shape[1] < len(frame) - 1)
+
+
+def _accuracies(comparison: Comparison, attack: str) -> tuple[pd.DataFrame, list[str]]:
+    """The factors and the accuracy (percent) of the crossed networks, and the factors that vary in them."""
+    found = [(own, record.metrics().get(attack)) for own, record in crossed(comparison)]
+    frame = pd.DataFrame({**own, "accuracy": 100 * metric.accuracy} for own, metric in found if metric)
+    return frame, [factor for factor in PUBLISHED if len(frame) and frame[factor].nunique() > 1]
 
 
 def contrasts(comparison: Comparison, names: Sequence[str]) -> pd.DataFrame:

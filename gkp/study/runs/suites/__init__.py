@@ -7,7 +7,7 @@ from collections.abc import Callable
 from gkp.study.runs.suites.attacked import audit, autoattack, unit
 from gkp.study.runs.suites.grids import TABLE_10, Suite, cifar10, digits
 from gkp.study.runs.suites.sr_gkp import ablations, costs, method
-from gkp.study.runs.suites.stages import gentle, profiles, profiles_autoattack
+from gkp.study.runs.suites.stages import distilled, gentle, penalty, profiles, profiles_autoattack
 from gkp.study.runs.suites.trained import adversarial, long_network_seeds, longer, seeds, selection
 
 SUITES: dict[str, Callable[[], Suite]] = {
@@ -23,6 +23,8 @@ SUITES: dict[str, Callable[[], Suite]] = {
     "cifar10-resnet20-profiles": profiles,
     "cifar10-resnet20-profiles-autoattack": profiles_autoattack,
     "cifar10-resnet20-gentle": gentle,
+    "cifar10-resnet20-penalty": penalty,
+    "cifar10-resnet20-distilled": distilled,
     "cifar10-resnet56-short": lambda: cifar10(
         "resnet56", "akamaster", short=True, names=(*TABLE_10, "group-fisher")
     ),

@@ -7,7 +7,8 @@ from dataclasses import replace
 from gkp.study.runs import protocols
 from gkp.study.runs.run import UNPRUNED, Run
 from gkp.study.runs.suites.grids import SEEDS, Suite, cifar10_run
-from gkp.study.runs.suites.recipes import GENTLE_RECIPE
+from gkp.study.runs.suites.recipes import DISTILLED_RECIPE, GENTLE_RECIPE, PENALTY_RECIPE
+from gkp.train.recipe import Recipe
 
 # The factors of the profiles' suite, the most telling levels first: which stage loses how much, how kernels
 # are chosen, and whether all convolutions lose kernels or the first of each block.
@@ -71,13 +72,34 @@ def profiles_autoattack() -> Suite:
     )
 
 
-def gentle() -> Suite:
-    """The finalists fine-tuned on gently attacked images, to compare with their plain fine-tuning."""
+def finetuned(name: str, title: str, recipe: Recipe) -> Suite:
+    """The finalists' seed 0 fine-tuned otherwise, to compare with their plain fine-tuning at equal passes."""
     start = cifar10_run("resnet20", "authors", short=True)
-    common = replace(start, recipe=GENTLE_RECIPE, evaluation=protocols.sharp())
-    return Suite(
-        "cifar10-resnet20-gentle",
-        f"ResNet-20 fine-tuned on images attacked at 0.5/255, {GENTLE_RECIPE.epochs} epochs",
-        "CIFAR-10",
-        tuple(run for run in finalists(common) if run.seed == 0),
-    )
+    common = replace(start, recipe=recipe, evaluation=protocols.sharp())
+    runs = [run for run in finalists(common) if run.seed == 0]
+    runs.sort(key=lambda run: run.label not in ("sr-gkp-b", "unpruned + fine-tune"))  # these two first
+    return Suite(f"cifar10-resnet20-{name}", f"ResNet-20 {title}", "CIFAR-10", tuple(runs))
+
+
+def gentle() -> Suite:
+    title = f"fine-tuned on images attacked at 0.5/255, {GENTLE_RECIPE.epochs} epochs"
+    return finetuned("gentle", title, GENTLE_RECIPE)
+
+
+def penalty() -> Suite:
+    title = f"fine-tuned with a penalty on the gradient at the pixels, {PENALTY_RECIPE.epochs} epochs"
+    return finetuned("penalty", title, PENALTY_RECIPE)
+
+
+def distilled() -> Suite:
+    title = f"fine-tuned on the unpruned network's answers, {DISTILLED_RECIPE.epochs} epochs"
+    return finetuned("distilled", title, DISTILLED_RECIPE)
+
+
+# How the finalists are fine-tuned, at most as many passes each: {name in tables: its suite}.
+FINETUNINGS = {
+    "plain": "cifar10-resnet20-profiles",
+    "gentle attack": "cifar10-resnet20-gentle",
+    "gradient penalty": "cifar10-resnet20-penalty",
+    "distillation": "cifar10-resnet20-distilled",
+}

@@ -1,0 +1,188 @@
+"""Sentences and tables of the profiles' suite and of its networks fine-tuned otherwise, for what is there.
+
+Accuracies are in percent, differences in points. A cell without a record has a dash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+import pandas as pd
+
+from gkp.attacks import Attack
+from gkp.study.analysis.claims import Claim
+from gkp.study.analysis.compared import Comparison
+from gkp.study.analysis.comparison import gain, mean_size
+from gkp.study.analysis.labels import BENIGN, CONTROLS
+from gkp.study.analysis.method import factors
+from gkp.study.analysis.paired import LEVEL, alike, p_text
+from gkp.study.runs import suites
+from gkp.study.runs.pace import passes
+from gkp.study.runs.store import Store
+from gkp.study.runs.suites.stages import FINETUNINGS
+
+
+def there(store: Store, suite: str) -> str:
+    """ "**19 of 58 runs** of cifar10-resnet20-profiles are there, 18 of them trainings of 8 networks"."""
+    runs, found = suites.get(suite).ordered(), Comparison(store.of_suite(suite))
+    networks = len({record.label for record in found.trained})
+    done = f"**{len(found)} of {len(runs)} runs** of `{suite}` are there"
+    return f"{done}, {len(found.trained)} of them trainings of {networks} networks."
+
+
+def missing(store: Store, suite: str) -> str:
+    """What a suite lacks: "Missing: sr-gkp-b (seeds 1, 2), ..."; "" when nothing does."""
+    found = {record.hash for record in store.of_suite(suite)}
+    seeds: dict[str, list[str]] = {}
+    for run in suites.get(suite).ordered():
+        if run.hash not in found:
+            seeds.setdefault(run.label, []).append(str(run.seed))
+    named = [f"{label} (seed{'s' * (len(own) > 1)} {', '.join(own)})" for label, own in seeds.items()]
+    return f"Missing: {'; '.join(named)}." if named else ""
+
+
+# ---- tests as text -------------------------------------------------------------------------------
+
+
+def tested_text(frame: pd.DataFrame, titles: Mapping[str, str]) -> pd.DataFrame:
+    """Rows of `factors.contrasts`, `finalists` or `retrained`, a column per attack.
+
+    A cell is "+1.20 better (p = 0.012)", without a word where nothing is shown, or a dash.
+    """
+    keys = [name for name in ("factor", "level", "against", "label") if name in frame]
+    cells: dict[tuple[str, ...], dict[str, str]] = {}
+    for row in frame.to_dict("records"):
+        word = f" {row['verdict']}" if row["p"] < LEVEL else ""
+        text = f"{row['difference']:+.2f}{word} ({p_text(row['p'])})"
+        own = cells.setdefault(tuple(row[key] for key in keys), {"networks": str(row["networks"])})
+        own[titles[row["attack"]]] = text
+    rows = [dict(zip(keys, names, strict=True)) | own for names, own in cells.items()]
+    return pd.DataFrame(rows).fillna("–")
+
+
+def variance_text(comparison: Comparison, names: Sequence[str]) -> pd.DataFrame:
+    """attack, factor, share of the variance, best and worst level and the points between them.
+
+    No rows for attacks under which too few networks are there to tell factors apart.
+    """
+    rows = []
+    for name in names:
+        if not factors.separable(comparison, name):
+            continue
+        for row in factors.variance(comparison, name).to_dict("records"):
+            text = {"attack": comparison.titles[name], "factor": row["factor"]}
+            text["share of the variance"] = f"{row['share']:.0f} %"
+            if row["factor"] != "rest":
+                text["best against worst"] = f"{row['best']} against {row['worst']}"
+                text["points"] = f"{row['points']:+.2f} ({row['low']:+.2f} to {row['high']:+.2f})"
+            rows.append(text)
+    return pd.DataFrame(rows).fillna("–")
+
+
+# ---- costs and other fine-tunings ----------------------------------------------------------------
+
+
+def costs_text(comparison: Comparison) -> pd.DataFrame:
+    """network, MACs, parameters, and both as shares of the unpruned network's, in the usual convention."""
+    rows = []
+    for label in comparison.labels:
+        macs, params = mean_size(comparison, label)
+        before = next(r.cost.before.usual for r in comparison if r.label == label)
+        row = {"network": label, "MACs (M)": f"{macs:.2f}", "params (M)": f"{params:.3f}"}
+        row["MACs left"] = f"{100e6 * macs / before.macs:.1f} %"
+        rows.append(row | {"params left": f"{100e6 * params / before.params:.1f} %"})
+    return pd.DataFrame(rows)
+
+
+def latency(measured: Mapping[str, Any], label: str = factors.BEST) -> str:
+    """What is known of the time of a forward pass, in two sentences.
+
+    measured: the networks of the fact `latency`: {network: {batch: {execution: seconds, ratio, ...}}}.
+    """
+    parts, known = [], set[str]()
+    for batch, executions in measured["resnet20"].items():
+        parts.append(f"**{executions['pruned, grouped']['ratio']:.1f} times** at {batch}")
+        known |= {name for name in executions if label in name}
+    words = f"A grouped ResNet-20 of SR-GKP's one rate takes, of the unpruned one's time, {', '.join(parts)}"
+    return words + ("." if known else f"; the latency of `{label}` is not yet measured.")
+
+
+def ways(store: Store) -> dict[str, Comparison]:
+    """How the finalists were fine-tuned -> the records of their suite, seed 0, as far as there are any."""
+    return {
+        name: Comparison(r for r in store.of_suite(suite) if r.run.seed == 0 and r.label in _finalists())
+        for name, suite in FINETUNINGS.items()
+    }
+
+
+def _finalists() -> set[str]:
+    return {run.label for run in suites.get(FINETUNINGS["distillation"]).runs}
+
+
+def ways_text(found: Mapping[str, Comparison]) -> pd.DataFrame:
+    """fine-tuning, epochs, passes over the images, records of all asked for, seconds of a training."""
+    rows = []
+    for name, comparison in found.items():
+        recipe = next(run.recipe for run in suites.get(FINETUNINGS[name]).runs if run.recipe)
+        row = {"fine-tuning": name, "epochs": str(recipe.epochs)}
+        row["passes"] = f"{recipe.epochs * passes(recipe):.1f}"
+        row["trainings there"] = f"{len(comparison)} of {len(_finalists())}"
+        seconds = [record.training_seconds for record in comparison]
+        rows.append(row | {"seconds each": f"{fmean(seconds):.0f}" if seconds else "–"})
+    return pd.DataFrame(rows)
+
+
+def cheaper(found: Mapping[str, Comparison], attack: str) -> str:
+    """What each fine-tuning adds on average under the attack, beside how far structures lie apart."""
+    plain, lines = found["plain"], []
+    pruned = [r for r in plain if r.label not in CONTROLS and attack in r.metrics()]
+    for name, other in [*found.items()][1:]:
+        moved = [
+            [alike(other, (label, each), (label, each), plain) for each in (attack, BENIGN)]
+            for label in other.labels
+        ]
+        gains = [[gain(*pair) for pair in both] for both in moved if all(len(a) for a, _ in both)]
+        if gains:
+            robust, clean = (fmean(column) for column in zip(*gains, strict=True))
+            several = f"{len(gains)} network{'s' * (len(gains) > 1)}"
+            lines.append(f"- {name}: **{robust:+.1f} points** ({clean:+.1f} clean), {several}")
+        else:
+            lines.append(f"- {name}: not yet measured, no training is there")
+    right = [100 * record.metrics()[attack].accuracy for record in pruned]
+    if right:
+        apart = f"**{max(right) - min(right):.1f} points** from the worst to the best"
+        lines.append(f"- the choice of a structure: {apart} of {len(right)} pruned ones, one training each")
+    return "\n".join(lines)
+
+
+# ---- claims that have no record yet --------------------------------------------------------------
+
+ROBUST = Attack("pgd", eps=0.5 / 255, step=0.125 / 255, iterations=10).name
+# Judged where the notebook shows claims; they go to expected/claims.toml when their records are there.
+_SEARCH = {"label": factors.BEST, "against": f"{factors.BEST} (strategy-random)"}
+TO_COME = (
+    *(
+        Claim(
+            id="–",
+            statement=f"the search adds {what} to the profile",
+            at_least=0,
+            unit="points",
+            why="random kernels, same profile",
+            ours={"suite": FINETUNINGS["plain"], "attack": attack, **_SEARCH},
+        )
+        for what, attack in (("clean accuracy", BENIGN), ("robustness", ROBUST))
+    ),
+    *(
+        Claim(
+            id="–",
+            statement=f"{name} leaves SR-GKP-B more robust than plain fine-tuning",
+            at_least=0,
+            unit="points",
+            why="no more passes",
+            ours={"suite": suite, "label": factors.BEST, "before": FINETUNINGS["plain"], "attack": ROBUST},
+        )
+        for name, suite in [*FINETUNINGS.items()][1:]
+    ),
+)

@@ -1,0 +1,143 @@
+"""Tables and sentences of the profiles' suite: what is there, what is missing, costs, other fine-tunings."""
+
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+from many_records import ATTACKS, a_record
+from record_factory import measured, with_metrics
+
+from gkp.study.analysis import claims
+from gkp.study.analysis.compared import Comparison
+from gkp.study.analysis.method import factors, profiles
+from gkp.study.runs import suites
+from gkp.study.runs.store import Store
+from gkp.study.runs.suites.stages import FINETUNINGS
+
+PLAIN, GENTLE = FINETUNINGS["plain"], FINETUNINGS["gentle attack"]
+CLEAN, ROBUST, IMAGES = "benign", profiles.ROBUST, 1000
+
+
+def answering(run, clean, robust, suite=PLAIN, place=0):
+    """A record with these fractions right, the first images."""
+    shares = {CLEAN: (ATTACKS[CLEAN], clean), ROBUST: (ATTACKS[ROBUST], robust)}
+    right = {n: measured(a, torch.arange(IMAGES) < round(share * IMAGES)) for n, (a, share) in shares.items()}
+    return with_metrics(a_record(run, place, suite), right)
+
+
+def run_of(suite, label, seed=0):
+    return next(run for run in suites.get(suite).runs if run.label == label and run.seed == seed)
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    """Two pruned networks and the control in plain fine-tuning, one of them in the gentle one."""
+    found = Store(tmp_path)
+    for label, clean, robust in (
+        ("sr-gkp", 0.9, 0.5),
+        ("sr-gkp-b", 0.9, 0.56),
+        ("unpruned + fine-tune", 0.95, 0.6),
+    ):
+        found.write(answering(run_of(PLAIN, label), clean, robust, place=len(label)))
+    found.write(answering(run_of(PLAIN, "sr-gkp", 1), 0.9, 0.5))
+    found.write(answering(run_of(GENTLE, "sr-gkp"), 0.88, 0.6, GENTLE))
+    return found
+
+
+def test_what_is_there_and_what_is_missing(store) -> None:
+    asked = len(suites.get(PLAIN).ordered())
+    text = profiles.there(store, PLAIN)
+    assert text.startswith(f"**4 of {asked} runs** of `{PLAIN}` are there, 4 of them trainings of 3 networks")
+    missing = profiles.missing(store, PLAIN)
+    assert "sr-gkp (seed 2)" in missing
+    assert "sr-gkp-b (seeds 1, 2)" in missing
+    assert "unpruned (seed 0)" in missing
+    assert missing.count("seed") == missing.count(";") + 1
+    assert "sr-gkp (seed" not in profiles.missing(store, GENTLE)
+
+
+def test_nothing_is_missing_from_a_whole_suite(tmp_path) -> None:
+    whole = Store(tmp_path)
+    for run in suites.get(GENTLE).runs:
+        whole.write(a_record(run, suite=GENTLE))
+    assert profiles.missing(whole, GENTLE) == ""
+
+
+def test_tests_as_text_have_a_dash_where_an_attack_is_missing() -> None:
+    row = {"label": "a", "attack": CLEAN, "networks": 2, "difference": 1.5, "p": 0.001, "verdict": "better"}
+    other = row | {
+        "label": "b",
+        "attack": ROBUST,
+        "difference": -0.5,
+        "p": 0.5,
+        "verdict": "not shown to differ",
+    }
+    found = profiles.tested_text(pd.DataFrame([row, other]), {CLEAN: "clean", ROBUST: "PGD"})
+    assert found.to_dict("records") == [
+        {"label": "a", "networks": "2", "clean": "+1.50 better (p = 0.001)", "PGD": "–"},
+        {"label": "b", "networks": "2", "clean": "–", "PGD": "-0.50 (p = 0.500)"},
+    ]
+    assert profiles.tested_text(factors.contrasts(Comparison([]), [CLEAN]), {}).empty
+
+
+def test_few_networks_have_no_variance_but_no_error(store) -> None:
+    found = Comparison(store.of_suite(PLAIN))
+    assert not factors.separable(found, CLEAN)
+    assert profiles.variance_text(found, [CLEAN, ROBUST]).empty
+
+
+def test_factors_that_come_together_are_not_separable() -> None:
+    """Each profile with a selection of its own: whose effect it is cannot be told."""
+    common = run_of(PLAIN, "sr-gkp")
+    runs = [replace(common, seed=seed) for seed in range(5)]
+    runs += [
+        replace(common, seed=seed, options=(("profile", "6:3:1"), ("strategy", "random")))
+        for seed in range(5)
+    ]
+    records = [answering(run, 0.9 - 0.01 * place, 0.5, place=place) for place, run in enumerate(runs)]
+    assert not factors.separable(Comparison(records), CLEAN)
+    alone = answering(replace(common, options=(("profile", "6:3:1"),)), 0.9, 0.5, place=11)
+    assert factors.separable(Comparison([*records, alone]), CLEAN)
+    text = profiles.variance_text(Comparison([*records, alone]), [CLEAN])
+    assert list(text.factor) == ["profile", "selection", "rest"]
+    assert text["points"].iloc[-1] == "–"
+
+
+def test_costs_are_shares_of_the_unpruned_network(store) -> None:
+    found = profiles.costs_text(Comparison(store.of_suite(PLAIN))).set_index("network")
+    assert found.loc["unpruned + fine-tune", "params left"] == "100.0 %"
+    assert found.loc["sr-gkp-b", ["MACs (M)", "params (M)"]].tolist() == ["23.00", "0.150"]
+    assert found.loc["sr-gkp-b", "params left"] == f"{100 * 150 / 270:.1f} %"
+
+
+def test_latency_is_said_to_be_missing_where_it_is() -> None:
+    measured = {"resnet20": {"batch 1": {"pruned, grouped": {"ratio": 1.26}}}}
+    text = profiles.latency(measured)
+    assert "**1.3 times** at batch 1" in text
+    assert text.endswith("; the latency of `sr-gkp-b` is not yet measured.")
+    known = {"resnet20": {"batch 1": measured["resnet20"]["batch 1"] | {"sr-gkp-b, grouped": {}}}}
+    assert "not yet" not in profiles.latency(known)
+
+
+def test_other_fine_tunings_beside_the_choice_of_a_structure(store) -> None:
+    found = profiles.ways(store)
+    table = profiles.ways_text(found).set_index("fine-tuning")
+    assert table["trainings there"].tolist() == ["3 of 7", "1 of 7", "0 of 7", "0 of 7"]
+    assert table["passes"].tolist() == ["4.0", "3.3", "4.0", "4.0"]
+    assert table.loc["distillation", "seconds each"] == "–"
+    lines = profiles.cheaper(found, ROBUST).splitlines()
+    assert lines[0] == "- gentle attack: **+10.0 points** (-2.0 clean), 1 network"
+    assert lines[1:3] == [
+        f"- {name}: not yet measured, no training is there" for name in ("gradient penalty", "distillation")
+    ]
+    assert "**6.0 points** from the worst to the best of 2 pruned ones" in lines[3]
+
+
+def test_claims_without_a_record_are_missing_and_judged_when_it_comes(store) -> None:
+    assert {v.status for v in claims.judge(profiles.TO_COME, store.entries)} == {"MISSING"}
+    store.write(answering(run_of(GENTLE, "sr-gkp-b"), 0.9, 0.7, GENTLE))
+    judged = {v.claim.statement: v for v in claims.judge(profiles.TO_COME, store.entries)}
+    gentle = judged["gentle attack leaves SR-GKP-B more robust than plain fine-tuning"]
+    assert gentle.status == "OK"
+    assert gentle.ours == pytest.approx(14)
