@@ -28,7 +28,13 @@ from gkp.study.runs.suites import stages
 DEAD = 1e-12  # smoothness below which weight decay has removed a kernel
 CHOSEN = LOOKS["sr-gkp"][0]
 SIGNED = LinearSegmentedColormap.from_list("signed", ["#B35806", "#F7F7F7", "#225588"])  # weights around 0
-PROFILES = ("#CC3311", "#0077BB", "#BB8800", "#117733", "#332288", "#AA3377")  # in the order of appearance
+PROFILES = {  # "flat" is SR-GKP's own, and in its colour
+    "6:3:1": "#332288",
+    "1:1:0": "#AA3377",
+    "1:3:6": "#BB8800",
+    "sensitivity": "#117733",
+    "flat": "#CC3311",
+}
 SELECTIONS = {"beam": "s", "random": "P", "greedy": ">", "reconstruction": "D"}
 ASIDE = ((5, "left"), (-5, "right"), (0, "center"))  # points, and the side of a name that is there
 UPWARDS = ((0, "center"), (5, "bottom"), (-5, "top"), (13, "bottom"), (-13, "top"))
@@ -191,7 +197,7 @@ def front(records: Comparison, clean: str, robust: str) -> Figure:
     best = frame[frame.best].sort_values("clean")
     axes.step(best.clean, best.robust, where="pre", color=FAINT, linewidth=0.9, zorder=1)
     crossed = frame[frame.selection != "–"]
-    colours = {p: c for p, c in zip(stages.PROFILES, PROFILES, strict=False) if p in set(crossed.profile)}
+    colours = {profile: PROFILES[profile] for profile in stages.PROFILES if profile in set(crossed.profile)}
     for row in frame.itertuples():
         if row.selection == "–":
             axes.plot(row.clean, row.robust, ".", color=spotlit(row.label).colour, zorder=2)
