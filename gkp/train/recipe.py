@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from gkp.train.augment import AUGMENTATIONS
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 SCHEDULES = ("step", "onecycle", "cosine", "constant")
 PRECISIONS = ("float32", "tf32", "bfloat16")
+LATER = ("gradient_penalty", "distillation", "temperature")
 
 # torch.optim.lr_scheduler.OneCycleLR's defaults: start at peak/25, end at start/10,000.
 ONECYCLE_START, ONECYCLE_END = 1 / 25, 1e-4
@@ -22,7 +23,7 @@ ONECYCLE_START, ONECYCLE_END = 1 / 25, 1e-4
 class Recipe:
     """Hyper-parameters of `gkp.train.fine_tune`; the defaults are the paper's (`PAPER`).
 
-    `dataclasses.asdict` gives a JSON-able dictionary. Raises ValueError for values out of range.
+    Raises ValueError for values out of range.
     """
 
     epochs: int = 300  # passes over the training set
@@ -76,6 +77,12 @@ class Recipe:
             raise ValueError(f"{chosen[0]} and {chosen[1]} are two ways of fine-tuning: choose one of them")
         if self.temperature != Recipe.temperature and not self.distillation:
             raise ValueError(f"temperature={self.temperature!r} is for distillation: give both or neither")
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """As in records and saved states: fields newer than these only where they say something."""
+        found = asdict(self)
+        return {k: v for k, v in found.items() if k not in LATER or v != getattr(Recipe, k)}
 
     def scaled(self, epochs: int) -> Recipe:
         """The same recipe in `epochs` epochs; the drops of "step" keep their place in the run."""

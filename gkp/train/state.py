@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 DIGEST_BYTES = 32
-# Of recipes, and newer than the first states: at their defaults they go without saying.
-LATER_FIELDS = ("gradient_penalty", "distillation", "temperature")
 
 
 class StateError(ValueError):
@@ -42,16 +40,12 @@ def identity_of(
     teacher: nn.Module | None = None,
 ) -> dict[str, str]:
     """What a state file must agree on, part by part, as text."""
-    said = asdict(recipe)
-    for name in LATER_FIELDS:
-        if said[name] == getattr(type(recipe), name):
-            del said[name]
     data = {
         f"{part} data": splits[part].fingerprint if part in splits else "none"
         for part in ("training", "validation", "test")
     }
     return {
-        "recipe": json.dumps(said, sort_keys=True),
+        "recipe": json.dumps(recipe.json, sort_keys=True),
         "seed": str(seed),
         "attacks": json.dumps({name: asdict(attack) for name, attack in attacks.items()}, sort_keys=True),
         **data,

@@ -161,9 +161,12 @@ class Record(Filed):
 
 def run_config(run: Run) -> dict[str, Any]:
     """Every hashed field of a run as JSON would give it back, defaults included."""
-    found: dict[str, Any] = json.loads(json.dumps(asdict(replace(run, evaluation=()))))
+    found = asdict(replace(run, evaluation=()))
     del found["evaluation"]
-    return found
+    trainings = {name: getattr(run, name) for name in ("recipe", "baseline")}
+    found |= {name: recipe.json for name, recipe in trainings.items() if recipe}
+    as_read: dict[str, Any] = json.loads(json.dumps(found))
+    return as_read
 
 
 def parse(source: Any) -> Record | Fact:

@@ -174,12 +174,19 @@ class Cost:
 
 @dataclass(frozen=True)
 class Pruning:
-    """The pruning step alone; epochs: those that it had to train first."""
+    """The pruning step alone; epochs: those that it had to train first.
+
+    Of methods that drive groups or masks to zero in training: how many there are and had come to zero.
+    """
 
     rate: float
     seconds: float
     data_images: int
     epochs: int = 0
+    groups: int | None = None
+    zero_groups: int | None = None
+    masks: int | None = None
+    zero_masks: int | None = None
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,24 @@ def paired_tests(comparison: Comparison) -> Tables:
         frames = {titles[name]: paired.against(comparison, name, control) for name in names}
         title = f"Points against {control}; McNemar's exact test on the same images, Holm-corrected"
         yield title, paired.against_text(frames)
+    yield "What training had driven to zero before the cut", vanished_text(comparison)
+
+
+def vanished_text(comparison: Comparison) -> pd.DataFrame:
+    """Text table: how many groups or masks there were, and how many were zero; methods that count them.
+
+    Where these are few the cut takes others, and the row is that of a training that was too short for it.
+    """
+    rows = []
+    for record in comparison.trained:
+        found = record.pruning
+        for kind, zero, count in (
+            ("groups", found.zero_groups, found.groups),
+            ("masks", found.zero_masks, found.masks),
+        ):
+            if zero is not None and count is not None:
+                rows.append({"label": record.label, "of": kind, "zero": str(zero), "all": str(count)})
+    return pd.DataFrame(rows)
 
 
 def _ablations(store: Store, comparison: Comparison) -> Tables:
