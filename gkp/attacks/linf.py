@@ -159,6 +159,10 @@ class Attack:
         choose("loss", self.loss, LOSSES if self.kind == "fgsm" else LOSSES[:1])
         choose("start", self.start, STARTS if self.kind == "pgd" else STARTS[:1])
         _check_eps(self.eps)
+        if self.space == "pixel" and self.eps > 1:
+            raise ValueError(
+                f"eps={self.eps:g} is for pixels in [0, 1]: {self.eps:g} grey levels are {self.eps:g}/255"
+            )
         if self.kind == "pgd":
             _check_steps(self.step, self.iterations, self.restarts)
 

@@ -73,6 +73,26 @@ class Split:
         return replace(self, images=images, labels=labels, fingerprint=fingerprint(images, labels))
 
 
+def of_tensors(images: Tensor, labels: Tensor, *, part: str = "train", dataset: str = "mine") -> Split:
+    """Images and labels of one's own as a `Split`; classes are named by their numbers.
+
+    images: uint8 (N, 3, H, W), as read from files, not normalised. labels: integers (N,), from 0.
+    ValueError for other shapes or types, or without images.
+    """
+    if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] != 3 or not len(images):
+        raise ValueError(
+            f"the images are {images.dtype} {tuple(images.shape)}: give uint8 (N, 3, H, W), for pixels x in "
+            "[0, 1] (255 * x).round().to(torch.uint8)"
+        )
+    if labels.is_floating_point() or labels.shape != images.shape[:1] or labels.min() < 0:
+        raise ValueError(
+            f"the labels are {labels.dtype} {tuple(labels.shape)}: give {len(images)} whole numbers from 0 on"
+        )
+    labels = labels.long()
+    classes = tuple(str(number) for number in range(int(labels.max()) + 1))
+    return Split(images, labels, dataset, part, classes, fingerprint(images, labels), len(images))
+
+
 def fingerprint(images: Tensor, labels: Tensor) -> str:
     """`Split.fingerprint` of uint8 images (N, 3, H, W) and int64 labels (N,)."""
     return cifar.digest(images.permute(0, 2, 3, 1).cpu().numpy(), labels.cpu().numpy())

@@ -27,6 +27,10 @@ FORMAT = 1
 TORCHVISION = "torchvision:"
 
 
+class NeedsBase(ValueError):
+    """A file or a network that says by name alone which network it is, and the name is one of the user's."""
+
+
 def base_network(
     network: str,
     *,
@@ -156,8 +160,12 @@ def load_file(path: str | Path, *, base: nn.Module | None = None) -> nn.Module:
         raise ValueError(f"{path} is damaged: its tensors are not those that were saved; copy it again")
     try:
         return _rebuild(header, tensors, base).eval()
+    except NeedsBase as error:
+        raise NeedsBase(f"{path}: {error}") from error
     except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{path} describes a network that cannot be rebuilt: {error}") from error
+        remedy = "" if base is None else "; give the base that it was saved with"
+        why = " ".join(str(error).split())
+        raise ValueError(f"{path} describes a network that cannot be rebuilt{remedy}: {why}") from error
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
@@ -220,6 +228,12 @@ def _base(header: dict[str, Any], given: nn.Module | None) -> nn.Module:
     """The unpruned network that `header` starts from; the random state of the caller is left alone."""
     if given is not None:
         return copy.deepcopy(given)
+    name = header["network"]
+    if name not in models.names() and not name.startswith(TORCHVISION):
+        raise NeedsBase(
+            f"{name!r} is a network of your own: give base=, an unpruned instance of it, to gkp.save_model "
+            "and to gkp.nets.checkpoint.load_file (in the shell such files cannot be used)"
+        )
     arguments = {key: header[key] for key in ("num_classes", "mean", "std", "zeros") if key in header}
     with torch.random.fork_rng(devices=[]):
         return base_network(header["network"], **arguments)

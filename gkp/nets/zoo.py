@@ -124,6 +124,8 @@ def own_file(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     """The network in a file of this tool, and what the file says of itself; errors say what to give."""
     try:
         return checkpoint.load_file(files.readable_file(path)), checkpoint.read_header(path)
+    except checkpoint.NeedsBase:
+        raise
     except ValueError as error:
         raise ValueError(f"{error}; give a file that gkp.nets.checkpoint.save_model wrote") from error
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from gkp.data import Split
 from gkp.utils.logits import HALF, check_classes, class_labels, logits, run, weight_type
-
-if TYPE_CHECKING:
-    from gkp.data import Split
 
 
 def check(model: nn.Module, splits: Mapping[str, Split]) -> None:
@@ -24,6 +21,11 @@ def check(model: nn.Module, splits: Mapping[str, Split]) -> None:
             'with Recipe(precision="bfloat16"), and convert it afterwards'
         )
     for part, split in splits.items():
+        if not isinstance(split, Split):
+            raise ValueError(
+                f"the {part} data are a {type(split).__name__}: give a gkp.data.Split, such as "
+                "gkp.data.load, load_folder or of_tensors make"
+            )
         if len(split) == 0:
             raise ValueError(f"the {part} data are empty: give at least one image")
         if split.images.dtype != torch.uint8:

@@ -79,6 +79,8 @@ def fine_tune(
     """
     given = {"training": train, "validation": validation, "test": test}
     splits = {part: split for part, split in given.items() if split is not None}
+    if not isinstance(recipe, Recipe):
+        raise ValueError(f"the recipe is a {type(recipe).__name__}: give gkp.Recipe(epochs=..., lr=..., ...)")
     check(model, splits)
     if attacks and test is None:
         raise ValueError("attacks are made on the test images after every epoch: give test too")
@@ -198,8 +200,9 @@ def _train(run: _Run, epoch: int, task: Task) -> float:
 def diverged(epoch: int, recipe: Recipe) -> RuntimeError:
     """The error of a training whose loss is no number any more."""
     return RuntimeError(
-        f"the training loss stopped being a finite number in epoch {epoch}: "
-        f"lower Recipe.lr (now {recipe.lr:g}), or use precision='float32' if it was another"
+        f"the training loss stopped being a finite number in epoch {epoch}: lower "
+        + (f"gradient_penalty (now {recipe.gradient_penalty:g}) or " if recipe.gradient_penalty else "")
+        + f"Recipe.lr (now {recipe.lr:g}), or use precision='float32' if it was another"
     )
 
 

@@ -193,3 +193,26 @@ def test_the_real_test_split(cifar10_test):
     found = tuple(hashlib.sha256(a).hexdigest() for a in (images, cifar10_test.labels.numpy()))
     assert found == known[cifar10_test.fingerprint]
     assert str(cifar10_test) == "cifar10 test, 9,979 of the publisher's 10,000 images"
+
+
+def test_tensors_of_ones_own_are_a_split_like_any_other() -> None:
+    digits = data.load("digits", "test")
+    own = data.of_tensors(digits.images, digits.labels.int())
+    assert (own.fingerprint, len(own.classes), own.official_size) == (digits.fingerprint, 10, len(digits))
+    assert own.labels.dtype == torch.int64
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "match"),
+    [
+        (torch.rand(2, 3, 8, 8), torch.tensor([0, 1]), r"float32 \(2, 3, 8, 8\): give uint8"),
+        (torch.zeros(2, 8, 8, dtype=torch.uint8), torch.tensor([0, 1]), "give uint8"),
+        (torch.zeros(0, 3, 8, 8, dtype=torch.uint8), torch.zeros(0).long(), "give uint8"),
+        (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.tensor([0.0, 1.0]), "give 2 whole numbers"),
+        (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, -1]), "give 2 whole numbers"),
+        (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.tensor([0]), "give 2 whole numbers"),
+    ],
+)
+def test_other_tensors_are_refused_with_what_to_give(images, labels, match) -> None:
+    with pytest.raises(ValueError, match=match):
+        data.of_tensors(images, labels)

@@ -90,7 +90,8 @@ def _remedy(model: nn.Module, skipped: Mapping[str, str]) -> str:
     ]
     common = math.gcd(*filters)
     if common > 1:
-        return f"choose groups={common}, which divides them all"
+        divisors = [str(groups) for groups in range(2, common + 1) if common % groups == 0]
+        return f"choose groups={' or '.join(divisors)}, which divide{'s' * (len(divisors) == 1)} them all"
     if filters:
         return f"choose a divisor of the filters of some of them, such as groups={max(filters)}"
     return "prune filters instead, for instance with method='l1'"

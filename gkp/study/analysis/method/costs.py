@@ -63,7 +63,9 @@ def times_text(root: str | Path, printed: str | Path, suite: str = "cost") -> pd
 
 
 def seconds_text(seconds: float) -> str:
-    """ "0.85 s", "12.3 s", "4 ms"."""
+    """ "0.85 s", "12.3 s", "21 ms", "4.2 ms"."""
+    if seconds < 0.01:
+        return f"{1000 * seconds:.2g} ms"
     if seconds < 0.1:
         return f"{1000 * seconds:.0f} ms"
     return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.1f} s"

@@ -6,6 +6,7 @@ convolutions lose kernels. Accuracies are in percent, differences in points.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -121,12 +122,21 @@ def variance(comparison: Comparison, attack: str) -> pd.DataFrame:
 
 
 def separable(comparison: Comparison, attack: str) -> bool:
-    """Whether the crossed networks under the attack are enough, and different enough, for `variance`."""
+    """Whether the networks under the attack are enough, and different enough, for `variance`.
+
+    Two factors at least must be crossed: two levels of one, each with the same two levels of another.
+    """
     frame, varied = _accuracies(comparison, attack)
-    if not varied:
+    if not any(_crossed(frame, *pair) for pair in itertools.combinations(varied, 2)):
         return False
     design = pd.get_dummies(frame[varied], drop_first=True).assign(constant=1).to_numpy(float)
     return bool(np.linalg.matrix_rank(design) == design.shape[1] < len(frame) - 1)
+
+
+def _crossed(frame: pd.DataFrame, one: str, other: str) -> bool:
+    """Whether two levels of `one` meet the same two levels of `other`."""
+    met = frame.groupby(one)[other].agg(set)
+    return any(len(a & b) > 1 for a, b in itertools.combinations(met, 2))
 
 
 def _accuracies(comparison: Comparison, attack: str) -> tuple[pd.DataFrame, list[str]]:

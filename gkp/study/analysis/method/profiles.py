@@ -151,7 +151,7 @@ def cheaper(found: Mapping[str, Comparison], attack: str) -> str:
         else:
             lines.append(f"- {name}: not yet measured, no training is there")
     right = [100 * record.metrics()[attack].accuracy for record in pruned]
-    if right:
+    if len(found) and any("**" in line for line in lines) and right:
         apart = f"**{max(right) - min(right):.1f} points** from the worst to the best"
         lines.append(f"- the choice of a structure: {apart} of {len(right)} pruned ones, one training each")
     return "\n".join(lines)

@@ -61,7 +61,9 @@ def test_the_printed_times_are_the_printed_seconds():
         assert sum(int(part) * 60**power for power, part in enumerate(reversed(parts))) == row.seconds
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0.0041, "4 ms"), (0.85, "0.85 s"), (12.34, "12.3 s")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.0041, "4.1 ms"), (0.0123, "12 ms"), (0.85, "0.85 s"), (12.34, "12.3 s")]
+)
 def test_seconds_have_a_unit(seconds, text):
     assert tables.seconds_text(seconds) == text
 

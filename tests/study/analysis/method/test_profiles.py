@@ -98,8 +98,10 @@ def test_factors_that_come_together_are_not_separable() -> None:
     records = [answering(run, 0.9 - 0.01 * place, 0.5, place=place) for place, run in enumerate(runs)]
     assert not factors.separable(Comparison(records), CLEAN)
     alone = answering(replace(common, options=(("profile", "6:3:1"),)), 0.9, 0.5, place=11)
-    assert factors.separable(Comparison([*records, alone]), CLEAN)
-    text = profiles.variance_text(Comparison([*records, alone]), [CLEAN])
+    assert not factors.separable(Comparison([*records, alone]), CLEAN)  # an L of three cells crosses nothing
+    records += [alone, answering(replace(common, options=(("strategy", "random"),)), 0.8, 0.5, place=12)]
+    assert factors.separable(Comparison(records), CLEAN)
+    text = profiles.variance_text(Comparison(records), [CLEAN])
     assert list(text.factor) == ["profile", "selection", "rest"]
     assert text["points"].iloc[-1] == "–"
 
