@@ -231,8 +231,8 @@ def _base(header: dict[str, Any], given: nn.Module | None) -> nn.Module:
     name = header["network"]
     if name not in models.names() and not name.startswith(TORCHVISION):
         raise NeedsBase(
-            f"{name!r} is a network of your own: give base=, an unpruned instance of it, to gkp.save_model "
-            "and to gkp.nets.checkpoint.load_file (in the shell such files cannot be used)"
+            f"unknown network {name!r}: choose one of {', '.join(models.names())}, torchvision:NAME; for one of "
+            "your own give base=, an unpruned instance, to gkp.save_model and gkp.nets.checkpoint.load_file"
         )
     arguments = {key: header[key] for key in ("num_classes", "mean", "std", "zeros") if key in header}
     with torch.random.fork_rng(devices=[]):

@@ -124,10 +124,10 @@ def variance(comparison: Comparison, attack: str) -> pd.DataFrame:
 def separable(comparison: Comparison, attack: str) -> bool:
     """Whether the networks under the attack are enough, and different enough, for `variance`.
 
-    Two factors at least must be crossed: two levels of one, each with the same two levels of another.
+    Factors must be crossed, each pair of them: two levels of one, each with the same two levels of the other.
     """
     frame, varied = _accuracies(comparison, attack)
-    if not any(_crossed(frame, *pair) for pair in itertools.combinations(varied, 2)):
+    if not varied or not all(_crossed(frame, *pair) for pair in itertools.combinations(varied, 2)):
         return False
     design = pd.get_dummies(frame[varied], drop_first=True).assign(constant=1).to_numpy(float)
     return bool(np.linalg.matrix_rank(design) == design.shape[1] < len(frame) - 1)
