@@ -231,8 +231,8 @@ def _base(header: dict[str, Any], given: nn.Module | None) -> nn.Module:
     name = header["network"]
     if name not in models.names() and not name.startswith(TORCHVISION):
         raise NeedsBase(
-            f"unknown network {name!r}: choose one of {', '.join(models.names())}, torchvision:NAME; for one of "
-            "your own give base=, an unpruned instance, to gkp.save_model and gkp.nets.checkpoint.load_file"
+            f"unknown network {name!r}: choose one of {', '.join(models.names())}, torchvision:NAME; for "
+            "your own give base=, an unpruned instance, to save_model and gkp.nets.checkpoint.load_file"
         )
     arguments = {key: header[key] for key in ("num_classes", "mean", "std", "zeros") if key in header}
     with torch.random.fork_rng(devices=[]):
