@@ -5,7 +5,7 @@ Accuracies are in percent, differences in points.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -17,13 +17,16 @@ from gkp.attacks import Attack
 from gkp.attacks.outcome import STRENGTH
 from gkp.study.analysis.compared import Comparison, Point
 from gkp.study.analysis.labels import (
+    ATTACKED,
     CONTROL,
     CONTROLS,
     DATASETS,
+    FROM_SCRATCH,
     network_title,
     ordered,
 )
 from gkp.study.runs import protocols, suites
+from gkp.study.runs.record import Record
 from gkp.study.runs.store import Store
 
 PROTOCOL = tuple(entry.attack.name for entry in protocols.paper()[1:])  # the paper's three attacks
@@ -52,14 +55,12 @@ def setting(comparison: Comparison) -> str:
     left = " to ".join(dict.fromkeys((ratios[0], ratios[-1]))) if ratios else "100"
     pruned = {record.label for record in chosen if record.pruned} - set(CONTROLS)
     whole = "all" if data.images == data.official_size else "of the publisher's"
-    off = any(record.misses_target for record in chosen)
     return (
         f"{network_title(trained[0].run.network)} on {DATASETS.get(data.dataset, data.dataset)}: "
         f"{len(pruned)} pruning methods and the controls, with "
         f"{left} % of the prunable convolutions' multiply-adds left, {trained[0].run.epochs} "
         f"epochs of training each, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}; "
-        f"tested on up to {data.images:,} images ({whole} {data.official_size:,})."
-        + (" †: more than 1 % off the target of multiply-adds." if off else "")
+        f"tested on up to {data.images:,} images ({whole} {data.official_size:,})." + marks_text(chosen)
     )
 
 
@@ -82,9 +83,30 @@ def mean_size(comparison: Comparison, label: str) -> tuple[float, float]:
     return fmean(size.macs for size in sizes) / 1e6, fmean(size.params for size in sizes) / 1e6
 
 
+def _alone_attacked(record: Record) -> bool:
+    """Whether the network is trained on attacked images where the recipe of all is not."""
+    recipe = record.run.recipe
+    return record.run.method in ATTACKED and recipe is not None and recipe.adversarial is None
+
+
+MARKS: dict[str, tuple[Callable[[Record], bool], str]] = {  # of rows that are no equals of the others
+    "†": (lambda record: record.misses_target, "more than 1 % off the target of multiply-adds"),
+    "‡": (lambda record: record.run.method in FROM_SCRATCH, "from scratch, not from the others' start"),
+    "§": (_alone_attacked, "trained on attacked images, the others on clean ones"),
+}
+
+
 def marked(comparison: Comparison, label: str) -> str:
-    """The label, with a dagger where a network of it misses the target of MACs."""
-    return f"{label} †" if any(r.misses_target for r in comparison if r.label == label) else label
+    """The label, with the MARKS that a network of it has."""
+    own = [record for record in comparison if record.label == label]
+    found = "".join(mark for mark, (has, _) in MARKS.items() if any(map(has, own)))
+    return f"{label} {found}" if found else label
+
+
+def marks_text(records: Iterable[Record]) -> str:
+    """What the marks say that these records have: " †: ..."; "" without any."""
+    given = list(records)
+    return "".join(f" {mark}: {text}." for mark, (has, text) in MARKS.items() if any(map(has, given)))
 
 
 # ---- attacks -------------------------------------------------------------------------------------

@@ -46,15 +46,17 @@ TITLES = {  # in figures; tables have the names that the command line takes
     "bn-gamma": "BN gamma",
     "slimming": "slimming",
     "gal": "GAL",
-    "rap-admm": "RAP-ADMM",
+    "rap-admm": "RAP-ADMM, attacked",
     "group-sl": "group SL",
     "hesso": "HESSO",
     "otov2-dhspg": "OTOv2 (DHSPG)",
     "cc": "CC",
     "group-fisher": "Group Fisher",
     "nppm": "NPPM",
-    "dhp": "DHP",
+    "dhp": "DHP, from scratch",
 }
+# Methods whose networks are trained otherwise than the rest of a suite.
+FROM_SCRATCH, ATTACKED = ("dhp",), ("rap-admm",)
 METHODS = tuple(name for members in FAMILIES.values() for name in members)
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from gkp.study.analysis import claims, verdict
 from gkp.study.analysis.compared import Comparison
-from gkp.study.analysis.comparison import marked, mean_size
+from gkp.study.analysis.comparison import marked, marks_text, mean_size
 from gkp.study.analysis.labels import BENIGN, CONTROL
 from gkp.study.analysis.method import costs
 
@@ -105,13 +105,11 @@ def footnote(comparison: Comparison, attacks: Iterable[str] | None = None) -> st
         if len({record.run.seed for record in comparison}) == 1
         else "standard deviation over seeds (one seed: half the interval)"
     )
-    off = any(record.misses_target for record in comparison)
     return (
         f"Accuracy in % ± {spread}. Test set: {data.images:,}{whole} images. {counted}. "
         f'"norm.": eps counts after normalisation, the paper\'s unit ({normalised_unit(comparison)}); '
         '"pred.": the attack uses predicted labels, as the released code does. '
-        "MACs and parameters in the usual convention."
-        + (" † More than 1 % off the target of MACs." if off else "")
+        "MACs and parameters in the usual convention." + marks_text(comparison)
     )
 
 

@@ -6,9 +6,11 @@ import pytest
 from many_records import START, a_record, comparison, counted, many_records
 from record_factory import RUN, by_label, edited, make_record, with_metrics, with_right
 
+from gkp import pruners
 from gkp.attacks import Attack
 from gkp.study.analysis import comparison as compare
 from gkp.study.analysis.compared import Comparison
+from gkp.study.analysis.labels import FROM_SCRATCH
 from gkp.study.report import show, tables
 from gkp.study.runs import protocols
 from gkp.study.runs.run import RATE
@@ -88,8 +90,19 @@ def test_a_method_off_the_target_of_macs_is_marked_and_explained(few):
     assert "†: more than 1 %" in compare.setting(off)
     assert "†" not in compare.setting(few)
     assert "l1 †" in set(tables.summary(off)["method"])
-    assert "† More than 1 %" in tables.footnote(off)
+    assert "†: more than 1 %" in tables.footnote(off)
     assert "†" not in tables.footnote(few)
+
+
+def test_networks_that_are_trained_otherwise_are_marked(few):
+    unlike = {"dhp": "‡", "rap-admm": "§"}
+    both = comparison((*FEW, *unlike))
+    assert {f"{method} {mark}" for method, mark in unlike.items()} <= set(tables.summary(both)["method"])
+    for words in ("‡: from scratch", "§: trained on attacked images"):
+        assert words in tables.footnote(both)
+        assert words not in tables.footnote(few)
+    known = {name for name in pruners.methods() if pruners.get(name).from_scratch}
+    assert set(FROM_SCRATCH) == known
 
 
 def test_controls_are_those_with_records(few):
