@@ -23,6 +23,8 @@ from gkp.study.report.style import DOUBLE, FAINT, INK, SPOTLIGHT, new_figure, sp
 from gkp.study.runs.run import Run
 
 ROW = 0.15  # inches of a method
+# Methods this many times as far out as the median one, and this many points, are outside of a panel.
+FAR, NEAR, MARGIN = 8.0, 4.0, 0.06
 NARROW = 17  # letters in a line above one of many panels
 BOLD: dict[str, Any] = {"fontsize": 8, "weight": "bold"}
 ZERO: dict[str, Any] = {"color": INK, "linewidth": 0.8, "zorder": 1}
@@ -34,7 +36,8 @@ def forest(records: Comparison, names: Sequence[str], control: str = CONTROL) ->
     """Every method's accuracy minus the control's: a row per method, a panel per attack.
 
     Sorted by the first attack. Bars are the paired 95 % interval over images; a marker is filled where
-    McNemar's test, corrected by Holm for the rows of a panel, shows a difference.
+    McNemar's test, corrected by Holm for the rows of a panel, shows a difference. A method far from the
+    others is a number at the panel's edge.
     """
     frames = {name: paired.intervals(records, name, control) for name in names}
     figure = new_figure(DOUBLE, 1.15 + ROW * len(frames[names[0]]))
@@ -61,7 +64,8 @@ def verdict(comparisons: Sequence[Comparison], trainings: Comparison | None = No
     for panels, records, frames in zip(rows, comparisons, drawn, strict=True):
         _row_of_panels(panels, frames, records.titles)
         for axes in panels:
-            axes.set_title(f"{_network(records)}, {_length(records)}\n{axes.get_title(loc='left')}")
+            length = _length(records).replace(" of fine-tuning", "")
+            axes.set_title(f"{_network(records)}, {length}\n{axes.get_title(loc='left')}")
         if trainings and _network(trainings) == _network(records):
             _small_dots(panels, frames, trainings)
     figure.suptitle(_data(comparisons[0]), x=0.01, ha="left", **BOLD)
@@ -141,8 +145,15 @@ def _row_of_panels(
 ) -> None:
     order = _order(frames)
     for axes, (name, frame) in zip(panels, frames.items(), strict=False):
-        for point in frame[frame.method.isin(order)].itertuples():
-            _point(axes, point, order.index(point.method))
+        shown = frame[frame.method.isin(order)]
+        apart = (shown.difference - shown.difference.median()).abs()
+        near = apart <= max(FAR * apart.median(), NEAR)
+        low, high = min([0.0, *shown.low[near]]), max([0.0, *shown.high[near]])
+        if low < high:
+            axes.set_xlim(low - MARGIN * (high - low), high + MARGIN * (high - low))
+        for draw, points in ((_point, shown[near]), (_beyond, shown[~near])):
+            for point in points.itertuples():
+                draw(axes, point, order.index(point.method))
         axes.axvline(0, **ZERO)
         images = f"{frame.n.max():,} images"
         wrapped = textwrap.fill(titles[name], NARROW) if len(frames) > 2 else titles[name]
@@ -157,6 +168,17 @@ def _order(frames: Mapping[str, pd.DataFrame]) -> list[str]:
     """The methods, the most accurate under the first attack first."""
     first = next(iter(frames.values()))
     return list(first.sort_values("difference", ascending=False)["method"])
+
+
+def _beyond(axes: Axes, point: Any, row: int) -> None:
+    """The difference of a method that lies outside of the panel, as a number at its edge."""
+    right, size = point.difference > 0, f"{abs(point.difference):.0f}"
+    text = f"+{size} \N{BLACK RIGHT-POINTING SMALL TRIANGLE}"
+    if not right:
+        text = f"\N{BLACK LEFT-POINTING SMALL TRIANGLE} \N{MINUS SIGN}{size}"
+    colour = spotlit(point.method).colour
+    edge = axes.get_xlim()[right]
+    axes.text(edge, row, text, ha="right" if right else "left", va="center", fontsize=7, color=colour)
 
 
 def _no_rows(axes: Axes) -> None:

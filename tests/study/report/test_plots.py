@@ -386,3 +386,18 @@ def test_the_legend_of_many_variants_fits_the_figure():
     box = figure.legends[0].get_window_extent().transformed(figure.transFigure.inverted())
     assert box.x0 >= 0
     assert box.x1 <= 1
+
+
+def test_a_method_far_from_the_others_is_a_number_at_the_edge(monkeypatch) -> None:
+    records = comparison(("sr-gkp", "random", "l1"))
+    found = paired.intervals(records, BENIGN)
+    far = found.method == "l1"
+    moved = found.assign(**{c: found[c].where(~far, found[c] - 40) for c in ("difference", "low", "high")})
+    monkeypatch.setattr(paired, "intervals", lambda *_: moved)
+    (axes,) = differences.forest(records, [BENIGN]).axes
+    low, high = axes.get_xlim()
+    assert moved.low[~far].min() > low > -40
+    assert moved.high[~far].max() < high
+    (text,) = axes.texts
+    size = abs(moved.difference[far].item())
+    assert text.get_text() == f"\N{BLACK LEFT-POINTING SMALL TRIANGLE} \N{MINUS SIGN}{size:.0f}"
