@@ -155,7 +155,7 @@ def test_a_network_of_ones_own_needs_its_base(tmp_path):
     checkpoint.save_model(model, path, network="mine", dataset="photos", base=base)
     assert_same(checkpoint.load_file(path, base=base), model)
     assert isinstance(base[0], nn.Conv2d)
-    with pytest.raises(ValueError, match="unknown network 'mine'.* of your own give base="):
+    with pytest.raises(ValueError, match="unknown network 'mine'.* your own give base="):
         checkpoint.load_file(path)
 
 

@@ -60,16 +60,20 @@ def test_help_is_not_an_error(sandbox):
         assert word in result.stdout
 
 
-SMOKE = ["run --suite digits --jobs 2", "notebooks --suite digits --compute", "report --suite digits"]
+SMOKE = [
+    "run --suite digits --jobs 2",
+    "notebooks --suite digits --compute --jobs 2",
+    "report --suite digits",
+]
 
 
 @pytest.mark.parametrize(
     ("arguments", "jobs"),
     [
-        ([], [*SMOKE, "notebooks", "report"]),
+        ([], [*SMOKE, "notebooks --jobs 2", "report"]),
         (["smoke"], SMOKE),
-        (["replay"], ["notebooks", "report"]),
-        (["replay", "--suite", "method"], ["notebooks --suite method", "report --suite method"]),
+        (["replay"], ["notebooks --jobs 2", "report"]),
+        (["replay", "--suite", "method"], ["notebooks --jobs 2 --suite method", "report --suite method"]),
         (["evaluate"], ["evaluate --suite cifar10-resnet20-short --download"]),
         (["--suite", "method", "evaluate"], ["evaluate --suite method --download"]),
         (

@@ -63,7 +63,7 @@ def test_without_uv_it_is_installed_into_the_cache(sandbox):
     assert sandbox.setups()[-4:] == ["uv venv --no-project", *sandbox.INSTALL]
     (sandbox.root / ".venv/.requirements.lock").unlink()
     sandbox.run("replay")
-    assert sandbox.jobs() == ["notebooks", "report"], "the uv in .cache is used again"
+    assert sandbox.jobs() == ["notebooks --jobs 2", "report"], "the uv in .cache is used again"
 
 
 def test_a_python_without_venv_can_still_install_uv(sandbox):
