@@ -120,9 +120,8 @@ def exchanges(problem: Problem, kept: Tensor) -> Tensor:
 def _without_one(problem: Problem, more: Tensor, nearest: int) -> Tensor:
     """The set `more` (keep + 1,) without the kernel whose removal leaves the least cost, ascending."""
     value = problem.distance.sum(0)[more][:, more].sum(1)
-    if (
-        nearest
-    ):  # who loses this kernel turns to the next one; the kernel itself is pruned, 0 away from itself
+    if nearest:
+        # Who loses this kernel turns to the next one; the kernel itself is pruned, 0 away from itself.
         near, place = problem.distance[:, :, more].topk(nearest + 1, largest=False)
         turned = near[..., nearest:] - near[..., :nearest]
         turned[:, more] = 0

@@ -81,6 +81,8 @@ def fine_tune(
     splits = {part: split for part, split in given.items() if split is not None}
     if not isinstance(recipe, Recipe):
         raise ValueError(f"the recipe is a {type(recipe).__name__}: give gkp.Recipe(epochs=..., lr=..., ...)")
+    if not isinstance(teacher, nn.Module | None):
+        raise ValueError(f"the teacher is a {type(teacher).__name__}: give a network")
     check(model, splits)
     if attacks and test is None:
         raise ValueError("attacks are made on the test images after every epoch: give test too")

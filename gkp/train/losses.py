@@ -73,8 +73,6 @@ def prepared(
         refuse_without_second_gradient(model, train)
     if teacher is None:
         return None
-    if not isinstance(teacher, nn.Module):
-        raise ValueError(f"the teacher is a {type(teacher).__name__}: give a network")
     teacher = copied(teacher).eval().requires_grad_(False)
     placed_for(teacher, train, next(model.parameters()).device)
     classes = [logits(net, first_image(net, train)).shape[1] for net in (teacher, model)]

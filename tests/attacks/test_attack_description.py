@@ -70,3 +70,10 @@ def test_attack_refuses_nonsense():
             Attack(**arguments, start="random" if arguments["kind"] == "fgsm" else "middle")
     with pytest.raises(ValueError, match="gkp.attacks.autoattack"):
         Attack("autoattack", eps=0.1).perturb(SmallNet(), torch.rand(1, 3, 8, 8), torch.tensor([0]))
+
+
+@pytest.mark.parametrize("kind", ["fgsm", "pgd", "autoattack"])
+def test_grey_levels_are_not_taken_for_pixels(kind) -> None:
+    with pytest.raises(ValueError, match=r"8 grey levels are 8/255"):
+        Attack(kind, eps=8, step=2)
+    assert Attack(kind, eps=8, step=2, space="normalized").eps == 8

@@ -252,3 +252,18 @@ class Detached(nn.Module):
 def test_what_does_not_go_together(options, message):
     with pytest.raises(ValueError, match=message):
         train(**options)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "match"),
+    [
+        ({"train": torch.zeros(4, 3, 8, 8)}, "the training data are a Tensor: give a gkp.data.Split"),
+        ({"recipe": {"epochs": 1}}, "the recipe is a dict: give gkp.Recipe"),
+        ({"teacher": "resnet20"}, "the teacher is a str: give a network"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused_by_name(wrong, match) -> None:
+    images = gkp.data.of_tensors(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 2, 3]))
+    given = {"train": images, "recipe": Recipe(epochs=1, distillation=0.5), **wrong}
+    with pytest.raises(ValueError, match=match):
+        gkp.fine_tune(gkp.models.create("resnet8"), **given)
