@@ -17,7 +17,7 @@ usage: bash reproduce.sh [smoke|replay|evaluate|train|test] [--suite NAME]
   replay     tables, figures and notebooks from results/        <= 2 min
   evaluate   attack the shipped checkpoints again               <= 60 min
   train      prune and fine-tune again                          hours; a GPU for the big suites
-  test       pytest (with any further arguments), then nbval    <= 15 min
+  test       pytest (with any further arguments), then nbval    <= 30 min
 
   --suite NAME     for replay, evaluate and train (the last two: cifar10-resnet20-short without it)
 
