@@ -69,9 +69,12 @@ def save_model(
 
     network: the name the model was made from ("resnet20", "torchvision:resnet18", ...). For a network of
     one's own choose any name and give as `base` an unpruned instance, here and to `load_file`. about: JSON
-    values to keep beside it. ValueError, before anything is written, when the model holds something that
-    a file cannot describe: modules not in KINDS in place of the network's own, hooks, masks.
+    values to keep beside it. ValueError, before anything is written, when the path ends otherwise than in
+    .safetensors, and when the model holds something that a file cannot describe: modules not in KINDS in
+    place of the network's own, hooks, masks.
     """
+    if Path(path).suffix != ".safetensors":
+        raise ValueError(f"{path}: give a name that ends in .safetensors, as only those load")
     state = {name: value.detach() for name, value in model.state_dict().items()}
     if any(value.is_meta for value in state.values()):
         raise ValueError(f"this {network} is on the meta device: load its weights before saving")

@@ -217,6 +217,8 @@ def test_what_a_file_cannot_hold_is_refused_before_writing(tmp_path):
         checkpoint.save_model(network(), path, network="vgg16", dataset="cifar10")
     with pytest.raises(ValueError, match="unknown network"):
         checkpoint.save_model(network(), path, network="resnet9", dataset="cifar10")
+    with pytest.raises(ValueError, match="m.pt: give a name that ends in .safetensors"):
+        checkpoint.save_model(network(), tmp_path / "m.pt", network="resnet8", dataset="cifar10")
     assert list(tmp_path.iterdir()) == []
 
 

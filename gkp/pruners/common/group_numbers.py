@@ -22,7 +22,9 @@ def groups_of(groups: Groups, name: str) -> int:
 def checked_number(groups: Any) -> None:
     """ValueError unless `groups` is a positive whole number."""
     if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1:
-        raise ValueError(f"groups={groups!r}: give a positive whole number, for example 8")
+        measured = groups == "auto"
+        other = ", or measure which are fastest here with gkp.deploy.fastest_groups" if measured else ""
+        raise ValueError(f"groups={groups!r}: give a positive whole number, for example 8{other}")
 
 
 def mapped_layers(

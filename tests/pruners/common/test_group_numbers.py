@@ -38,6 +38,7 @@ def test_one_number_for_all_is_the_number_itself(model: torch.nn.Module) -> None
         ({"layer1.0.conv1": 3}, "3 does not divide the 16 filters of layer1.0.conv1"),
         ({"layer1.0.conv1": 0}, "positive whole number"),
         ({"layer1.0.conv1": 2.0}, "positive whole number"),
+        ("auto", "gkp.deploy.fastest_groups"),
     ],
 )
 def test_wrong_numbers_get_a_sentence(groups: dict, message: str, model: torch.nn.Module) -> None:
