@@ -93,16 +93,12 @@ def reordered(
     """
     network, grouped = copied(network), dict(grouped)
     removed: dict[str, int] = {}
-    try:
-        edges = list(_edges(trace(network)))
-    except UntraceableError:
-        return network, grouped, removed
-    for first, second in edges:
+    for first, second in edges(network):
         if first not in grouped and second not in grouped:
             continue
         order = _order(network.get_submodule(first), grouped.get(first), grouped.get(second))
         one, other = network.get_submodule(first), network.get_submodule(second)
-        assert isinstance(one, nn.Conv2d)  # both from `_edges`
+        assert isinstance(one, nn.Conv2d)  # both from `edges`
         assert isinstance(other, nn.Conv2d)
         if len(order) < one.out_channels:
             removed[first] = one.out_channels - len(order)
@@ -121,8 +117,18 @@ def reordered(
     return network, grouped, removed
 
 
+def edges(network: nn.Module) -> list[tuple[str, str]]:
+    """Names of convolutions and of the only other one that reads each, through channel-wise operations.
+
+    None when torch.fx cannot trace the network.
+    """
+    try:
+        return list(_edges(trace(network)))
+    except UntraceableError:
+        return []
+
+
 def _edges(traced: Trace) -> Iterator[tuple[str, str]]:
-    """Names of convolutions and of the only other one that reads each, through channel-wise operations."""
     for node in traced.graph.nodes:
         after = traced.follower(node) if _plain(node, traced) else None
         while after is not None:

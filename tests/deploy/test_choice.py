@@ -84,6 +84,34 @@ def test_the_papers_groups_stay_where_nothing_is_faster(
     assert set(found.values()) == {chosen}
 
 
+def products(layer, grouping, shape, setting):
+    """Times that count multiplications, a little more with few groups."""
+    spatial = layer.kernel_size[0] ** 2 * shape[-1] * shape[-2]
+    read = sum(len(f) * len(c) for f, c in zip(grouping.filters, grouping.channels, strict=True))
+    return {
+        "dense": float(spatial * layer.in_channels * layer.out_channels),
+        "split": float(spatial * read) * (1 + 0.05 / len(grouping.filters)),
+    }
+
+
+@pytest.mark.parametrize(("branches", "chosen"), [(1, 2), (2, 8)])
+def test_filters_that_few_groups_leave_unread_count(
+    branches: int, chosen: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(256, 64, 1), nn.Conv2d(64, 64, 3, padding=1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.first(x).relu()
+            return self.second(x) if branches == 1 else self.second(x) + x
+
+    monkeypatch.setattr(groups, "measured", products)
+    found = groups.fastest_groups(Net().eval(), 0.4375, torch.rand(1, 256, 8, 8), groups=(2, 8))
+    assert found == {"second": chosen}
+
+
 def test_measured_groups_can_be_pruned_with() -> None:
     torch.manual_seed(0)
     model = gkp.models.create("resnet8")
