@@ -56,7 +56,15 @@ def to_dense(model: nn.Module) -> nn.Module:
 
 
 ELEMENTWISE = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Hardswish, nn.LeakyReLU, nn.Dropout, nn.Identity)
-ELEMENTWISE_FUNCTIONS = (F.relu, torch.relu, F.relu6, F.silu, F.gelu)
+ELEMENTWISE_FUNCTIONS = (
+    F.relu,
+    torch.relu,
+    "relu",
+    "relu_",
+    F.relu6,
+    F.silu,
+    F.gelu,
+)  # texts: methods
 # In convolutional networks these treat the channels alike, too.
 CHANNELWISE = (*ELEMENTWISE, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 CHANNELWISE_FUNCTIONS = (*ELEMENTWISE_FUNCTIONS, F.max_pool2d, F.avg_pool2d)

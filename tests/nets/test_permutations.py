@@ -71,6 +71,7 @@ FOLDED = {
         lambda net, x: net.second(input=F.relu(input=net.norm(input=net.first(input=x))))
     ),
     "pooled": between(lambda x: F.max_pool2d(F.gelu(x), 2)),
+    "methods": between(lambda x: x.relu().relu_()),
     "without a norm": lambda: Chain(lambda net, x: net.second(net.act(net.first(x)))),
     "a shared activation": lambda: Chain(lambda net, x: net.act(net.second(net.act(net.first(net.act(x)))))),
     "under two names": changed(lambda net: setattr(net, "again", net.first)),
