@@ -100,7 +100,8 @@ def of_deployment(threads: int, networks: Sequence[str] = (), root: Path = Path(
     details = [each for each in kept["networks"] if each["network"] not in chosen]
     for name, batches in chosen.items():
         for batch, runtime in itertools.product(batches, runtimes.SUFFIXES):
-            found = deployment.measure(name, batch, runtime, threads=threads, rounds=15)
+            rounds = 15 if batch == 1 else 7
+            found = deployment.measure(name, batch, runtime, threads=threads, rounds=rounds)
             milliseconds, what = found.pop("times"), f"{network_title(name)}, batch {batch}, {runtime}"
             times = {title: [each / 1000 for each in own] for title, own in milliseconds.items()}
             for ours in ("sr-gkp", "l1"):

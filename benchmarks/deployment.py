@@ -62,7 +62,8 @@ def measure(
 ) -> dict[str, Any]:
     """One row: multiply-adds, milliseconds, and times by the dense network's, of each pruned network.
 
-    groups: "auto" for `gkp.deploy.fastest_groups`, or what `gkp.prune` takes.
+    groups: "auto" for `gkp.deploy.fastest_groups`, or what `gkp.prune` takes. rounds: of the networks, of
+    each export's candidates and layers.
     """
     dense, x = network(name)
     if groups == "auto":
@@ -76,7 +77,7 @@ def measure(
     with tempfile.TemporaryDirectory() as folder, runtimes.threads_of(threads):
         for title, net in networks.items():
             path = Path(folder) / f"{title}{runtimes.SUFFIXES[runtime]}"
-            options = {"example_input": x, "runtime": runtime, "batch": batch}
+            options = {"example_input": x, "runtime": runtime, "batch": batch, "rounds": rounds}
             reports[title] = gkp.export(net, path, **options, threads=threads, cache=cache)
             runs[title] = runtimes.load(runtime, path, threads)
         times = rounds_of(runs, torch.rand(batch, *x.shape[1:]), rounds=rounds)
