@@ -112,8 +112,10 @@ VARIANTS: dict[str, tuple[str, float]] = {
     "alpha-0.0": ("o", 1),
     "alpha-0.5": ("o", 0.5),
     "alpha-1.0": ("o", 0),
+    "groups-2": ("p", 0),
     "groups-4": ("p", 1),
     "groups-16": ("h", 0.5),
+    "share-0.05": ("h", 0),
     "variant-absolute": ("<", 1),
     "beam_width-1": ("d", 0.5),
 }

@@ -36,6 +36,8 @@ ABLATIONS: tuple[dict[str, Any], ...] = (
     {"method": "gkp-greedy"},
     {"groups": 16},
     {"groups": 4},
+    {"groups": 2},
+    {"options": (("share", 0.05),)},
     {"options": (("variant", "absolute"),)},
     {"options": (("alpha", 0.5),)},
     {"options": (("strategy", "greedy"),)},
