@@ -10,9 +10,8 @@ docs/deployment.md take it (`python -m gkp report`). Times belong to the machine
 from __future__ import annotations
 
 import argparse
-import itertools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -87,42 +86,46 @@ def of_training(threads: int) -> Part:
     return {"rows": rows, "images": found["images"], "networks": found["networks"]}
 
 
-def of_deployment(threads: int, networks: Sequence[str] = (), root: Path = Path()) -> Part:
-    """Exported networks, SR-GKP and filters removed at the same multiply-adds, beside the dense one.
+def of_deployment(threads: int, name: str, batch: int, root: Path = Path()) -> Part:
+    """One network, exported: SR-GKP and filters removed at the same multiply-adds, beside the dense one.
 
-    networks: all without any. What an earlier record says of others stays, as it was measured then.
+    What an earlier record says of others stays, as it was measured then; of this one, its ratios.
     """
-    chosen = {name: deployment.BATCHES[name] for name in networks or deployment.BATCHES}
-    earlier = Store(root).fact(speed.SUITE, "deployment")
-    kept = earlier.facts if earlier else {"rows": [], "networks": [], "roofline": []}
-    titles = tuple(f"{network_title(name)}," for name in chosen)
-    rows = [each for each in kept["rows"] if not each["what"].startswith(titles)]
-    details = [each for each in kept["networks"] if each["network"] not in chosen]
-    for name, batches in chosen.items():
-        for batch, runtime in itertools.product(batches, runtimes.SUFFIXES):
-            rounds = 15 if batch == 1 else 7
-            found = deployment.measure(name, batch, runtime, threads=threads, rounds=rounds)
-            milliseconds, what = found.pop("times"), f"{network_title(name)}, batch {batch}, {runtime}"
-            times = {title: [each / 1000 for each in own] for title, own in milliseconds.items()}
-            for ours in ("sr-gkp", "l1"):
-                goal = GOAL if name in BIG and ours == "sr-gkp" else None
-                rows.append(row(what, times, ours, "dense", goal))
-                print(what, ours, rows[-1]["ratio"], flush=True)
-            details.append({key: value for key, value in found.items() if key != "layers"})
-    machine = deployment.machine(threads)
-    least = [each for each in kept["roofline"] if each["network"] not in chosen]
-    for name in chosen.keys() & set(BIG):
-        for batch, groups in itertools.product(chosen[name], (2, 8)):
-            ratio = deployment.least_ratio(name, batch, groups, machine)
-            least.append({"network": name, "batch": batch, "groups": groups, "of_dense": ratio})
-    return {"rows": rows, "networks": details, "machine": machine, "roofline": least}
+    kept = Store(root).fact(speed.SUITE, "deployment")
+    found = dict(kept.facts) if kept else {"rows": [], "networks": [], "roofline": []}
+    for runtime in runtimes.SUFFIXES:
+        new = deployment.measure(name, batch, runtime, threads=threads, rounds=15 if batch == 1 else 7)
+        milliseconds, what = new.pop("times"), f"{network_title(name)}, batch {batch}, {runtime}"
+        times = {title: [each / 1000 for each in own] for title, own in milliseconds.items()}
+        for ours in ("sr-gkp", "l1"):
+            goal = GOAL if name in BIG and ours == "sr-gkp" else None
+            measured = row(what, times, ours, "dense", goal)
+            for old in (old for old in found["rows"] if (old["what"], old["ours"]) == (what, ours)):
+                measured["earlier"] = [*old.get("earlier", ()), old["ratio"]]
+            found["rows"] = _with(found["rows"], measured, "what", "ours")
+        new.pop("layers")
+        found["networks"] = _with(found["networks"], new, "network", "batch", "runtime")
+    found["machine"] = deployment.machine(threads)
+    for groups in (2, 8) if name in BIG else ():
+        ratio = deployment.least_ratio(name, batch, groups, found["machine"])
+        least = {"network": name, "batch": batch, "groups": groups, "of_dense": ratio}
+        found["roofline"] = _with(found["roofline"], least, "network", "batch", "groups")
+    return found
+
+
+def _with(rows: list[dict[str, Any]], new: dict[str, Any], *keys: str) -> list[dict[str, Any]]:
+    """`rows` with `new` in place of the one that has the same values of `keys`, or at the end."""
+    for place, old in enumerate(rows):
+        if all(old[key] == new[key] for key in keys):
+            return [*rows[:place], new, *rows[place + 1 :]]
+    return [*rows, new]
 
 
 def _times(found: dict[str, float], **keys: str) -> Times:
     return {name: [found[key]] for name, key in keys.items()}
 
 
-PARTS: dict[str, Callable[[int], Part]] = {
+PARTS: dict[str, Callable[..., Part]] = {
     "search": of_search,
     "sharing": of_sharing,
     "optimality": of_optimality,
@@ -137,17 +140,29 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all without any")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of a CPU")
     parser.add_argument("--network", action="append", choices=deployment.BATCHES, help="repeatable")
+    parser.add_argument("--batch", action="append", type=int, help="repeatable; by the network without it")
     parser.add_argument("--root", type=Path, default=Path(), help="where results/ is")
     given = parser.parse_args()
     if unknown := set(given.parts) - set(PARTS):
         parser.error(f"no part {', '.join(sorted(unknown))}: choose of {', '.join(PARTS)}")
     warnings.filterwarnings("ignore")  # of the other libraries
     torch.set_num_threads(given.threads)
-    parts = {**PARTS, "deployment": partial(of_deployment, networks=given.network or (), root=given.root)}
-    for name in given.parts or parts:
-        found = {**parts[name](given.threads), "threads": given.threads}
-        Store(given.root).write(Fact.of(name, speed.SUITE, found, provenance("cpu")))
-        print(to_markdown(speed.text(given.root, name)), flush=True)
+    for name in given.parts or PARTS:
+        for measure in _measurements(name, given):
+            found = {**measure(given.threads), "threads": given.threads}
+            Store(given.root).write(Fact.of(name, speed.SUITE, found, provenance("cpu")))
+            print(to_markdown(speed.text(given.root, name)), flush=True)
+
+
+def _measurements(part: str, given: argparse.Namespace) -> list[Callable[[int], Part]]:
+    """What is measured and written one after the other."""
+    if part != "deployment":
+        return [PARTS[part]]
+    return [
+        partial(of_deployment, name=name, batch=batch, root=given.root)
+        for name in given.network or deployment.BATCHES
+        for batch in given.batch or deployment.BATCHES[name]
+    ]
 
 
 if __name__ == "__main__":

@@ -67,7 +67,8 @@ def measure(
     """
     dense, x = network(name)
     if groups == "auto":
-        groups = deploy.fastest_groups(dense, RATE, x, runtime, batch, threads=threads, cache=cache)
+        common: dict[str, Any] = {"threads": threads, "cache": cache, "rounds": max(3, rounds // 2)}
+        groups = deploy.fastest_groups(dense, RATE, x, runtime, batch, **common)
     ours = gkp.prune(dense, groups=groups, rate=RATE, strategy=strategy, example_input=x)
     macs = cost.count(ours, x).macs
     cut = pruners.prepare(dense, "l1", example_input=x)

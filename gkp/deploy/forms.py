@@ -23,6 +23,8 @@ def forms_of(layer: nn.Module, grouping: Grouping) -> tuple[str, ...]:
     """
     if hooked(layer) or (isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros"):
         return ("dense",)
+    if [len(channels) for channels in grouping.channels] == [layer.get_parameter("weight").shape[1]]:
+        return ("dense",)  # one group of everything
     return FORMS if grouping.even and isinstance(layer, nn.Conv2d) else ("dense", "split")
 
 

@@ -8,13 +8,15 @@ from typing import Any
 
 import pandas as pd
 
+from gkp.study.analysis.labels import network_title
 from gkp.study.analysis.method.costs import measured_on, seconds_text
 from gkp.study.runs.record import Fact
 from gkp.study.runs.store import Store
 
 SUITE = "benchmarks"
 BETAS = {"reference": "the released code", "exact": "Eq. 3"}
-COLUMNS = ("part", "what", "ours", "against", "seconds", "against_seconds", "ratio", "low", "high", "goal")
+TIMES = ("seconds", "against_seconds", "ratio", "low", "high")
+COLUMNS = ("part", "what", "ours", "against", *TIMES, "goal", "earlier")
 
 
 def facts(root: str | Path) -> list[Fact]:
@@ -25,7 +27,8 @@ def facts(root: str | Path) -> list[Fact]:
 def ratios(root: str | Path, part: str | None = None) -> pd.DataFrame:
     """One row per comparison with COLUMNS, of one part (the name of a record) or of all.
 
-    ratio: how many times as fast as what it is measured against, low and high its quartiles over the rounds.
+    ratio: how many times as fast as what it is measured against, low and high its quartiles over the rounds;
+    earlier: the ratios of other runs, None without any.
     """
     rows = [
         {"part": fact.label, **row}
@@ -41,6 +44,7 @@ def ratios_text(frame: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for row in frame.itertuples():
         times = f"{row.ratio:.2f}" + (f" ({row.low:.2f} to {row.high:.2f})" if row.low < row.high else "")
+        others = row.earlier if isinstance(row.earlier, list) else []
         goal = "–" if pd.isna(row.goal) else f"{row.goal:g}: {'met' if row.ratio >= row.goal else 'missed'}"
         rows.append(
             {
@@ -48,9 +52,26 @@ def ratios_text(frame: pd.DataFrame) -> pd.DataFrame:
                 "ours": f"{row.ours}, {seconds_text(row.seconds)}",
                 "against": f"{row.against}, {seconds_text(row.against_seconds)}",
                 "times as fast": times,
+                "in other runs": ", ".join(f"{old:.2f}" for old in others) or "–",
                 "goal": goal,
             }
         )
+    found = pd.DataFrame(rows)
+    return found if frame["earlier"].notna().any() else found.drop(columns="in other runs", errors="ignore")
+
+
+def roofline_text(root: str | Path) -> pd.DataFrame:
+    """The least time of pruned networks by the dense one's on this machine, all channels gathered."""
+    found = next((fact.facts for fact in facts(root) if fact.label == "deployment"), {})
+    rows = [
+        {
+            "network": network_title(row["network"]),
+            "batch": row["batch"],
+            "groups": row["groups"],
+            "least time, the dense network's is 1": f"{row['of_dense']:.2f}",
+        }
+        for row in found.get("roofline", ())
+    ]
     return pd.DataFrame(rows)
 
 

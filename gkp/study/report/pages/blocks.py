@@ -65,6 +65,7 @@ def makers(evidence: Evidence, argument: str) -> dict[str, Callable[[], str]]:
         "methods": lambda: to_markdown(methods_table()),
         "methods-short": methods_list,
         "speed": lambda: measured(store, argument),
+        "roofline": lambda: to_markdown(speed.roofline_text(store.root)),
         "table": lambda: results(evidence, argument),
         "verdict": lambda: abstract_of(evidence, argument),
     }

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import ratios
+from benchmarks import __main__ as main
+from benchmarks import deployment, ratios
 from gkp.study.analysis.method import speed
 from gkp.study.report import fact_plots
 from gkp.study.report.pages.blocks import measured
@@ -38,6 +39,26 @@ def test_the_table_says_whether_a_goal_is_met(root) -> None:
     assert table["times as fast"].iloc[0] == "2.00 (2.00 to 2.50)"
     assert table["against"].iloc[0] == "theirs, 6.00 s"
     assert speed.ratios(root, "training").empty
+
+
+def test_other_runs_of_a_network_stand_beside_the_newest(tmp_path: Path, monkeypatch) -> None:
+    milliseconds = {"dense": [4.0, 4.0], "sr-gkp": [2.0, 2.0], "l1": [5.0, 5.0]}
+
+    def found(name: str, batch: int, runtime: str, **options: int) -> dict:
+        return {"network": name, "batch": batch, "runtime": runtime, "layers": [], "times": milliseconds}
+
+    monkeypatch.setattr(deployment, "measure", found)
+    monkeypatch.setattr(deployment, "machine", lambda threads: {"operations": 1e9, "bytes": 1e12})
+    monkeypatch.setattr(deployment, "least_ratio", lambda name, batch, groups, machine: 0.8)
+    for dense in (4.0, 6.0, 3.0):
+        milliseconds["dense"] = [dense, dense]
+        parts = {**main.of_deployment(1, "resnet50", 1, tmp_path), "threads": 1}
+        Store(tmp_path).write(Fact.of("deployment", speed.SUITE, parts, provenance("cpu")))
+    table = speed.text(tmp_path, "deployment")
+    assert len(table) == 6
+    assert set(table["times as fast"]) == {"1.50", "0.60"}
+    assert set(table["in other runs"]) == {"2.00, 3.00", "0.80, 1.20"}
+    assert list(speed.roofline_text(tmp_path)["groups"]) == [2, 8]
 
 
 def test_the_page_has_the_table_or_the_command(root, tmp_path) -> None:
