@@ -1,8 +1,16 @@
 """Pytest configuration for the whole repository: tests marked `slow` run only with GKP_SLOW=1."""
 
 import os
+import sys
+from pathlib import Path
 
 import pytest
+
+if sys.dont_write_bytecode:  # each of the hundred processes that tests start would compile PyTorch anew
+    sys.dont_write_bytecode = False
+    sys.pycache_prefix = sys.pycache_prefix or str(Path(__file__).parent / ".cache" / "bytecode")
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def pytest_configure() -> None:

@@ -154,6 +154,10 @@ check_python
 set_up
 export PYTHONPATH=$PWD PYTHONNOUSERSITE=1 JUPYTER_PREFER_ENV_PATH=1
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE} # threads that spin make a busy machine ten times slower
+if [[ -n ${PYTHONDONTWRITEBYTECODE:-} ]]; then # every process would compile PyTorch anew, which takes seconds
+    unset PYTHONDONTWRITEBYTECODE
+    export PYTHONPYCACHEPREFIX=${PYTHONPYCACHEPREFIX:-$PWD/.cache/bytecode}
+fi
 case $job in
     smoke | replay) "$job" ;;
     '') smoke; replay ;; # and not `smoke && replay`, in which `set -e` would not hold

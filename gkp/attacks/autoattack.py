@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gkp.attacks.linf import Attack, check_inputs, frozen, length_text
+from gkp.attacks.description import Attack, length_text
+from gkp.attacks.linf import check_inputs, frozen
 from gkp.attacks.masking import repeatable, zero_gradient
 from gkp.attacks.outcome import Outcome
 from gkp.utils.files import atomic_write_text, sha256_bytes

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gkp.attacks.ascent import cross_entropy_gradient
-from gkp.attacks.linf import Attack
+from gkp.attacks.description import Attack
 from gkp.utils.logits import forward, peaks
 
 if TYPE_CHECKING:

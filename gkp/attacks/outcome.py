@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gkp.attacks.linf import Attack
+from gkp.attacks.description import Attack
 from gkp.utils.stats import wilson
 
 STRENGTH = {"fgsm": 0, "pgd": 1, "autoattack": 2}

@@ -75,7 +75,7 @@ def load_model(
         return checkpoint.load_file(foreign.path_of(name))
     name = str(name)
     if "/" in name:
-        return _shipped(name)
+        return checkpoint.load_file(_shipped_file(name))
     file = foreign.path_of(weights) if weights is not None and foreign.is_path(weights) else None
     if file is not None and foreign.is_ours(file):
         return _own(name, file)
@@ -83,10 +83,10 @@ def load_model(
         raise ValueError(unknown("data set", dataset, CLASSES))
     if file is not None:
         return _theirs(name, dataset, file)
-    if name.startswith(checkpoint.TORCHVISION):
-        return _torchvision(name, dataset, weights)
     if weights == "random":
-        return checkpoint.base_network(name, num_classes=CLASSES[dataset]).eval()
+        return _untrained(name, CLASSES[dataset]).eval()
+    if name.startswith(checkpoint.TORCHVISION):
+        return _torchvision(name, weights)
     return _public(name, dataset, weights)
 
 
@@ -143,15 +143,18 @@ def _path_of(name: str) -> Path | None:
     return _shipped_file(name) if "/" in name else None
 
 
+def _untrained(name: str, classes: int) -> nn.Module:
+    """The network by name, torchvision's behind ImageNet's normalisation."""
+    if not name.startswith(checkpoint.TORCHVISION):
+        return checkpoint.base_network(name, num_classes=classes)
+    mean, std = models.IMAGENET_MEAN, models.IMAGENET_STD
+    return checkpoint.base_network(name, num_classes=classes, mean=mean, std=std)
+
+
 def _theirs(name: str, dataset: str, path: Path) -> nn.Module:
     """The network `name` with the weights of another tool's file."""
-    classes = CLASSES[dataset]
-    if name.startswith(checkpoint.TORCHVISION):
-        mean, std = models.IMAGENET_MEAN, models.IMAGENET_STD
-        model = checkpoint.base_network(name, num_classes=classes, mean=mean, std=std)
-        inner = model.get_submodule("network")
-    else:
-        model = inner = checkpoint.base_network(name, num_classes=classes)
+    model = _untrained(name, CLASSES[dataset])
+    inner = model.get_submodule("network") if name.startswith(checkpoint.TORCHVISION) else model
     tensors = foreign.read_tensors(path)
     foreign.fitted(inner, tensors, path, CLASSES)
     if not any(key.endswith("normalize.mean") for key in tensors):
@@ -208,9 +211,8 @@ def _authors() -> nn.Module:
             f"{path} is damaged or not the published network: SHA-256 of its arrays should be "
             f"{AUTHORS_TENSORS} but is {found}; delete it and fetch it again"
         )
-    return tensors_into(
-        checkpoint.base_network("resnet20"), {_our_name(key): t for key, t in tensors.items()}
-    )
+    renamed = {_our_name(key): value for key, value in tensors.items()}
+    return tensors_into(checkpoint.base_network("resnet20"), renamed)
 
 
 def _our_name(name: str) -> str:
@@ -219,25 +221,18 @@ def _our_name(name: str) -> str:
     return name
 
 
-def _torchvision(name: str, dataset: str, weights: str | os.PathLike[str] | None) -> nn.Module:
-    """Torchvision's default weights, which know ImageNet's classes whatever `dataset` says."""
+def _torchvision(name: str, weights: str | os.PathLike[str] | None) -> nn.Module:
+    """Torchvision's default weights, which know ImageNet's classes whatever is asked for."""
     import torchvision
 
-    classes = CLASSES[dataset if weights == "random" else "imagenet"]
-    mean, std = models.IMAGENET_MEAN, models.IMAGENET_STD
-    model = checkpoint.base_network(name, num_classes=classes, mean=mean, std=std)
-    if weights == "random":
-        return model.eval()
+    model = _untrained(name, CLASSES["imagenet"])
     if weights is not None:
         raise ValueError(f'{name} has weights None (those of ImageNet) and "random", not {str(weights)!r}')
     url = torchvision.models.get_model_weights(name.removeprefix(checkpoint.TORCHVISION)).DEFAULT.url
     path = _fetch(url, "torchvision", Path(url).stem.rpartition("-")[2])
     state = torch.load(path, map_location="cpu", weights_only=True)
-    # DenseNet's files are older than its present names of layers.
-    state = {
-        re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", key): value for key, value in state.items()
-    }
-    return tensors_into(model, {f"network.{key}": value for key, value in state.items()})
+    dot = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(\d)")  # DenseNet's names of layers had one more
+    return tensors_into(model, {"network." + dot.sub(r"\1\2", key): value for key, value in state.items()})
 
 
 def _own(name: str, path: str | Path) -> nn.Module:
@@ -247,10 +242,6 @@ def _own(name: str, path: str | Path) -> nn.Module:
             f"{path} holds a {network}, not a {name}: ask for load_model({network!r}, weights=...)"
         )
     return checkpoint.load_file(path)
-
-
-def _shipped(name: str) -> nn.Module:
-    return checkpoint.load_file(_shipped_file(name))
 
 
 def _shipped_file(name: str) -> Path:
@@ -281,8 +272,7 @@ def _offline(file: str, folder: str) -> Path | None:
 def _fetch(url: str, folder: str, sha256: str) -> Path:
     """The file of `url`, checked: from GKP_CHECKPOINTS, the cache or the network."""
     file = url.rpartition("/")[2]
-    path = _offline(file, folder)
-    if path is not None:
+    if path := _offline(file, folder):
         files.verify(path, sha256)
         return path
     hint = f"without a network, set GKP_CHECKPOINTS to a folder that holds {file}"

@@ -67,3 +67,8 @@ def crop_and_flip(images: Tensor, top: Tensor, left: Tensor, flip: Tensor, paddi
     windows = padded.unfold(2, height, 1).unfold(3, width, 1)
     cropped = windows[torch.arange(len(images), device=images.device), :, top, left]
     return torch.where(flip[:, None, None, None], cropped.flip(-1), cropped)
+
+
+def pixels(images: Tensor, layout: torch.memory_format) -> Tensor:
+    """uint8 (B, C, H, W) -> float32 in [0, 1]; channels last is the fast layout of convolutions."""
+    return images.to(torch.float32, memory_format=layout).div_(255)

@@ -1,4 +1,4 @@
-"""What must hold before the first step of a training, so that nothing fails after an epoch."""
+"""What must hold of a training: before its first step, so that nothing fails after an epoch, and in each."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gkp.data import Split
+from gkp.train.recipe import Recipe
 from gkp.utils.logits import HALF, check_classes, class_labels, logits, run, weight_type
 
 
@@ -104,3 +105,12 @@ def _refusal(model: nn.Module, images: Tensor) -> str | None:
         except ValueError as error:  # the type that batch norms raise
             return str(error)
     return None
+
+
+def diverged(epoch: int, recipe: Recipe) -> RuntimeError:
+    """The error of a training whose loss is no number any more."""
+    return RuntimeError(
+        f"the training loss stopped being a finite number in epoch {epoch}: lower "
+        + (f"gradient_penalty (now {recipe.gradient_penalty:g}) or " if recipe.gradient_penalty else "")
+        + f"Recipe.lr (now {recipe.lr:g}), or use precision='float32' if it was another"
+    )

@@ -19,13 +19,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gkp.evaluate import outcome
-from gkp.train.augment import crop_and_flip, draw_epoch, stream_seed
-from gkp.train.checks import check, joins_last, placed_for
+from gkp.train.augment import crop_and_flip, draw_epoch, pixels, stream_seed
+from gkp.train.checks import check, diverged, joins_last, placed_for
 from gkp.train.graphs import Replayed, recordable
 from gkp.train.history import Chosen, EpochRow, History
 from gkp.train.hooks import Hooks, Step
 from gkp.train.losses import answered, divergence, gradient_norm, prepared
-from gkp.train.recipe import PAPER, SHORT, Recipe, learning_rate
+from gkp.train.recipe import PAPER, SHORT, Recipe, learning_rate, sgd
 from gkp.train.rounded import reproducible
 from gkp.train.state import StateError, identity_of, load_state, save_state
 from gkp.utils.logits import as_logits, logits, told_of_in_place_changes, weight_type
@@ -189,7 +189,7 @@ def _train(run: _Run, epoch: int, task: Task) -> float:
         order = draws.order[batch]
         images, labels = run.train.images[order], run.train.labels[order].long()
         images = crop_and_flip(images, draws.top[batch], draws.left[batch], draws.flip[batch], recipe.padding)
-        cross_entropy, loss = _step(run, _pixels(images, run.layout), labels, epoch, step)
+        cross_entropy, loss = _step(run, pixels(images, run.layout), labels, epoch, step)
         # Summed on the device and read once per epoch: a GPU would wait at every read.
         total += cross_entropy * len(labels)
         finite &= torch.isfinite(loss)
@@ -197,15 +197,6 @@ def _train(run: _Run, epoch: int, task: Task) -> float:
     if not finite:
         raise diverged(epoch, recipe)
     return total.item() / n
-
-
-def diverged(epoch: int, recipe: Recipe) -> RuntimeError:
-    """The error of a training whose loss is no number any more."""
-    return RuntimeError(
-        f"the training loss stopped being a finite number in epoch {epoch}: lower "
-        + (f"gradient_penalty (now {recipe.gradient_penalty:g}) or " if recipe.gradient_penalty else "")
-        + f"Recipe.lr (now {recipe.lr:g}), or use precision='float32' if it was another"
-    )
 
 
 def _step(run: _Run, x: Tensor, y: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor]:
@@ -265,20 +256,6 @@ def _backward(run: _Run, x: Tensor, y: Tensor, epoch: int) -> tuple[Tensor, Tens
     return cross_entropy.detach(), loss.detach()
 
 
-def sgd(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """The optimizer of a training; ValueError when there is nothing to train."""
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    if not trainable:
-        raise ValueError("no parameter of the model requires a gradient: call model.requires_grad_() first")
-    momentum, decay = recipe.momentum, recipe.weight_decay
-    return torch.optim.SGD(trainable, recipe.lr, momentum, weight_decay=decay, nesterov=recipe.nesterov)
-
-
-def _pixels(images: Tensor, layout: torch.memory_format) -> Tensor:
-    """uint8 (B, C, H, W) -> float32 in [0, 1]; channels last is the fast layout of convolutions."""
-    return images.to(torch.float32, memory_format=layout).div_(255)
-
-
 def _autocast(run: _Run) -> torch.autocast:
     # A CUDA graph must not find weights that were cast before it was recorded.
     enabled, cache = run.recipe.precision == "bfloat16", not run.graphs
@@ -292,7 +269,7 @@ def _accuracy(run: _Run, split: Split) -> float:
     correct = torch.zeros((), dtype=torch.int64, device=split.images.device)
     for start in range(0, len(split), EVALUATION_BATCH):
         batch = slice(start, start + EVALUATION_BATCH)
-        found = logits(run.model, _pixels(split.images[batch], run.layout))
+        found = logits(run.model, pixels(split.images[batch], run.layout))
         correct += (found.argmax(1) == split.labels[batch]).sum()
     return correct.item() / len(split)
 
@@ -300,7 +277,7 @@ def _accuracy(run: _Run, split: Split) -> float:
 def _attacked(run: _Run, attack: Attack) -> float:
     """The fraction of the test images classified correctly under `attack`."""
     test = run.held["test"]
-    images, batch = _pixels(test.images, run.layout), EVALUATION_BATCH
+    images, batch = pixels(test.images, run.layout), EVALUATION_BATCH
     return outcome(run.model, images, test.labels, attack, batch_size=batch, fold=False).accuracy
 
 

@@ -6,6 +6,9 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import nn
+
 from gkp.train.augment import AUGMENTATIONS
 
 if TYPE_CHECKING:
@@ -114,6 +117,15 @@ def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
 def _cosine(first: float, last: float, share: float) -> float:
     """From `first` (share 0) to `last` (share 1) along half a cosine."""
     return last + (first - last) * (1 + math.cos(math.pi * share)) / 2
+
+
+def sgd(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """The optimizer of a training; ValueError when there is nothing to train."""
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    if not trainable:
+        raise ValueError("no parameter of the model requires a gradient: call model.requires_grad_() first")
+    momentum, decay = recipe.momentum, recipe.weight_decay
+    return torch.optim.SGD(trainable, recipe.lr, momentum, weight_decay=decay, nesterov=recipe.nesterov)
 
 
 # The SR-GKP authors' settings for CIFAR-10: 300 epochs, lr 0.01 divided by 10 every 100, batch 64.

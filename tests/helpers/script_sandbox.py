@@ -19,7 +19,9 @@ case "$*" in
     *"pip install uv") cp "$FAKE_UV" "$(dirname "$0")/uv" ;;
     *"--target "*) mkdir -p .cache/uv/bin && cp "$FAKE_UV" .cache/uv/bin/uv ;;
     *" gkp list") printf '| %s |\n' "suite | time" "--- | ---" "method | 1 h" "cifar10-resnet20-short | 2 h";;
-    *" gkp report"*) echo "path $PYTHONPATH" >>"$CALLS" ;;
+    *" gkp report"*)
+        echo "path $PYTHONPATH" >>"$CALLS"
+        echo "bytecode ${PYTHONDONTWRITEBYTECODE-}:${PYTHONPYCACHEPREFIX-}" >>"$CALLS" ;;
 esac
 """
 UV = """#!/usr/bin/env bash

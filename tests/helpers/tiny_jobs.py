@@ -10,13 +10,10 @@ from pathlib import Path
 HELPERS = Path(__file__).parent
 
 
-def environment(methods: tuple[str, ...], compiled: Path, **more: object) -> dict[str, str]:
-    """compiled: a folder for compiled modules, which all jobs import anew and would compile anew."""
+def environment(methods: tuple[str, ...], **more: object) -> dict[str, str]:
     paths = [HELPERS, HELPERS.parents[1], *filter(None, [os.environ.get("PYTHONPATH")])]
     given = {
         "PYTHONPATH": os.pathsep.join(map(str, paths)),
-        "PYTHONPYCACHEPREFIX": str(compiled),
-        "PYTHONDONTWRITEBYTECODE": "",
         "GKP_PLUGINS": str(HELPERS / "tiny_cluster.py"),
         "TINY_METHODS": " ".join(methods),
     }

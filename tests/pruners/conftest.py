@@ -46,6 +46,15 @@ def resnet20() -> torch.nn.Module:
 
 
 @pytest.fixture(scope="session")
+def thin_vgg16() -> torch.nn.Module:
+    """VGG-16 with a quarter of its filters. Deepcopy it before changing it."""
+    widths = [width if width == "M" else width // 4 for width in models.VGG16_WIDTHS]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "VGG16_WIDTHS", widths)
+        return lively("vgg16")
+
+
+@pytest.fixture(scope="session")
 def vgg16() -> torch.nn.Module:
     """Deepcopy it before changing it."""
     return lively("vgg16")

@@ -1,7 +1,7 @@
 """Every one-shot method on every kind of network: a smaller network that works, or a reason.
 
-The networks are torchvision's graphs at an eighth of the width, so that this takes seconds; with
-GKP_SLOW=1 the real ones follow.
+The networks are torchvision's graphs at an eighth of the width, with one or two blocks of a kind, so that
+this takes seconds; with GKP_SLOW=1 the real ones follow.
 """
 
 import copy
@@ -28,6 +28,8 @@ WEIGHTS_ONLY = [name for name in ONE_SHOT if pruners.get(name).needs == "nothing
 GROUPED = [name for name in ONE_SHOT if pruners.get(name).structure == "grouped kernel"]
 REAL = ("resnet18", "resnet50", "vgg16_bn", "densenet121", "mobilenet_v2")
 NONE_TO_GROUP = "no convolution can be pruned"
+# Expansion, width, blocks, stride: with and without expansion, stride and a residual connection.
+SETTING = [[1, 16, 1, 1], [6, 24, 2, 2], [6, 32, 2, 2], [6, 96, 1, 1], [6, 160, 2, 2]]
 REFUSED = {
     **{(method, network): "is a layer profile" for method in ("l1-a", "l1-b") for network in REAL},
     # The other grouped methods take its 1x1 convolutions.
@@ -45,7 +47,7 @@ class ThinResNet(ResNet):
 
 def thin(network):
     if network.startswith("resnet"):
-        block, depths = (BasicBlock, [2, 2, 2, 2]) if network == "resnet18" else (Bottleneck, [3, 4, 6, 3])
+        block, depths = (BasicBlock, [2, 2, 2, 2]) if network == "resnet18" else (Bottleneck, [2, 2, 2, 2])
         model = ThinResNet(block, depths)
         model.fc = nn.Linear(64 * block.expansion, 10)
         return model
@@ -55,7 +57,7 @@ def thin(network):
         return model
     if network == "densenet121":
         return DenseNet(growth_rate=8, block_config=(3, 2, 2, 2), num_init_features=16, num_classes=10)
-    return MobileNetV2(width_mult=0.25, num_classes=10)
+    return MobileNetV2(width_mult=0.25, inverted_residual_setting=SETTING, num_classes=10)
 
 
 @functools.cache

@@ -41,7 +41,7 @@ def layers_of(model):
     return filter_layers(model, default_input(model, None))
 
 
-@pytest.mark.parametrize("network", ["resnet8", "vgg16"])
+@pytest.mark.parametrize("network", ["resnet8", "thin_vgg16"])
 def test_the_score_is_the_squared_gradient_of_a_gate_behind_the_batch_norm(network, request, images) -> None:
     model = request.getfixturevalue(network)
     layers = layers_of(model)
@@ -113,7 +113,7 @@ def test_no_layer_loses_more_than_its_floor_allows(resnet8, images) -> None:
     assert cut(0.5).layer1[0].conv1.out_channels == 4
 
 
-@pytest.mark.parametrize("network", ["resnet8", "vgg16"])
+@pytest.mark.parametrize("network", ["resnet8", "thin_vgg16"])
 def test_a_target_of_multiply_adds_is_met_within_1_percent(network, request, images) -> None:
     model = request.getfixturevalue(network)
     x = default_input(model, None)

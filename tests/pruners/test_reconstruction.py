@@ -150,9 +150,9 @@ def test_the_layout_of_the_weights_does_not_matter(resnet8, images) -> None:
     torch.testing.assert_close(one(images.pixels()), other(images.pixels()), rtol=1e-3, atol=1e-3)
 
 
-def test_vgg_is_cut_down_to_the_layer_that_feeds_the_classifier(vgg16, images) -> None:
-    pruned = prepare(vgg16, "thinet", data=images, images=16)(0.25)
-    assert pruned.linear.in_features == 384
+def test_vgg_is_cut_down_to_the_layer_that_feeds_the_classifier(thin_vgg16, images) -> None:
+    pruned = prepare(thin_vgg16, "thinet", data=images, images=16)(0.25)
+    assert pruned.linear.in_features == 96
     assert pruned(images.pixels(slice(2))).isfinite().all()
 
 

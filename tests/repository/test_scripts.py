@@ -100,6 +100,20 @@ def test_the_package_is_found_in_the_clone(sandbox):
     assert f"path {sandbox.root}" in sandbox.calls
 
 
+@pytest.mark.parametrize(
+    ("variables", "kept"),
+    [
+        ({}, ""),
+        ({"PYTHONDONTWRITEBYTECODE": "1"}, "{root}/.cache/bytecode"),
+        ({"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPYCACHEPREFIX": "/there"}, "/there"),
+    ],
+)
+def test_compiled_modules_are_always_kept(sandbox, variables, kept):
+    """Beside the code, or in the cache where the machine wants none there."""
+    sandbox.run("replay", **variables)
+    assert f"bytecode :{kept.format(root=sandbox.root)}" in sandbox.calls
+
+
 def test_training_says_first_how_long_it_takes(sandbox):
     result = sandbox.run("train", "--suite", "method")
     assert result.stdout.endswith("| suite | time |\n| --- | --- |\n| method | 1 h |\n")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import parametrize
 
 from gkp.nets.channels.copying import copied as copied  # here for those who take layers apart
@@ -23,6 +23,22 @@ def unwrapped(model: nn.Module) -> nn.Module:
     while isinstance(model, wrappers) or "_orig_mod" in model._modules:
         model = model.get_submodule("module" if isinstance(model, wrappers) else "_orig_mod")
     return model
+
+
+def convolution(model: nn.Module, name: str) -> nn.Conv2d:
+    """The convolution called `name`. TypeError when the layer of that name is another kind."""
+    layer = model.get_submodule(name)
+    if not isinstance(layer, nn.Conv2d):
+        raise TypeError(f"{name} is a {type(layer).__name__}, not a convolution")
+    return layer
+
+
+def filter_weight(layer: nn.Module) -> Tensor:
+    """The weight of a convolution or linear layer as (O, I, kh, kw), detached; kw alone in one dimension."""
+    weight = layer.get_parameter("weight").detach()
+    if isinstance(layer, _ConvTransposeNd):
+        weight = weight.transpose(0, 1)
+    return weight if weight.dim() == 4 else weight.reshape(*weight.shape[:2], 1, -1)
 
 
 def mixes(module: nn.Module) -> bool:

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.conv import _ConvNd
 
 from gkp.nets.channels.feeds import feeds, readers_of_image
 from gkp.nets.channels.groups import ORDINARY, TIED, Bundle, Channels, channels_of
-from gkp.nets.channels.layers import copied, mixes, unwrapped
+from gkp.nets.channels.layers import convolution, copied, mixes, unwrapped
+from gkp.nets.channels.layers import filter_weight as filter_weight
 from gkp.nets.channels.probe import OUTPUT, Probe, probe
 from gkp.nets.channels.proof import must_agree
 from gkp.nets.channels.replacement import replace_module, shared_weights
@@ -42,22 +43,6 @@ def summary(reasons: Mapping[str, str]) -> str:
         f"{names[0] if len(names) == 1 else f'{names[0]} and {len(names) - 1} more'}: {reason}"
         for reason, names in layers.items()
     )
-
-
-def filter_weight(layer: nn.Module) -> Tensor:
-    """The weight of a convolution or linear layer as (O, I, kh, kw), detached; kw alone in one dimension."""
-    weight = layer.get_parameter("weight").detach()
-    if isinstance(layer, _ConvTransposeNd):
-        weight = weight.transpose(0, 1)
-    return weight if weight.dim() == 4 else weight.reshape(*weight.shape[:2], 1, -1)
-
-
-def convolution(model: nn.Module, name: str) -> nn.Conv2d:
-    """The convolution called `name`. TypeError when the layer of that name is another kind."""
-    layer = model.get_submodule(name)
-    if not isinstance(layer, nn.Conv2d):
-        raise TypeError(f"{name} is a {type(layer).__name__}, not a convolution")
-    return layer
 
 
 def kernel_layers(
@@ -109,8 +94,7 @@ def _groupable(
         reason = unsupported(layer)
         if not reason and name not in found.calls:
             reason = "it is never called, so that its weight may be used in another way"
-        if not reason:
-            reason = tied.get(name, "")
+        reason = reason or tied.get(name, "")
         if not reason and layer.weight.shape[0] % groups:
             kind = "filters" if isinstance(layer, nn.Conv2d) else "outputs"
             reason = f"groups={groups} does not divide its {layer.weight.shape[0]} {kind}"
@@ -155,8 +139,8 @@ def _with_groups(
             if isinstance(layer, nn.Linear):
                 new[name] = GroupedKernelLinear.from_linear(layer, selection, execution)
             else:
-                conv = convolution(unwrapped(model), name)
-                new[name] = GroupedKernelConv2d.from_conv(conv, selection, execution)
+                layer = convolution(unwrapped(model), name)
+                new[name] = GroupedKernelConv2d.from_conv(layer, selection, execution)
             replace_module(model, layer, new[name])
     return new
 
@@ -198,9 +182,7 @@ def prunable_layers(model: nn.Module, example_input: Tensor) -> dict[str, Filter
 def left_out(model: nn.Module, example_input: Tensor) -> dict[str, str]:
     """Why a layer is not among `prunable_layers`: {name: reason}, linear ones where no convolution is."""
     convolutions, reasons = _own_filters(model, example_input, (_ConvNd,))
-    if convolutions:
-        return reasons
-    return reasons | _own_filters(model, example_input, (nn.Linear,))[1]
+    return reasons if convolutions else reasons | _own_filters(model, example_input, (nn.Linear,))[1]
 
 
 def training_only(model: nn.Module, example_input: Tensor) -> dict[str, str]:
@@ -234,8 +216,8 @@ def _own_filters(
                 reasons[name] = f"it has groups={module.groups}, which go as a whole"
             continue
         bundle, filters = bundles.get(name), len(channels.filters[name])
-        gates = channels.gates.get(name, frozenset())
-        if bundle is None or not {name, *gates} >= set(bundle.producers):
+        scaling = channels.gates.get(name, frozenset())
+        if bundle is None or not {name, *scaling} >= set(bundle.producers):
             reasons[name] = _reason(channels, name, bundle)
         elif len(bundle.units) < filters:
             reasons[name] = f"its {filters} filters go in {len(bundle.units)} sets only: try group-norm"
@@ -244,11 +226,8 @@ def _own_filters(
             others = tuple(each for each in bundle.producers if each != name)
             moved = norm is not None and not torch.equal(channels.filters[norm], channels.filters[name])
             layers[name] = FilterLayer(name, filters, bundle.readers, norm, others, moved)
-    return layers, {name: reason for name, reason in reasons.items() if not _is_gate(name, layers)}
-
-
-def _is_gate(name: str, layers: Mapping[str, FilterLayer]) -> bool:
-    return any(name in layer.gates for layer in layers.values())
+    gates = {gate for layer in layers.values() for gate in layer.gates}
+    return layers, {name: reason for name, reason in reasons.items() if name not in gates}
 
 
 def _own_norm(channels: Channels, model: nn.Module, bundle: Bundle, name: str) -> str | None:

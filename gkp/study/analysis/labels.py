@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from gkp.attacks import Attack
-from gkp.attacks.linf import KINDS
+from gkp.attacks.description import KINDS
 
 BENIGN = Attack("none").name
 CONTROL = "unpruned + fine-tune"  # same start, same recipe, nothing removed

@@ -5,9 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +14,9 @@ from gkp.nets.channels.surgery import kernel_layers
 from gkp.search import Selection, beam, grouping, select
 from gkp.search.objective import Problem, grouped_kernel_distance, kept_count, resolve_beta
 from gkp.search.smoothness import smoothness
+
+if TYPE_CHECKING:  # what trains imports this file and needs no tables
+    import pandas as pd
 
 MAX_SETS = 20_000  # sets that `smoothness_of_sets` lists; beyond, it draws as many at random
 
@@ -66,6 +68,8 @@ def overlap(a: Selection, b: Selection) -> Tensor:
 
 def explained_by_size(weights: Mapping[str, Tensor]) -> float:
     """Spearman's rank correlation of smoothness (Eq. 1) and squared norm over all kernels of all layers."""
+    import pandas as pd
+
     kernels = torch.cat([weight.detach().double().cpu().flatten(0, 1) for weight in weights.values()])
     columns = {"smoothness": smoothness(kernels), "size": kernels.square().sum((1, 2))}
     return float(pd.DataFrame(columns).rank().corr().iloc[0, 1])
@@ -79,6 +83,8 @@ def survey(
     searches: title -> options of `gkp.search.select`. Columns: layer, group, search, same (the first one's
     set), overlap (share of kernels that it keeps too), smoother (share of all sets that are smoother).
     """
+    import pandas as pd
+
     rows = []
     for name, weight in weights.items():
         first: Selection | None = None
@@ -100,6 +106,8 @@ def survey(
 
 def survey_text(frame: pd.DataFrame) -> pd.DataFrame:
     """One row per search: groups with the same set, overlap, share of all sets that are smoother."""
+    import pandas as pd
+
     rows = []
     for title, part in frame.groupby("search", sort=False):
         row = {"search": title, "same set as the first": f"{part['same'].sum()} of {len(part)} groups"}
@@ -124,6 +132,8 @@ def beam_step(
     weight: (O, I, kh, kw). kept (channels, the start first), cost, smoothness, survives: `width` to the power
     of `check_step` branches, the best by Eq. 2 first, and whether the beam keeps them.
     """
+    import pandas as pd
+
     weight = weight.detach().double().cpu()
     order, channels = grouping.snaking(weight, groups), weight.shape[1]
     beta = resolve_beta("reference", channels, kept_count(channels, rate), 1 + check_step, 1)

@@ -1,4 +1,4 @@
-"""Figures of trainings: their course epoch by epoch, and what a longer one moves."""
+"""Figures of trainings: their course, the epochs that rules choose, and what a longer one moves."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from gkp.study.analysis import training
 from gkp.study.analysis.compared import Comparison
 from gkp.study.analysis.labels import network_title, ordered
+from gkp.study.analysis.training import MARKS, SCORES
 from gkp.study.report.style import DOUBLE, FAINT, INK, legend, look, new_figure, styled
 
 PANELS = {"loss": "training loss", "test": "accuracy on test images (%)"}
@@ -69,6 +70,38 @@ def lengths(short: Comparison, long: Comparison, names: Sequence[str]) -> Figure
         f"{_network(long)}: the same networks after {ends[0]} and {ends[1]} epochs, {seeds}",
         x=0.01, ha="left", fontsize=8, weight="bold",
     )  # fmt: skip
+    return figure
+
+
+@styled
+def choices(records: Comparison) -> Figure:
+    """Accuracy on the test images after every epoch: a panel per column of SCORES, a line per network.
+
+    B, a and b mark what the paper's rules show; dotted lines: where the learning rate drops. ValueError
+    where no network's epochs were attacked.
+    """
+    titles, networks = records.titles, training.courses(records)
+    if not networks:
+        raise ValueError("no network's epochs were attacked: run the suite cifar10-resnet20-selection")
+    figure = new_figure(DOUBLE, 2.7)
+    for axes, (column, attack) in zip(figure.subplots(1, len(SCORES)), SCORES.items(), strict=True):
+        for record in networks:
+            frame, height = training.course(record), 5 if record is networks[0] else -13
+            axes.plot(frame.index, frame[column], **look(record.label).line)
+            marks: dict[int, str] = {}
+            for rule, letter in MARKS.items():
+                epoch = record.kept[rule].epoch
+                marks[epoch] = f"{marks[epoch]}, {letter}" if epoch in marks else letter
+            for epoch, letters in marks.items():
+                place, colour = (epoch, frame[column][epoch]), look(record.label).colour
+                where = {"xytext": (0, height), "textcoords": "offset points", "ha": "center"}
+                axes.annotate(letters, place, **where, color=colour)
+        for epoch in frame.index[frame.lr.diff() < 0]:
+            axes.axvline(epoch - 0.5, color="0.7", linestyle=":", linewidth=0.8)
+        axes.set(title=titles[attack], xlabel="epoch", ylabel="accuracy (%)")
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        axes.margins(y=0.15)
+    legend(figure, [record.label for record in networks])
     return figure
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from gkp.study.analysis import seeds
 from gkp.study.analysis.audit import NORM, PIXEL
@@ -21,9 +21,10 @@ from gkp.study.analysis.compared import Comparison
 from gkp.study.analysis.comparison import evenly, on_same_images, paper_attacks, pixel_attacks, points
 from gkp.study.analysis.labels import BENIGN, CONTROL, method_title, ordered
 from gkp.study.analysis.paired import alike
-from gkp.study.analysis.training import MARKS, SCORES, course, courses
+from gkp.study.analysis.training import courses
 from gkp.study.facts.attacked import unpacked
 from gkp.study.report import course_plots, differences
+from gkp.study.report.course_plots import choices
 from gkp.study.report.style import (
     DOUBLE,
     FAINT,
@@ -256,38 +257,6 @@ def _rungs(axes: Axes, frame: pd.DataFrame, order: Sequence[str]) -> None:
         line = spotlit(label).line | {"markersize": 4.5 if front else 2.5, "alpha": 1 if front else 0.5}
         axes.plot([place + aside for place in range(len(order))], own[list(order)], linestyle="", **line)
     axes.set_xticks(range(len(order)), order)
-
-
-@styled
-def choices(records: Comparison) -> Figure:
-    """Accuracy on the test images after every epoch: a panel per column of SCORES, a line per network.
-
-    B, a and b mark what the paper's rules show; dotted lines: where the learning rate drops. ValueError
-    where no network's epochs were attacked.
-    """
-    titles, networks = records.titles, courses(records)
-    if not networks:
-        raise ValueError("no network's epochs were attacked: run the suite cifar10-resnet20-selection")
-    figure = new_figure(DOUBLE, 2.7)
-    for axes, (column, attack) in zip(figure.subplots(1, len(SCORES)), SCORES.items(), strict=True):
-        for record in networks:
-            frame, height = course(record), 5 if record is networks[0] else -13
-            axes.plot(frame.index, frame[column], **look(record.label).line)
-            marks: dict[int, str] = {}
-            for rule, letter in MARKS.items():
-                epoch = record.kept[rule].epoch
-                marks[epoch] = f"{marks[epoch]}, {letter}" if epoch in marks else letter
-            for epoch, letters in marks.items():
-                place, colour = (epoch, frame[column][epoch]), look(record.label).colour
-                where = {"xytext": (0, height), "textcoords": "offset points", "ha": "center"}
-                axes.annotate(letters, place, **where, color=colour)
-        for epoch in frame.index[frame.lr.diff() < 0]:
-            axes.axvline(epoch - 0.5, color="0.7", linestyle=":", linewidth=0.8)
-        axes.set(title=titles[attack], xlabel="epoch", ylabel="accuracy (%)")
-        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-        axes.margins(y=0.15)
-    legend(figure, [record.label for record in networks])
-    return figure
 
 
 # ---- what eps looks like -------------------------------------------------------------------------

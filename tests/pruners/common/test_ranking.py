@@ -71,7 +71,7 @@ def test_the_worth_of_a_filter_is_what_the_network_saves_without_it(resnet8) -> 
         assert whole - cost.count(one_filter, x).macs == worth[name]
 
 
-@pytest.mark.parametrize("network", ["resnet8", "resnet20", "vgg16"])
+@pytest.mark.parametrize("network", ["resnet8", "resnet20", "thin_vgg16"])
 def test_a_target_of_multiply_adds_is_met_within_1_percent(network, request) -> None:
     model = request.getfixturevalue(network)
     x = default_input(model, None)

@@ -99,12 +99,12 @@ def test_each_period_adds_its_part_of_the_multiply_adds(resnet8) -> None:
         scores = scores.flip(0)
 
 
-@pytest.mark.parametrize("network", ["resnet8", "vgg16"])
+@pytest.mark.parametrize("network", ["resnet8", "thin_vgg16"])
 def test_the_cut_changes_nothing_and_meets_the_target(network, request, images) -> None:
     model = copy.deepcopy(request.getfixturevalue(network))
     x, ratio = default_input(model, None), 0.7
     _, rate = cut_to(model, pruners.prepare(model, "hesso"), ratio, x)
-    few, recipe = images.take(16), RECIPE.scaled(1 if network == "vgg16" else 4)
+    few, recipe = images.take(16), RECIPE.scaled(1 if network == "thin_vgg16" else 4)
     session = pruners.start(model, "hesso", rate=rate, epochs=recipe.epochs, data=few, span=0.6)
     fine_tune(model, few, recipe, hooks=session.hooks)
     cut = session.finish(model)

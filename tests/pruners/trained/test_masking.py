@@ -63,7 +63,7 @@ def test_at_the_start_and_after_an_epoch_the_lowest_filters_are_zero(method, res
 
 
 @pytest.mark.parametrize("method", MASKED)
-@pytest.mark.parametrize("network", ["resnet8", "vgg16"])
+@pytest.mark.parametrize("network", ["resnet8", "thin_vgg16"])
 def test_sliced_and_masked_give_the_same_logits(method, network, request, images) -> None:
     """The shift of a masked filter's batch norm would show here: it is not zero in these networks."""
     model = copy.deepcopy(request.getfixturevalue(network))

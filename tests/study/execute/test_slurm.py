@@ -40,11 +40,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return undisturbed(tmp_path_factory.mktemp("whole"), METHODS, threads=1)
 
 
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("compiled")
-
-
 def logs(root: Path) -> str:
     return "".join(path.read_text() for path in sorted(root.glob("work/slurm/*/*_log.*")))
 
@@ -52,16 +47,16 @@ def logs(root: Path) -> str:
 # ---- whole suites --------------------------------------------------------------------------------
 
 
-def test_four_jobs_share_the_work_while_one_is_killed_and_the_time_of_others_ends(
-    tmp_path: Path, compiled: Path, whole: Store
+def test_jobs_share_the_work_while_one_is_killed_and_the_time_of_others_ends(
+    tmp_path: Path, whole: Store
 ) -> None:
     victim, log = tmp_path / "victim", tmp_path / "log"
-    variables = tiny_jobs.environment(METHODS, compiled, TINY_VICTIM=victim, TINY_HOUR=5, TINY_LOG=log)
-    done = tiny_jobs.run(tmp_path, "executor=local,jobs=4,minutes=60", variables)
+    variables = tiny_jobs.environment(METHODS, TINY_VICTIM=victim, TINY_HOUR=5, TINY_LOG=log)
+    done = tiny_jobs.run(tmp_path, "executor=local,jobs=3,minutes=60", variables)
     assert done.returncode == 0, done.stderr + logs(tmp_path)
     assert "every run has its record" in done.stdout
     assert victim.exists()
-    assert len(list(tmp_path.glob("work/slurm/*/*_result.pkl"))) == 3
+    assert len(list(tmp_path.glob("work/slurm/*/*_result.pkl"))) == 2
     assert "Requeued job" in logs(tmp_path)
     assert_same(Store(tmp_path), whole)
     assert tiny_jobs.written_records(log) == len(whole.all())
@@ -84,10 +79,10 @@ cli.main()
 
 @pytest.mark.slow
 def test_ctrl_c_leaves_the_jobs_running_and_the_command_it_names_ends_them(
-    tmp_path: Path, compiled: Path
+    tmp_path: Path,
 ) -> None:
     (tmp_path / "interrupted.py").write_text(INTERRUPTED)
-    variables = tiny_jobs.environment(METHODS, compiled, TINY_EPOCHS=10_000)
+    variables = tiny_jobs.environment(METHODS, TINY_EPOCHS=10_000)
     command = tiny_jobs.command(tmp_path, "executor=local,jobs=1")
     command[1:3] = [str(tmp_path / "interrupted.py")]
     said = tmp_path / "said"
