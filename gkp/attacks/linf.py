@@ -29,6 +29,7 @@ from gkp.attacks.ascent import (
     LOSSES,
     SPACES,
     Box,
+    Draws,
     Trace,
     allowed_box,
     ascend,
@@ -44,6 +45,7 @@ from gkp.utils.precision import full_precision
 LABELS = ("true", "predicted")
 KINDS = ("none", "highpass", "fgsm", "pgd", "autoattack")
 STARTS = ("image", "random")
+NO_LABELS = (0, -1)  # lowest and highest of none, which every network has
 
 
 def fgsm(
@@ -65,9 +67,10 @@ def fgsm(
     of x's shape. Raises ValueError for arguments out of range, for labels that are none of the network's
     classes, and for a network whose output is no finite logits (N, classes) with a gradient.
     """
-    y, span = check_inputs(x, y, eps, labels)
+    trace = trace or Trace()
+    y, span = check_inputs(x, y, eps, labels, deferred=trace.deferred)
     choose("loss", loss, LOSSES)
-    box, trace = allowed_box(model, x, eps, space), trace or Trace()
+    box = allowed_box(model, x, eps, space)
     with frozen(model):
         targets = y if labels == "true" else None
         found, _ = ascend(model, x, targets, box, step=eps, iterations=1, loss=loss, labels=span, trace=trace)
@@ -87,7 +90,7 @@ def pgd(
     space: str = "pixel",
     labels: str = "true",
     start: str = "image",
-    generator: Generator | None = None,
+    generator: Draws | None = None,
     trace: Trace | None = None,
     spare_wrong: bool = False,
 ) -> Tensor:
@@ -96,17 +99,19 @@ def pgd(
     `restarts=0` starts at x, or with `start="random"` at a uniformly random point of the box. `restarts=R`
     runs R more random starts and keeps for every image the most damaging result: misclassified first, then
     highest loss, both with respect to the labels attacked. More restarts therefore never help the
-    defender. `generator` draws the random starts (default: torch's global one). Arguments, result and
-    errors otherwise as in `fgsm`; `step` is in the units of `space`.
+    defender. `generator` draws the random starts (default: torch's global one) or iterates over their draws,
+    (N, C, H, W) in [-1, 1] each. Arguments, result and errors otherwise as in `fgsm`; `step` is in the units
+    of `space`.
 
     spare_wrong: attack an image no further once one start ended in a misclassification, which is then the
     result. The same starts are drawn, so that the same images end misclassified, in less time; only a higher
     loss of those that are already wrong is not looked for.
     """
-    y, span = check_inputs(x, y, eps, labels)
+    trace = trace or Trace()
+    y, span = check_inputs(x, y, eps, labels, deferred=trace.deferred)
     _check_steps(step, iterations, restarts)
     choose("start", start, STARTS)
-    box, trace = allowed_box(model, x, eps, space), trace or Trace()
+    box = allowed_box(model, x, eps, space)
     first = x if start == "image" else _random_point(x, box, generator)
     with frozen(model):
         targets = y if labels == "true" else None  # None: those predicted where the ascent starts
@@ -180,12 +185,16 @@ class Attack:
             words.insert(3, f"step{length_text(self.step, self.space)}")
             if self.start != STARTS[0]:
                 words.append(f"{self.start}start")
-        drawn = self.kind == "pgd" and (self.restarts or self.start != STARTS[0])
-        if self.seed and (self.kind == "autoattack" or drawn):
+        if self.seed and (self.kind == "autoattack" or self.draws):
             words.append(f"seed{self.seed}")
         if self.loss != LOSSES[0]:
             words.append(f"loss{self.loss.removeprefix('float')}")
         return "_".join(words)
+
+    @property
+    def draws(self) -> int:
+        """Random starts of each image."""
+        return self.restarts + (self.start != STARTS[0]) if self.kind == "pgd" else 0
 
     def generator(self) -> Generator:
         """A fresh CPU generator for the random starts, so that CPU and GPU start at the same points."""
@@ -197,7 +206,7 @@ class Attack:
         x: Tensor,
         y: Tensor,
         *,
-        generator: Generator | None = None,
+        generator: Draws | None = None,
         trace: Trace | None = None,
         spare_wrong: bool = False,
     ) -> Tensor:
@@ -250,7 +259,7 @@ def frozen(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(flag)
 
 
-def _random_point(x: Tensor, box: Box, generator: Generator | None) -> Tensor:
+def _random_point(x: Tensor, box: Box, generator: Draws | None) -> Tensor:
     return box.project(x + box.radius * uniform(x, generator))
 
 
@@ -272,10 +281,13 @@ def length_text(value: float, space: str = "pixel") -> str:
     return f"{value:.10g}"
 
 
-def check_inputs(x: Tensor, y: Tensor, eps: float, labels: str = "true") -> tuple[Tensor, tuple[int, int]]:
+def check_inputs(
+    x: Tensor, y: Tensor, eps: float, labels: str = "true", *, deferred: bool = False
+) -> tuple[Tensor, tuple[int, int]]:
     """y as int64, and its lowest and highest label. Waits for a GPU once.
 
     ValueError unless x is float32 (N, C, H, W) in [0, 1], y of an integer type (N,), eps finite and >= 0.
+    deferred: look at no pixel and no label, so that nothing waits.
     """
     _check_eps(eps)
     choose("labels", labels, LABELS)
@@ -286,8 +298,8 @@ def check_inputs(x: Tensor, y: Tensor, eps: float, labels: str = "true") -> tupl
             f"x has shape {tuple(x.shape)} and type {x.dtype}: give float32 pixels of shape (N, C, H, W)"
         )
     y = class_labels(y, len(x))
-    if not x.numel():
-        return y, (0, -1)
+    if deferred or not x.numel():
+        return y, NO_LABELS
     # The images' device may be a GPU and the labels' not, or the other way round.
     inside = ((x >= 0) & (x <= 1)).all().to(y.device, y.dtype)
     valid, lowest, highest = torch.stack([inside, *y.aminmax()]).tolist()
