@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -21,6 +22,8 @@ from gkp.utils.logits import (
 SPACES = ("pixel", "normalized")
 LOSSES = ("float32", "float64")
 Rows = Tensor | slice  # which images of a batch: int64 (K,), or all
+# What random starts come from, or they themselves, in the units of the box: (N, C, H, W) in [-1, 1] each.
+Draws = Generator | Iterator[Tensor]
 
 
 @dataclass(frozen=True)
@@ -63,9 +66,11 @@ def allowed_box(model: nn.Module, x: Tensor, eps: float, space: str) -> Box:
 @dataclass
 class Trace:
     """What the attack on one batch met. `zero_gradient`: bool (N,), where its first gradient, the one at
-    the images themselves, was exactly zero; None before there was one."""
+    the images themselves, was exactly zero; None before there was one. `deferred`: nothing may wait for a
+    GPU; pixels and labels are taken to be sound, and whoever gave the trace looks at `finite` later."""
 
     zero_gradient: Tensor | None = None
+    deferred: bool = False
     logits: list[Tensor] = field(
         default_factory=list
     )  # `peaks` (N,) of every forward pass, not looked at yet
@@ -85,8 +90,14 @@ class Trace:
             if self.zero_gradient is None:
                 self.zero_gradient = self.gradients[0] == 0
 
+    def finite(self) -> Tensor:
+        """Whether all logits and gradients were, a scalar on their device."""
+        return torch.isfinite(torch.stack([*self.logits, *self.gradients])).all()
+
     def check(self) -> None:
         """NotFinite where logits or gradients were, whose sign PyTorch gives as 0. Waits for a GPU once."""
+        if self.deferred:
+            return
         logits, gradients = (torch.stack(seen).amax(0) for seen in (self.logits, self.gradients))
         if not torch.isfinite(logits + gradients).all():
             refuse_not_finite(logits)
@@ -155,8 +166,10 @@ def more_damaging(new: Tensor, old: Tensor, y: Tensor) -> Tensor:
     return (new_wrong & ~old_wrong) | ((new_wrong == old_wrong) & (new_loss > old_loss))
 
 
-def uniform(x: Tensor, generator: Generator | None) -> Tensor:
-    """Of x's shape, uniform in [-1, 1], drawn on the generator's device."""
+def uniform(x: Tensor, generator: Draws | None) -> Tensor:
+    """Of x's shape, uniform in [-1, 1], drawn on the generator's device; or the next that is given."""
+    if isinstance(generator, Iterator):
+        return next(generator)
     device = x.device if generator is None else generator.device
     return (torch.rand(x.shape, generator=generator, device=device, dtype=x.dtype) * 2 - 1).to(x.device)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor, nn
 
-from gkp.attacks.ascent import LOSSES, SPACES, Trace, choose
+from gkp.attacks.ascent import LOSSES, SPACES, Draws, Trace, choose
 from gkp.attacks.frequency import high_pass
 from gkp.attacks.linf import LABELS, STARTS, check_eps, check_steps, fgsm, pgd
 
@@ -64,12 +64,16 @@ class Attack:
             words.insert(3, f"step{length_text(self.step, self.space)}")
             if self.start != STARTS[0]:
                 words.append(f"{self.start}start")
-        drawn = self.kind == "pgd" and (self.restarts or self.start != STARTS[0])
-        if self.seed and (self.kind == "autoattack" or drawn):
+        if self.seed and (self.kind == "autoattack" or self.draws):
             words.append(f"seed{self.seed}")
         if self.loss != LOSSES[0]:
             words.append(f"loss{self.loss.removeprefix('float')}")
         return "_".join(words)
+
+    @property
+    def draws(self) -> int:
+        """Random starts of each image."""
+        return self.restarts + (self.start != STARTS[0]) if self.kind == "pgd" else 0
 
     def generator(self) -> Generator:
         """A fresh CPU generator for the random starts, so that CPU and GPU start at the same points."""
@@ -81,7 +85,7 @@ class Attack:
         x: Tensor,
         y: Tensor,
         *,
-        generator: Generator | None = None,
+        generator: Draws | None = None,
         trace: Trace | None = None,
         spare_wrong: bool = False,
     ) -> Tensor:

@@ -22,11 +22,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from gkp.attacks.ascent import (
     LOSSES,
     Box,
+    Draws,
     Trace,
     allowed_box,
     ascend,
@@ -40,6 +41,7 @@ from gkp.utils.precision import full_precision
 
 LABELS = ("true", "predicted")
 STARTS = ("image", "random")
+NO_LABELS = (0, -1)  # lowest and highest of none, which every network has
 
 
 def fgsm(
@@ -61,9 +63,10 @@ def fgsm(
     of x's shape. Raises ValueError for arguments out of range, for labels that are none of the network's
     classes, and for a network whose output is no finite logits (N, classes) with a gradient.
     """
-    y, span = check_inputs(x, y, eps, labels)
+    trace = trace or Trace()
+    y, span = check_inputs(x, y, eps, labels, deferred=trace.deferred)
     choose("loss", loss, LOSSES)
-    box, trace = allowed_box(model, x, eps, space), trace or Trace()
+    box = allowed_box(model, x, eps, space)
     with frozen(model):
         targets = y if labels == "true" else None
         found, _ = ascend(model, x, targets, box, step=eps, iterations=1, loss=loss, labels=span, trace=trace)
@@ -83,7 +86,7 @@ def pgd(
     space: str = "pixel",
     labels: str = "true",
     start: str = "image",
-    generator: Generator | None = None,
+    generator: Draws | None = None,
     trace: Trace | None = None,
     spare_wrong: bool = False,
 ) -> Tensor:
@@ -92,17 +95,19 @@ def pgd(
     `restarts=0` starts at x, or with `start="random"` at a uniformly random point of the box. `restarts=R`
     runs R more random starts and keeps for every image the most damaging result: misclassified first, then
     highest loss, both with respect to the labels attacked. More restarts therefore never help the
-    defender. `generator` draws the random starts (default: torch's global one). Arguments, result and
-    errors otherwise as in `fgsm`; `step` is in the units of `space`.
+    defender. `generator` draws the random starts (default: torch's global one) or iterates over their draws,
+    (N, C, H, W) in [-1, 1] each. Arguments, result and errors otherwise as in `fgsm`; `step` is in the units
+    of `space`.
 
     spare_wrong: attack an image no further once one start ended in a misclassification, which is then the
     result. The same starts are drawn, so that the same images end misclassified, in less time; only a higher
     loss of those that are already wrong is not looked for.
     """
-    y, span = check_inputs(x, y, eps, labels)
+    trace = trace or Trace()
+    y, span = check_inputs(x, y, eps, labels, deferred=trace.deferred)
     check_steps(step, iterations, restarts)
     choose("start", start, STARTS)
-    box, trace = allowed_box(model, x, eps, space), trace or Trace()
+    box = allowed_box(model, x, eps, space)
     first = x if start == "image" else _random_point(x, box, generator)
     with frozen(model):
         targets = y if labels == "true" else None  # None: those predicted where the ascent starts
@@ -148,14 +153,17 @@ def frozen(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(flag)
 
 
-def _random_point(x: Tensor, box: Box, generator: Generator | None) -> Tensor:
+def _random_point(x: Tensor, box: Box, generator: Draws | None) -> Tensor:
     return box.project(x + box.radius * uniform(x, generator))
 
 
-def check_inputs(x: Tensor, y: Tensor, eps: float, labels: str = "true") -> tuple[Tensor, tuple[int, int]]:
+def check_inputs(
+    x: Tensor, y: Tensor, eps: float, labels: str = "true", *, deferred: bool = False
+) -> tuple[Tensor, tuple[int, int]]:
     """y as int64, and its lowest and highest label. Waits for a GPU once.
 
     ValueError unless x is float32 (N, C, H, W) in [0, 1], y of an integer type (N,), eps finite and >= 0.
+    deferred: look at no pixel and no label, so that nothing waits.
     """
     check_eps(eps)
     choose("labels", labels, LABELS)
@@ -166,8 +174,8 @@ def check_inputs(x: Tensor, y: Tensor, eps: float, labels: str = "true") -> tupl
             f"x has shape {tuple(x.shape)} and type {x.dtype}: give float32 pixels of shape (N, C, H, W)"
         )
     y = class_labels(y, len(x))
-    if not x.numel():
-        return y, (0, -1)
+    if deferred or not x.numel():
+        return y, NO_LABELS
     # The images' device may be a GPU and the labels' not, or the other way round.
     inside = ((x >= 0) & (x <= 1)).all().to(y.device, y.dtype)
     valid, lowest, highest = torch.stack([inside, *y.aminmax()]).tolist()

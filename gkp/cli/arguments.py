@@ -130,7 +130,7 @@ BudgetMinutes = Annotated[
     _option(
         minutes("--budget-minutes"),
         "MINUTES",
-        "Stop after the epoch in which this time is up; continue later.",
+        "Stop after the epoch in which this time is up; continue later. Some suites fit their epochs in.",
     ),
 ]
 

@@ -24,7 +24,7 @@ from gkp.train.checks import check, diverged, joins_last, placed_for
 from gkp.train.graphs import Replayed, recordable
 from gkp.train.history import Chosen, EpochRow, History
 from gkp.train.hooks import Hooks, Step
-from gkp.train.losses import answered, divergence, gradient_norm, prepared
+from gkp.train.losses import answered, objective, prepared
 from gkp.train.recipe import PAPER, SHORT, Recipe, learning_rate, sgd
 from gkp.train.rounded import reproducible
 from gkp.train.state import StateError, identity_of, load_state, save_state
@@ -240,11 +240,8 @@ def _backward(run: _Run, x: Tensor, y: Tensor, epoch: int) -> tuple[Tensor, Tens
         found = as_logits(run.model(x.to(weight_type(run.model) or x.dtype, copy=penalised)), len(x))
         answers = answered(run.teacher, x) if run.teacher else None
     found = found.float()
-    loss = cross_entropy = F.cross_entropy(found, y)
-    if answers is not None:
-        loss = torch.lerp(loss, divergence(found, answers, recipe.temperature), recipe.distillation)
-    if penalised:
-        loss = loss + recipe.gradient_penalty * gradient_norm(cross_entropy, x)
+    cross_entropy = F.cross_entropy(found, y)
+    loss = objective(recipe, cross_entropy, found, x, answers)
     if run.hooks.loss:
         loss = run.hooks.loss(run.model, x, y, found, epoch)
     penalty = run.hooks.penalty(run.model, epoch) if run.hooks.penalty else None

@@ -43,6 +43,21 @@ def answered(teacher: nn.Module, x: Tensor) -> Tensor:
     return forward(teacher, x).float()
 
 
+def objective(
+    recipe: Recipe, cross_entropy: Tensor, found: Tensor, x: Tensor, answers: Tensor | None
+) -> Tensor:
+    """What the recipe minimises, a scalar; found, answers: logits (N, classes) of network and teacher at x.
+
+    With a gradient penalty x requires a gradient.
+    """
+    loss = cross_entropy
+    if answers is not None:
+        loss = torch.lerp(loss, divergence(found, answers, recipe.temperature), recipe.distillation)
+    if recipe.gradient_penalty:
+        loss = loss + recipe.gradient_penalty * gradient_norm(cross_entropy, x)
+    return loss
+
+
 # ---- before the first step -----------------------------------------------------------------------
 
 

@@ -87,6 +87,11 @@ class Recipe:
         found = asdict(self)
         return {k: v for k, v in found.items() if k not in LATER or v != getattr(Recipe, k)}
 
+    @property
+    def phases(self) -> int:
+        """How many learning rates follow one another, an equal number of epochs each; 1 for smooth ones."""
+        return -(-self.epochs // self.step_epochs) if self.schedule == "step" else 1
+
     def scaled(self, epochs: int) -> Recipe:
         """The same recipe in `epochs` epochs; the drops of "step" keep their place in the run."""
         if self.epochs == 0:

@@ -1,5 +1,7 @@
 """FGSM and PGD against closed forms and their own rules."""
 
+import copy
+
 import pytest
 import torch
 from attacked_nets import LinearNet, SmallNet
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from gkp.attacks import Attack, fgsm, pgd
+from gkp.attacks.ascent import Trace, uniform
 from gkp.nets.models import IMAGENET_MEAN, IMAGENET_STD, Normalize
 
 few = settings(max_examples=20)
@@ -312,3 +315,32 @@ def test_normalized_space_needs_normalize():
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 10))
     with pytest.raises(ValueError, match="model.normalize"):
         fgsm(model, torch.rand(2, 3, 8, 8), torch.tensor([0, 1]), eps=0.1, space="normalized")
+
+
+# ---- nothing drawn, nothing waited for ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("labels", ["true", "predicted"])
+def test_starts_that_are_given_are_those_that_would_be_drawn(net, batch, labels):
+    attack = Attack("pgd", eps=8 / 255, step=3 / 255, iterations=2, restarts=2, start="random", labels=labels)
+    x, y = batch
+    generator, trace = attack.generator(), Trace(deferred=True)
+    draws = [uniform(x, generator) for _ in range(attack.draws)]
+    found = attack.perturb(net, x, y, generator=iter(draws), trace=trace)
+    assert len(draws) == 3
+    assert torch.equal(found, attack.perturb(net, x, y))
+    assert trace.finite()
+    others = iter([-draw for draw in draws])
+    assert not torch.equal(found, attack.perturb(net, x, y, generator=others))
+
+
+def test_a_deferred_trace_keeps_for_later_what_would_be_refused(net, batch):
+    x, y = batch
+    broken = copy.deepcopy(net)
+    next(broken.parameters()).data.fill_(torch.nan)
+    for attack in (Attack("fgsm", eps=0.01), Attack("pgd", eps=0.01, step=0.01)):
+        trace = Trace(deferred=True)
+        attack.perturb(broken, x, y, trace=trace)
+        assert not trace.finite()
+        with pytest.raises(ValueError, match="NaN"):
+            attack.perturb(broken, x, y)

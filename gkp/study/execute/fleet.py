@@ -6,16 +6,29 @@ attack and write records, then find their training done, in whatever order and i
 
 from __future__ import annotations
 
+import copy
+import math
+import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from statistics import fmean
 
+from gkp.attacks import Attack
+from gkp.nets import models
 from gkp.study.execute.context import Context, OutOfTime
-from gkp.study.execute.one_run import start_model
+from gkp.study.execute.one_run import BATCH, Attacked, attack, start_model
 from gkp.study.execute.queue import Queue, claim_first, has_start, report_failure
-from gkp.study.execute.steps import Unfinished, prune_and_train
+from gkp.study.execute.steps import Unfinished, prune_and_train, splits_of
+from gkp.study.runs.protocols import Entry
 from gkp.study.runs.run import Run
+from gkp.train import History
 from gkp.train.fleet import Member, train_together
 from gkp.utils.progress import Progress
+
+TIMED_STEPS = (
+    150  # a fifth of an epoch of CIFAR-10, so that whole batches of its evaluation say little too much
+)
 
 
 def train_queue(
@@ -74,3 +87,34 @@ def next_training(run: Run, context: Context) -> Member | None:
         start = start_model(run, context) if run.prunes else None
         return replace(waiting.member, start=start, title=f"{run.label}, seed {run.seed}")
     return None
+
+
+def measured(runs: Sequence[Run], context: Context, side_by_side: int | None) -> tuple[float, float]:
+    """Seconds of an epoch of one of these runs, evaluation included, and of one image's pass of an attack.
+
+    runs: of one recipe. Measured on untrained, unpruned networks, as many as train side by side, and a share
+    of the images: the second of two epochs and of two attacks, because the first ones prepare.
+    """
+    run, recipe = runs[0], runs[0].recipe
+    assert recipe is not None
+    train, *held = splits_of(run, context)
+    share = min(1.0, TIMED_STEPS * recipe.batch_size / len(train))
+    validation, test = (split and split.take(math.ceil(share * len(split))) for split in held)
+    train = train.take(math.ceil(share * len(train)))
+    model = models.create(run.network, num_classes=len(train.classes)).to(context.device)
+    teacher = model if recipe.distillation else None
+    member = Member(model, train, replace(recipe, epochs=2), validation, test, teacher=teacher)
+    number = len(runs) if side_by_side or context.device.type == "cuda" else 1
+    members = [replace(member, model=copy.deepcopy(model)) for _ in range(number)]
+    seconds = []
+    for result in train_together(members, device=context.device, side_by_side=side_by_side):
+        if not isinstance(result, History):
+            raise result or OutOfTime
+        seconds.append(result.epochs[-1].seconds / share)
+    images = min(BATCH[context.device.type], len(context.split(run.dataset, "test")))
+    entry, attacked = Entry(Attack("fgsm", eps=1 / 255), images), Attacked.of(model, run.dataset, context)
+    with Progress("off").task("attacks", 1) as task:
+        for _ in range(2):
+            started = time.perf_counter()
+            attack(attacked, run.dataset, entry, context, task)
+    return fmean(seconds), (time.perf_counter() - started) / entry.passes / images

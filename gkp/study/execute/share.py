@@ -22,7 +22,6 @@ from gkp.study.execute.context import Context, pick_device
 from gkp.study.execute.queue import Queue, affordable, has_start, is_claimed
 from gkp.study.execute.suite import queue_of, run_suite
 from gkp.study.execute.threads import computing_with
-from gkp.study.runs import suites
 from gkp.study.runs.run import Run
 from gkp.study.runs.store import Store, is_complete
 from gkp.utils.progress import Progress
@@ -67,6 +66,7 @@ class Share:
                     root=self.root,
                     budget_minutes=self.budget_minutes,
                     skip=tuple(self.failed),
+                    fit_epochs=False,
                     progress=Progress("lines"),
                     **self.options,
                 )
@@ -97,7 +97,7 @@ class Share:
         device = pick_device(self.options.get("device", "auto"))
         deadline = None if minutes is None else time.monotonic() + 60 * minutes
         context = Context(Store(self.root), device, deadline=deadline)
-        return bool(hopeful(queue_of(suites.get(self.suite)), self.failed, context))
+        return bool(hopeful(queue_of(context.store.suite(self.suite)), self.failed, context))
 
 
 def hopeful(queue: Queue, failed: Mapping[str, str], context: Context) -> list[Run]:

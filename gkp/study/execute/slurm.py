@@ -22,7 +22,6 @@ from gkp.study.execute.context import Context
 from gkp.study.execute.queue import tidy
 from gkp.study.execute.share import Report, Share
 from gkp.study.execute.suite import queue_of
-from gkp.study.runs import suites
 from gkp.study.runs.store import Store, is_complete
 from gkp.utils.progress import Progress
 
@@ -156,7 +155,7 @@ def parameters(suite: str, allocation: Allocation) -> dict[str, Any]:
 
 def missing(suite: str, store: Store) -> list[str]:
     """The file stems of runs without a complete record, and the names of facts without one."""
-    wanted = suites.get(suite)
+    wanted = store.suite(suite)
     facts = [name for name in wanted.facts if store.fact(suite, name) is None]
     return [run.stem for run in wanted.ordered() if not is_complete(run, store)] + facts
 
@@ -166,7 +165,8 @@ def wait(submission: Submission, progress: Progress) -> list[str]:
 
     Jobs that wait for a machine when nothing is missing are cancelled. Ctrl-C ends the waiting alone.
     """
-    suite, store = suites.get(submission.suite), submission.store
+    store = submission.store
+    suite = store.suite(submission.suite)
     total = len(suite.ordered()) + len(suite.facts)
     left = len(missing(suite.name, store))
     asked, cancelled = time.monotonic(), False

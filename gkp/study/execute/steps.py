@@ -161,6 +161,12 @@ def training_parts(run: Run, context: Context) -> tuple[Split, Split | None]:
     return data.hold_out(train, run.validation) if run.validation else (train, None)
 
 
+def splits_of(run: Run, context: Context) -> tuple[Split, Split | None, Split | None]:
+    """What the run trains with, and what is evaluated after every epoch: validation and test images."""
+    selected = run.selecting or "best-test" in run.rules
+    return *training_parts(run, context), context.split(run.dataset, "test") if selected else None
+
+
 def train(
     model: nn.Module,
     run: Run,
@@ -177,12 +183,13 @@ def train(
     parent: the network before pruning, from which a recipe with distillation learns.
     Where trainings are gathered for a fleet, Unfinished instead of a training that one can do.
     """
-    train, validation = training_parts(run, context)
-    test = context.split(run.dataset, "test") if run.selecting or "best-test" in run.rules else None
+    train, validation, test = splits_of(run, context)
     state, hooks = context.state_path(run, part), hooks or Hooks()
     state.parent.mkdir(parents=True, exist_ok=True)
+    teacher = parent if recipe.distillation else None
     if context.gathering:
-        member = Member(model, train, recipe, validation, test, run.seed, state, hooks, run.selecting)
+        own = validation, test, run.seed, state, hooks, run.selecting
+        member = Member(model, train, recipe, *own, teacher=teacher)
         if not member.why_alone() and member.epochs_saved() < recipe.epochs:
             raise Unfinished(member)
     history = fine_tune(
@@ -199,7 +206,7 @@ def train(
         progress=progress,
         after_epoch=lambda _: context.expired(),
         cuda_graphs=context.cuda_graphs,
-        teacher=parent if recipe.distillation else None,
+        teacher=teacher,
     )
     if context.expired():
         raise OutOfTime

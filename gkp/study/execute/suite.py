@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import math
+import sys
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from gkp.study.execute.context import Context, pick_device
-from gkp.study.execute.fleet import train_queue
+from gkp.study.execute.fleet import measured, train_queue
 from gkp.study.execute.queue import Queue, alone, tidy, work
 from gkp.study.execute.threads import begun_with_in, computing_with
 from gkp.study.execute.workers import work_together
 from gkp.study.facts.method import record_facts
-from gkp.study.runs import suites
-from gkp.study.runs.store import Store, is_complete
+from gkp.study.runs import pace, suites
+from gkp.study.runs.provenance import provenance
+from gkp.study.runs.record import Fact
+from gkp.study.runs.store import EPOCHS, Store, is_complete
 from gkp.study.runs.suites.grids import Suite
 from gkp.utils.progress import Progress
+
+BUDGET_SHARE = 0.85  # of the time, for training and attacks; pruning and writing take some of it, too
 
 
 @dataclass
@@ -41,17 +47,20 @@ def run_suite(
     cuda_graphs: bool = False,
     side_by_side: int | None = None,
     skip: Collection[str] = (),
+    fit_epochs: bool = True,
 ) -> Summary:
     """Do every run of the suite that has no complete record yet, the most valuable first.
 
-    budget_minutes: stop after the epoch in which this time is up; the next call continues there.
+    budget_minutes: stop after the epoch in which this time is up; the next call continues there. For a suite
+    that lets it, the first call also chooses how many epochs fit, unless `fit_epochs` is False.
     jobs: processes that share the work (small networks leave a GPU idle); they end with this one. Several
     calls at once share it too. Each run keeps the number of threads it was begun with, and what is continued
     that of the first, whatever `jobs` is now. device: "auto", "cpu", "cuda".
     cuda_graphs: as in `gkp.train.fine_tune`. side_by_side: networks that train at once in one process, as in
     `gkp.train.fleet.train_together`; without a number a GPU trains so, and a CPU one after the other. skip:
     file stems of runs that are not tried.
-    Raises ValueError for an unknown suite, OSError naming the path when something cannot be written.
+    Raises ValueError for an unknown suite or a time in which no epoch fits, OSError naming the path when
+    something cannot be written.
     """
     suite = suites.get(name)
     if jobs < 1:
@@ -61,7 +70,9 @@ def run_suite(
     for fact in suite.facts:
         with alone(f"{name}-{fact}", context.store.root):  # some are times, which neighbours would change
             record_facts(fact, suite.name, context.store)
-    queue = queue_of(suite)
+    if suite.epochs_within_budget and fit_epochs and budget_minutes is not None:
+        print(choose_epochs(suite, budget_minutes, context, side_by_side), file=sys.stderr, flush=True)
+    queue = queue_of(context.store.suite(name))
     before = complete_stems(queue, context.store)
     failed: dict[str, str] = {}
     wanted = without(queue, skip)
@@ -70,6 +81,46 @@ def run_suite(
     failed |= work_in(jobs, without(wanted, failed), context)
     context.store.update_manifest()
     return summarize(queue, before, failed, context.store)
+
+
+def choose_epochs(suite: Suite, minutes: float, context: Context, side_by_side: int | None) -> str:
+    """Keep as a fact of the suite how many epochs fit into the time, unless there is one; that in a sentence.
+
+    ValueError where not even one epoch at each learning rate fits.
+    """
+    store = context.store
+    with alone(f"{suite.name}-{EPOCHS}", store.root):
+        fact = store.fact(suite.name, EPOCHS)
+        if fact is None:
+            found = fitting_epochs(suite, minutes, context, side_by_side)
+            fact = Fact.of(EPOCHS, suite.name, found, provenance(context.device))
+            store.write(fact)
+    words = "{epochs} of {most} epochs, chosen for {minutes:g} minutes: one takes {epoch:.3g} s for all"
+    chosen = f"{suite.name}: {words}, attacks {{attacks:.3g}} s".format(**fact.facts)
+    return f"{chosen} (to choose anew, delete {store.path(suite.name, fact.stem)})"
+
+
+def fitting_epochs(
+    suite: Suite, minutes: float, context: Context, side_by_side: int | None
+) -> dict[str, float]:
+    """epochs: as many as fit until the deadline, in equal phases; most: the recipe's own; minutes as given.
+
+    epoch, attacks: seconds, as measured, that an epoch of all networks and all their attacks take.
+    """
+    (recipe,) = {run.recipe for run in suite.runs if run.recipe}
+    runs = suite.ordered()
+    tuned = [run for run in runs if run.recipe]
+    seconds, per_pass = measured(tuned, context, side_by_side)
+    epoch, attacks = seconds * len(tuned), per_pass * sum(map(pace.evaluation_passes, runs))
+    fixed = attacks + seconds * sum(run.epochs for run in runs if not run.recipe)  # of baselines
+    left = 60 * minutes if context.deadline is None else context.deadline - time.monotonic()
+    fit = max(0, int((BUDGET_SHARE * left - fixed) / epoch))
+    epochs = recipe.epochs if fit >= recipe.epochs else fit - fit % recipe.phases
+    if not epochs:
+        least = 60 * minutes - left + (fixed + epoch * recipe.phases) / BUDGET_SHARE
+        enough = math.ceil(least / 60)
+        raise ValueError(f"{minutes:g} minutes are too few for {suite.name}: give {enough} or more")
+    return {"epochs": epochs, "most": recipe.epochs, "minutes": minutes, "epoch": epoch, "attacks": attacks}
 
 
 def work_in(jobs: int, queue: Queue, context: Context) -> dict[str, str]:

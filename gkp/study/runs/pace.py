@@ -62,11 +62,17 @@ def passes(recipe: Recipe) -> float:
 
 def evaluation_minutes(run: Run, device: str = "cpu", entries: Iterable[Entry] | None = None) -> float:
     """The part of `minutes` that the attacks on every kept checkpoint take; of `entries` alone if given."""
+    passes = evaluation_passes(run, entries)
+    return passes / cpu_speed(run) / 60 if device == "cpu" else _attack_minutes(passes, run)
+
+
+def evaluation_passes(run: Run, entries: Iterable[Entry] | None = None) -> float:
+    """Passes of one image, forward and backward, that the attacks on every kept checkpoint take."""
     passes = 0.0
     for entry in run.evaluation if entries is None else entries:
         networks = sum(entry.is_for(rule) for rule in run.rules)
         passes += entry.passes * (entry.n or TEST_IMAGES[run.dataset]) * networks
-    return passes / cpu_speed(run) / 60 if device == "cpu" else _attack_minutes(passes, run)
+    return passes
 
 
 def cpu_speed(run: Run) -> float:

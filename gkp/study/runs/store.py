@@ -13,9 +13,11 @@ from gkp.study.runs.protocols import Entry
 from gkp.study.runs.record import Fact, Record, parse
 from gkp.study.runs.run import VERSION, Run
 from gkp.study.runs.suites import grids
+from gkp.study.runs.suites.grids import Suite
 from gkp.utils.files import atomic_write_text, readable_file
 
 NAME = re.compile(r"[^\s,:]+")  # an attack's name, among the words of a sentence
+EPOCHS = "epochs"  # the fact that says how many a budget chose, and why
 _State = tuple[int, ...]
 _parsed: dict[Path, tuple[_State, Record | Fact]] = {}  # every file once, for all stores of this process
 
@@ -85,12 +87,18 @@ class Store:
         """The computed fact of that suite and name; None when there is none."""
         return next((fact for fact in self.facts(suite) if fact.label == name), None)
 
+    def suite(self, name: str) -> Suite:
+        """The suite of that name, in the epochs that a budget chose here for one that lets it."""
+        suite = suites.get(name)
+        chosen = self.fact(name, EPOCHS) if suite.epochs_within_budget else None
+        return suite.in_epochs(chosen.facts["epochs"]) if chosen else suite
+
     def of_suite(self, name: str) -> list[Record]:
         """The records below results/<name> and those of the suite's runs that another suite made.
 
         Of a record that several suites share, each sees the attacks that it asks for.
         """
-        runs = {run.hash: run for run in suites.get(name).ordered()} if name in suites.SUITES else {}
+        runs = {run.hash: run for run in self.suite(name).ordered()} if name in suites.SUITES else {}
         found = [record for record in self.all() if record.suite == name or record.hash in runs]
         return [asked_for(r, runs[r.hash]) if r.hash in runs else r for r in found]
 

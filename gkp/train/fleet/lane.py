@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gkp.data import Split
 from gkp.train.checks import joins_last, placed
 from gkp.train.fleet.flat import Flat
 from gkp.train.fleet.member import Images, Member, pixels
+from gkp.train.fleet.passes import Passes
+from gkp.train.fleet.recording import Job, recorded, unchanged
 from gkp.train.fleet.wide import State, alone, widened
-from gkp.train.graphs import WARM_UP
 from gkp.train.history import TITLES, Chosen, EpochRow, History
 from gkp.train.hooks import Hooks, Step
 from gkp.train.loop import diverged
 from gkp.train.recipe import learning_rate
-from gkp.utils.logits import as_logits
 
 EVALUATION_BATCH = 1000  # images
 PROVED_ON = 8  # images on which the wide network must compute what the narrow one does
@@ -62,6 +59,8 @@ class Lane:
         self.model = self.wide.model
         self.half = recipe.precision == "bfloat16"
         self.flat = Flat(self.model, half=self.half, masks=self.wide.mask())
+        teacher = None if member.teacher is None else member.teacher.to(device)
+        self.passes = Passes(self.model, self.flat, recipe, teacher)
         _stop_counting(self.model)
         self.history, self.best = History(), dict[str, Best]()
 
@@ -74,18 +73,18 @@ class Lane:
         self.total, self.finite = scalar(), scalar(torch.bool, True)
         self.first, self.correct = scalar(torch.long), {part: scalar(torch.long) for part in held}
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self.launch: dict[str, Callable[[], object]] = {}
+        self.launch: dict[str, Job] = {}
 
     # ---- what is recorded: the same operations every time ----------------------------------------------
 
     def _gradients(self, size: int) -> None:
         """Forward and backward on the next `size` images."""
-        places = self.places[:size] + self.step * self.member.recipe.batch_size
-        found = self._logits(pixels(self.images.images.index_select(0, places)))
-        loss = F.cross_entropy(found, self.images.labels.index_select(0, places))
+        places, images = self.places[:size] + self.step * self.member.recipe.batch_size, self.images
+        x, y = pixels(images.images.index_select(0, places)), images.labels.index_select(0, places)
+        cross_entropy, loss, finite = self.passes.losses(x, y, images.starts.index_select(1, places))
         self.flat.take(torch.autograd.grad(loss, [self.flat.leaves[name] for name in self.flat.names]))
-        self.total.add_(loss.detach() * size)
-        self.finite.logical_and_(torch.isfinite(loss.detach()))
+        self.total.add_(cross_entropy * size)
+        self.finite.logical_and_(finite)
 
     def _update(self) -> None:
         self.flat.update(self.lrs.index_select(0, self.step), self.member.recipe)
@@ -102,15 +101,9 @@ class Lane:
         places = torch.arange(min(EVALUATION_BATCH, len(split)), device=self.device) + self.first
         inside = places < len(split)
         places = places.clamp(max=len(split) - 1)
-        found = self._logits(pixels(split.images.index_select(0, places))).argmax(1)
+        found = self.passes.logits(pixels(split.images.index_select(0, places))).argmax(1)
         self.correct[part].add_(((found == split.labels.index_select(0, places)) & inside).sum())
         self.first.add_(EVALUATION_BATCH)
-
-    def _logits(self, x: Tensor) -> Tensor:
-        x = x.to(self.flat.values.dtype)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half, cache_enabled=False):
-            found = functional_call(self.model, self.flat.leaves, (x,))
-        return as_logits(found, len(x)).float()
 
     # ---- recording -------------------------------------------------------------------------------------
 
@@ -121,9 +114,7 @@ class Lane:
 
     def record(self) -> None:
         """Make what is launched in every step; on a GPU each launch replays one CUDA graph."""
-        jobs: dict[str, Callable[[], object]] = {
-            f"count {part}": partial(self._count, part) for part in self.held
-        }
+        jobs: dict[str, Job] = {f"count {part}": partial(self._count, part) for part in self.held}
         for size in {self.size_of(0), self.last}:
             jobs[f"train {size}"] = partial(self._gradients if self.hooked else self._whole, size)
         if self.hooked:
@@ -134,17 +125,7 @@ class Lane:
         with self.unchanged(), torch.cuda.stream(self.stream):
             for name, job in jobs.items():
                 self.model.train(not name.startswith("count"))
-                self.launch[name] = self._recorded(job)
-
-    def _recorded(self, job: Callable[[], object]) -> Callable[[], object]:
-        for _ in range(WARM_UP):
-            self.rewind()
-            job()
-        self.rewind()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self.stream):
-            job()
-        return graph.replay
+                self.launch[name] = recorded(job, self.rewind, self.stream)
 
     def rewind(self) -> None:
         self.step.zero_()
@@ -152,12 +133,8 @@ class Lane:
 
     def unchanged(self) -> AbstractContextManager[None]:
         """What runs inside leaves no trace in the training."""
-        return _Unchanged(self)
-
-    def changing(self) -> list[Tensor]:
-        """What steps and counts change."""
         own = [self.step, self.total, self.finite, self.first, *self.correct.values()]
-        return [*self.flat.state(), *own]
+        return unchanged([*self.flat.state(), *own], self.flat.refresh, self.device)
 
     # ---- an epoch --------------------------------------------------------------------------------------
 
@@ -173,6 +150,12 @@ class Lane:
     def size_of(self, step: int) -> int:
         """Images of that step of an epoch."""
         return self.last if step == self.steps - 1 else self.member.recipe.batch_size
+
+    @property
+    def batches(self) -> list[slice]:
+        """The images of each step, by their places in the epoch."""
+        size = self.member.recipe.batch_size
+        return [slice(step * size, step * size + self.size_of(step)) for step in range(self.steps)]
 
     def on_stream(self) -> AbstractContextManager[object]:
         return nullcontext() if self.stream is None else torch.cuda.stream(self.stream)
@@ -268,28 +251,6 @@ class Lane:
         model.load_state_dict(last)
         model.eval()
         return self.course()
-
-
-class _Unchanged:
-    def __init__(self, lane: Lane) -> None:
-        self.lane = lane
-
-    def __enter__(self) -> None:
-        self.kept = [tensor.clone() for tensor in self.lane.changing()]
-        wait(self.lane.device)
-
-    def __exit__(self, *_: object) -> None:
-        wait(self.lane.device)
-        for tensor, value in zip(self.lane.changing(), self.kept, strict=True):
-            tensor.copy_(value)
-        self.lane.flat.refresh()
-        wait(self.lane.device)
-
-
-def wait(device: torch.device) -> None:
-    """Until everything launched on all streams is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _stop_counting(model: nn.Module) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from gkp.attacks.ascent import uniform
 from gkp.train.augment import crop_and_flip, draw_epoch, stream_seed
 from gkp.train.hooks import Hooks
 from gkp.train.recipe import Recipe
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from gkp.data import Split
 
 AUGMENTED_AT_ONCE = 8192  # images
+RECORDED = ("fgsm", "pgd")  # kinds of attacks on training batches
 
 
 @dataclass
@@ -39,6 +41,7 @@ class Member:
     attacks: Mapping[str, Attack] = field(default_factory=dict)
     start: nn.Module | None = None
     title: str = "fine-tune"
+    teacher: nn.Module | None = None
 
     @property
     def held(self) -> dict[str, Split]:
@@ -49,7 +52,7 @@ class Member:
     def identity(self) -> dict[str, str]:
         """What its state file must agree on; before the first step."""
         splits = {"training": self.train, **self.held}
-        return identity_of(self.model, splits, self.recipe, self.seed, self.attacks)
+        return identity_of(self.model, splits, self.recipe, self.seed, self.attacks, self.teacher)
 
     def epochs_saved(self, identity: dict[str, str] | None = None) -> int:
         """How many epochs its state file holds, 0 without one; StateError when it is of another training."""
@@ -59,12 +62,10 @@ class Member:
 
     def why_alone(self) -> str:
         """Why `fine_tune` has to train it by itself; "" where a fleet can."""
-        modules = list(self.model.modules())
+        modules, attack = list(self.model.modules()), self.recipe.adversarial
         reasons = {
             "epochs are chosen by attacks": bool(self.attacks),
-            "its batches are attacked": self.recipe.adversarial is not None,
-            "its loss has a gradient penalty": self.recipe.gradient_penalty > 0,
-            "it learns from a teacher": self.recipe.distillation > 0,
+            "its batches meet neither FGSM nor PGD": bool(attack and attack.kind not in RECORDED),
             "its method adds to the loss": self.hooks.penalty is not None or self.hooks.loss is not None,
             "some of its weights are frozen": not all(p.requires_grad for p in self.model.parameters()),
             "its weights are of several types": len({p.dtype for p in self.model.parameters()}) > 1,
@@ -79,13 +80,17 @@ class Member:
 class Images:
     """The training images of one epoch in order, cropped and flipped; members with one seed share them.
 
-    images: (N, C, H, W) uint8, channels last; labels: (N,) int64; both keep their place in memory.
+    images: (N, C, H, W) uint8, channels last; labels: (N,) int64; starts: (draws, N, C, H, W) float32 in
+    [-1, 1], of the recipe's attack on them. All keep their place in memory.
     """
 
-    def __init__(self, train: Split, recipe: Recipe, seed: int) -> None:
-        self.train, self.recipe, self.seed, self.epoch = train, recipe, seed, 0
+    def __init__(self, train: Split, recipe: Recipe, seed: int, batches: Sequence[slice]) -> None:
+        """batches: the images of each step, by their places in the epoch."""
+        self.train, self.recipe, self.seed, self.epoch, self.batches = train, recipe, seed, 0, batches
         self.images = torch.zeros_like(train.images, memory_format=torch.channels_last)
         self.labels = torch.zeros_like(train.labels, dtype=torch.long)
+        draws = recipe.adversarial.draws if recipe.adversarial else 0
+        self.starts = torch.zeros(draws, *train.images.shape, device=train.images.device)
 
     def load(self, epoch: int) -> None:
         """Those of `epoch`, by the draws of `gkp.train.fine_tune`."""
@@ -100,6 +105,10 @@ class Images:
             corner = draws.top[part], draws.left[part], draws.flip[part]
             self.images[part] = crop_and_flip(chosen, *corner, recipe.padding)
         self.labels.copy_(self.train.labels[draws.order])
+        for step, batch in enumerate(self.batches if len(self.starts) else ()):
+            generator = torch.Generator().manual_seed(stream_seed("attack", self.seed, epoch, step))
+            for starts in self.starts:
+                starts[batch] = uniform(starts[batch], generator)
         self.epoch = epoch
 
 

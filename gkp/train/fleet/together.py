@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 from weakref import WeakValueDictionary
 
 import torch
@@ -17,9 +18,11 @@ import torch
 from gkp.data import Split
 from gkp.train.checks import check
 from gkp.train.fleet import saved
-from gkp.train.fleet.lane import Lane, wait
+from gkp.train.fleet.lane import Lane
 from gkp.train.fleet.member import Images, Member
+from gkp.train.fleet.recording import wait
 from gkp.train.history import EpochRow, History
+from gkp.train.losses import prepared
 from gkp.train.rounded import reproducible
 from gkp.utils.progress import Progress, Task
 
@@ -54,21 +57,25 @@ def train_together(
     networks, StateError for a state file that is damaged or of another run, OSError when a state cannot be
     written.
     """
-    for member in members:
-        check(member.model, {"training": member.train, **member.held})
-        if reason := member.why_alone():
-            raise ValueError(
-                f"{member.title} cannot be trained in a fleet: {reason}; use gkp.train.fine_tune"
-            )
+    ready = [_ready(member) for member in members]
     if side_by_side is not None and side_by_side < 1:
         raise ValueError(f"side_by_side={side_by_side}: give 1 or more")
     if save_epochs < 1:
         raise ValueError(f"save_epochs={save_epochs}: give 1 or more")
-    fleet = _Fleet(members, torch.device(device), save_epochs)
-    total = sum(m.recipe.epochs for m in members)
+    fleet = _Fleet(ready, torch.device(device), save_epochs)
+    total = sum(m.recipe.epochs for m in ready)
     with (progress or Progress("off")).task("train together", total, done=fleet.epochs_saved()) as task:
         fleet.run(side_by_side, task, after_epoch or (lambda: False))
     return fleet.results
+
+
+def _ready(member: Member) -> Member:
+    """The member with a copy of its teacher, so that nothing changes that; ValueError for what cannot be."""
+    check(member.model, {"training": member.train, **member.held})
+    if reason := member.why_alone():
+        raise ValueError(f"{member.title} cannot be trained in a fleet: {reason}; use gkp.train.fine_tune")
+    teacher = prepared(member.model, member.teacher, member.recipe, member.hooks, member.train)
+    return replace(member, teacher=teacher)
 
 
 class _Fleet:
@@ -196,10 +203,13 @@ class _Fleet:
     def _images(self, lane: Lane) -> Images:
         """The images of lanes that see the same ones: of one seed, and in the same epoch, now and later."""
         member, recipe = lane.member, lane.member.recipe
+        draws = recipe.adversarial.draws if recipe.adversarial else 0
+        started = (draws, recipe.batch_size, lane.last) if draws else None
         key = member.train.fingerprint, member.seed, recipe.augment, recipe.padding, lane.epoch - self.round
-        images = self.images.get(key)  # gone when its last lane is
+        images = self.images.get((*key, started))  # gone when its last lane is
         if images is None:
-            images = self.images[key] = Images(self._moved(member.train), recipe, member.seed)
+            images = Images(self._moved(member.train), recipe, member.seed, lane.batches)
+            self.images[*key, started] = images
         return images
 
     def _moved(self, split: Split) -> Split:

@@ -1,5 +1,6 @@
 """Suites whose trainings are done side by side: the same records, whatever ends them in the middle."""
 
+import dataclasses
 import os
 import random
 from pathlib import Path
@@ -8,9 +9,10 @@ import pytest
 import torch
 from tiny_checks import assert_same, undisturbed
 from tiny_run import started
-from tiny_suite import tiny_suite
+from tiny_suite import RECIPE, tiny_suite
 
-from gkp.study.execute import fleet
+from gkp.nets import models
+from gkp.study.execute import fleet, steps
 from gkp.study.execute.context import Context
 from gkp.study.execute.queue import claim_first
 from gkp.study.execute.suite import queue_of, run_suite
@@ -18,6 +20,8 @@ from gkp.study.runs import suites
 from gkp.study.runs.record import Record
 from gkp.study.runs.store import Store
 from gkp.study.runs.suites.grids import Suite
+from gkp.study.runs.suites.recipes import ONE_STEP
+from gkp.utils.progress import Progress
 
 
 @pytest.fixture
@@ -54,6 +58,18 @@ def test_a_suite_in_fleets_has_the_records_of_one_without(few: Suite, tmp_path: 
     first = next(stem for stem in found if stem.startswith("baseline"))
     losses = [store[first].json["history"]["epochs"][0]["train_loss"] for store in (found, expected)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-3)
+
+
+@pytest.mark.parametrize("way", [{"adversarial": ONE_STEP}, {"gradient_penalty": 0.1}, {"distillation": 0.5}])
+def test_what_is_trained_otherwise_waits_for_a_fleet_too(few: Suite, tmp_path: Path, way: dict) -> None:
+    context = Context(Store(tmp_path), torch.device("cpu"), gathering=True)
+    run, recipe = few.runs[-1], dataclasses.replace(RECIPE, **way)
+    model, parent = models.create("resnet8"), models.create("resnet8")
+    with pytest.raises(steps.Unfinished) as waiting:
+        steps.train(model, run, recipe, context, Progress("off"), parent=parent)
+    member = waiting.value.member
+    assert (member.model, member.recipe) == (model, recipe)
+    assert member.teacher is (parent if recipe.distillation else None)
 
 
 def test_a_fleet_leaves_alone_what_others_work_on(few: Suite, tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def suites_table(store: Store | None = None) -> pd.DataFrame:
         length = f"{minutes / 60:.0f} h" if minutes > 90 else f"{max(minutes, 1):.0f} min"
         row = {"suite": name, "what": suite.title, "needs": suite.needs, "2 CPU cores": length}
         if store is not None:
-            row["records"] = recorded(suite, store)
+            row["records"] = recorded(store.suite(name), store)
         rows.append(row)
     return pd.DataFrame(rows)
 

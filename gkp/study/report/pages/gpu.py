@@ -99,7 +99,7 @@ def left_minutes(run: Run, store: Store, device: str) -> float:
 def estimates_table(store: Store) -> pd.DataFrame:
     """Suites whose runs lack records: how many, and about how many hours on 2 CPU cores and on a GPU."""
     rows = []
-    for suite in map(suites.get, suites.SUITES):
+    for suite in map(store.suite, suites.SUITES):
         left = [run for run in suite.ordered() if suite.name != LIVE and not is_complete(run, store)]
         if not left:
             continue

@@ -8,7 +8,7 @@ from gkp.study.runs.suites.attacked import audit, autoattack, unit
 from gkp.study.runs.suites.grids import TABLE_10, Suite, cifar10, digits
 from gkp.study.runs.suites.sr_gkp import ablations, costs, method
 from gkp.study.runs.suites.stages import distilled, gentle, penalty, profiles, profiles_autoattack
-from gkp.study.runs.suites.trained import adversarial, long_network_seeds, longer, seeds, selection
+from gkp.study.runs.suites.trained import adversarial, budget, long_network_seeds, longer, seeds, selection
 
 SUITES: dict[str, Callable[[], Suite]] = {
     "digits": digits,
@@ -29,6 +29,7 @@ SUITES: dict[str, Callable[[], Suite]] = {
         "resnet56", "akamaster", short=True, names=(*TABLE_10, "group-fisher")
     ),
     "cifar10-resnet56-57": longer,
+    "cifar10-resnet56-budget": budget,
     "cifar10-resnet56-seeds": long_network_seeds,
     "cifar10-resnet56-unit": unit,
     "cost": costs,

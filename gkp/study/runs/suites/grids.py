@@ -19,7 +19,11 @@ from gkp.study.runs.suites.recipes import (
 
 @dataclass(frozen=True)
 class Suite:
-    """A named set of runs. `needs` says in words what must be there; `facts` names computed checks."""
+    """A named set of runs. `needs` says in words what must be there; `facts` names computed checks.
+
+    epochs_within_budget: `run --budget-minutes` chooses once, for each store, in how many epochs all runs are
+    fine-tuned by their one recipe, which says how many at most: see `gkp.study.runs.store.Store.suite`.
+    """
 
     name: str
     title: str
@@ -27,6 +31,12 @@ class Suite:
     runs: tuple[Run, ...]
     facts: tuple[str, ...] = ()
     by_seed: bool = True
+    epochs_within_budget: bool = False
+
+    def in_epochs(self, epochs: int) -> Suite:
+        """The same networks, fine-tuned in so many epochs."""
+        runs = (replace(r, recipe=r.recipe.scaled(epochs)) if r.recipe else r for r in self.runs)
+        return replace(self, runs=tuple(runs))
 
     def ordered(self) -> list[Run]:
         """Runs by value: baselines, then seed 0 of every method in the suite's order, then seed 1, ...

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from gkp.pruners import methods
 from gkp.study.runs import protocols
-from gkp.study.runs.run import RULES
+from gkp.study.runs.run import RULES, Run
 from gkp.study.runs.suites.grids import SEEDS, TELLING, Suite, cifar10_run, grid
 from gkp.study.runs.suites.recipes import (
     ADVERSARIAL_RECIPE,
@@ -36,18 +36,32 @@ def seeds() -> Suite:
     )
 
 
+def trained_longer(epochs: int) -> Run:
+    """What the runs of the paper's own network have in common in so many epochs of its schedule."""
+    start = cifar10_run("resnet56", "akamaster", short=True)
+    return replace(start, recipe=LONG_RECIPE.scaled(epochs), rules=("last", "best-test"))
+
+
+def budget() -> Suite:
+    """The rows of `longer`, one seed, in as many epochs as a slot on somebody's GPU allows."""
+    return Suite(
+        "cifar10-resnet56-budget",
+        f"CIFAR-10, ResNet-56, {len(TRAINED_LONGER) - 1} methods: the paper's schedule in as many of its "
+        f"{LONG_RECIPE.epochs} epochs as fit into `--budget-minutes`",
+        "CIFAR-10 and a GPU",
+        grid(trained_longer(LONG_RECIPE.epochs), (0,), TRAINED_LONGER),
+        epochs_within_budget=True,
+    )
+
+
 def longer() -> Suite:
     """The paper's own network and schedule in fewer epochs, for the most telling rows of its Table 10.
 
     The attacks that take most of the time are for the last epoch's weights alone.
     """
     start = cifar10_run("resnet56", "akamaster", short=True)
-    common = replace(
-        start,
-        recipe=LONG_RECIPE.scaled(MIDDLE_EPOCHS),
-        rules=("last", "best-test"),
-        evaluation=protocols.cifar() + protocols.for_rules(protocols.strong(), "last"),
-    )
+    strong = protocols.for_rules(protocols.strong(), "last")
+    common = replace(trained_longer(MIDDLE_EPOCHS), evaluation=start.evaluation + strong)
     untouched, *trained = grid(common, SEEDS, TRAINED_LONGER)
     methods = f"{len(TRAINED_LONGER) - 1} methods with {len(SEEDS)} seeds"
     return Suite(
