@@ -86,8 +86,8 @@ def method_title(label: str) -> str:
 
 
 def network_title(name: str) -> str:
-    """ "resnet20" -> "ResNet-20"."""
-    return name.replace("resnet", "ResNet-").replace("vgg", "VGG-")
+    """ "resnet20" -> "ResNet-20", "vgg16_bn" -> "VGG-16-BN"."""
+    return name.replace("resnet", "ResNet-").replace("vgg", "VGG-").replace("_bn", "-BN")
 
 
 def attack_titles(attacks: Mapping[str, Attack]) -> dict[str, str]:
