@@ -238,26 +238,39 @@ def speedups(frame: pd.DataFrame) -> Figure:
     """How many times as fast each thing is as what it is measured against, on a log axis.
 
     frame: of `gkp.study.analysis.method.speed.ratios`. Bars are quartiles over the rounds, small strokes the
-    goals; dashed: equally fast.
+    goals; dashed: equally fast. Several methods' times on one network stand in one row, in their colours.
     """
-    figure = new_figure(DOUBLE, 0.8 + 0.17 * len(frame))
+    methods = [name for name in frame["ours"].unique() if name in LOOKS]
+    methods = methods if len(methods) > 1 else []
+    titles = [
+        row.what if row.ours in methods else f"{row.what}: {row.ours} against {row.against}"
+        for row in frame.itertuples()
+    ]
+    places = {title: place for place, title in enumerate(dict.fromkeys(titles))}
+    figure = new_figure(DOUBLE, 0.9 + 0.17 * len(places))
     axes = figure.subplots()
-    for place, row in enumerate(frame.itertuples()):
-        met = pd.isna(row.goal) or row.ratio >= row.goal
+    for title, row in zip(titles, frame.itertuples(), strict=True):
+        met, place = pd.isna(row.goal) or row.ratio >= row.goal, places[title]
         bars = [[row.ratio - row.low], [row.high - row.ratio]]
-        face = CHOSEN if met else "white"
-        axes.errorbar(row.ratio, place, xerr=bars, fmt="o", ms=4, color=CHOSEN, mfc=face, elinewidth=0.8)
+        colour = look(row.ours).colour if row.ours in methods else CHOSEN
+        face = colour if met else "white"
+        axes.errorbar(row.ratio, place, xerr=bars, fmt="o", ms=4, color=colour, mfc=face, elinewidth=0.8)
         if not pd.isna(row.goal):
             axes.plot(row.goal, place, "|", color=INK, ms=8, mew=1)
     axes.axvline(1, **DASHED)
-    axes.set(xscale="log", ylim=(len(frame) - 0.4, -0.6))
-    labels = [f"{row.what}: {row.ours} against {row.against}" for row in frame.itertuples()]
-    axes.set_yticks(range(len(frame)), labels)
-    ticks = [t for t in (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64) if t <= 2 * frame.high.max()]
+    axes.set(xscale="log", ylim=(len(places) - 0.4, -0.6))
+    axes.set_yticks(range(len(places)), list(places))
+    most, step = frame.high.max(), 2 if frame.high.max() < 16 else 4
+    ticks = [step**power for power in range(-2, 10) if 0.2 < step**power <= 2 * most]
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticklabels([f"{tick:g}" for tick in ticks])
-    axes.set_xlabel("times as fast (log axis); strokes: goals, hollow: missed")
+    fast = "times as fast as dense" if methods else "times as fast"
+    axes.set_xlabel(f"{fast} (log axis); strokes: goals, hollow: missed")
+    for name in methods:
+        axes.plot([], [], "o", ms=4, color=look(name).colour, label=method_title(name))
+    if methods:
+        axes.legend(loc="lower left")
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)
     return figure
