@@ -171,11 +171,11 @@ def test_what_is_said_about_a_model_is_kept(tmp_path):
 
 
 def test_the_same_model_gives_the_same_file_and_its_hash(tmp_path):
-    hashes = {round_trip_hash(network(), tmp_path / name) for name in "ab"}
-    assert hashes == {checkpoint.files.sha256_file(tmp_path / "a")}
+    hashes = {round_trip_hash(network(), tmp_path / f"{name}.safetensors") for name in "ab"}
+    assert hashes == {checkpoint.files.sha256_file(tmp_path / "a.safetensors")}
     other = network()
     other.conv1.weight.data[0, 0, 0, 0] += 1e-6
-    assert round_trip_hash(other, tmp_path / "c") not in hashes
+    assert round_trip_hash(other, tmp_path / "c.safetensors") not in hashes
 
 
 def round_trip_hash(model, path):
@@ -186,7 +186,7 @@ def test_neither_saving_nor_loading_touches_the_random_state(tmp_path):
     model = network()
     group_kernels(model, "layer2.0.conv1")
     state = torch.random.get_rng_state()
-    round_trip(model, tmp_path / "m")
+    round_trip(model, tmp_path / "m.safetensors")
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
