@@ -26,9 +26,8 @@ from gkp.train import History
 from gkp.train.fleet import Member, train_together
 from gkp.utils.progress import Progress
 
-TIMED_STEPS = (
-    150  # a fifth of an epoch of CIFAR-10, so that whole batches of its evaluation say little too much
-)
+# A fifth of an epoch of CIFAR-10: fewer, and the last batch of its evaluation would weigh too much.
+TIMED_STEPS = 150
 
 
 def train_queue(

@@ -47,16 +47,16 @@ def logs(root: Path) -> str:
 # ---- whole suites --------------------------------------------------------------------------------
 
 
-def test_jobs_share_the_work_while_one_is_killed_and_the_time_of_others_ends(
+def test_four_jobs_share_the_work_while_one_is_killed_and_the_time_of_others_ends(
     tmp_path: Path, whole: Store
 ) -> None:
     victim, log = tmp_path / "victim", tmp_path / "log"
     variables = tiny_jobs.environment(METHODS, TINY_VICTIM=victim, TINY_HOUR=5, TINY_LOG=log)
-    done = tiny_jobs.run(tmp_path, "executor=local,jobs=3,minutes=60", variables)
+    done = tiny_jobs.run(tmp_path, "executor=local,jobs=4,minutes=60", variables)
     assert done.returncode == 0, done.stderr + logs(tmp_path)
     assert "every run has its record" in done.stdout
     assert victim.exists()
-    assert len(list(tmp_path.glob("work/slurm/*/*_result.pkl"))) == 2
+    assert len(list(tmp_path.glob("work/slurm/*/*_result.pkl"))) == 3
     assert "Requeued job" in logs(tmp_path)
     assert_same(Store(tmp_path), whole)
     assert tiny_jobs.written_records(log) == len(whole.all())

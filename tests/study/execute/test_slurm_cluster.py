@@ -22,7 +22,7 @@ from gkp.study.runs.store import Store
 METHODS, EPOCHS = ("l1",), 6
 MORE = ("sfp", "tmi-gkp", "random", "l1", "sr-gkp", "fpgm-training", "slimming", "thinet", "taylor")
 KILLS = int(os.environ.get("GKP_KILLS", 20))
-ASKED = f"partition={slurm_cluster.PARTITION},minutes=60,jobs="
+ASKED = f"partition={slurm_cluster.PARTITION},jobs=4,minutes=60"
 
 pytestmark = pytest.mark.skipif(bool(slurm_cluster.missing()), reason=slurm_cluster.missing() or "-")
 
@@ -43,7 +43,7 @@ def at_work(slurm: dict[str, str]) -> dict[int, str]:
     return {int(pid): job for pid, job, step, *_ in lines if step.isdecimal() and int(pid) > 0}
 
 
-def test_jobs_share_the_work_while_one_is_killed_and_the_time_of_others_ends(
+def test_four_jobs_share_the_work_while_one_is_killed_and_the_time_of_others_ends(
     tmp_path: Path, slurm: dict[str, str]
 ) -> None:
     whole = undisturbed(tmp_path / "whole", METHODS, threads=1, epochs=EPOCHS)
@@ -51,8 +51,8 @@ def test_jobs_share_the_work_while_one_is_killed_and_the_time_of_others_ends(
     root.mkdir()
     more = {"TINY_LOG": log, "TINY_HOUR": 5, "TINY_EPOCHS": EPOCHS}
     variables = tiny_jobs.environment(METHODS, **more, **slurm)
-    command, pipe = tiny_jobs.command(root, f"{ASKED}3"), subprocess.PIPE
-    with subprocess.Popen(command, env=variables, text=True, stdout=pipe) as process:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(tiny_jobs.command(root, ASKED), env=variables, text=True, stdout=pipe) as process:
         while not log.exists():  # until the baseline's first epoch is saved
             assert process.poll() is None, logs(root)
             time.sleep(0.02)
@@ -61,7 +61,7 @@ def test_jobs_share_the_work_while_one_is_killed_and_the_time_of_others_ends(
         os.kill(victim, signal.SIGKILL)
         said, _ = process.communicate(timeout=600)
     assert process.returncode == 0, said + logs(root)
-    assert re.search(r"submitted (\d+)_0, \1_1, \1_2; `scancel \1` cancels the jobs", said), said
+    assert re.search(r"submitted (\d+)_0, \1_1, \1_2, \1_3; `scancel \1` cancels the jobs", said), said
     assert "Requeued job" in logs(root)
     assert_same(Store(root), whole)
     assert tiny_jobs.written_records(log) == len(whole.all())
@@ -97,7 +97,7 @@ def run_with_kills(root: Path, log: Path, slurm: dict[str, str], draw: random.Ra
     quiet = subprocess.DEVNULL
     variables = tiny_jobs.environment(MORE, TINY_LOG=log, TINY_HOUR=4, **slurm)
     for _ in range(most + 1):  # each time after the first, all jobs of the time before were killed
-        command = tiny_jobs.command(root, f"{ASKED}4")
+        command = tiny_jobs.command(root, ASKED)
         with subprocess.Popen(command, env=variables, stdout=quiet, stderr=quiet) as process:
             while process.poll() is None and len(kills) < most:
                 time.sleep(draw.uniform(0.1, 5))

@@ -1,4 +1,4 @@
-"""Some of torchvision's classifiers pruned with proof; `python -m gkp networks` prunes them all."""
+"""A dozen of torchvision's classifiers pruned with proof; `python -m gkp networks` prunes them all."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ from gkp.study.report import build as report
 SMALL = (
     "alexnet",
     "convnext_tiny",
+    "efficientnet_b0",
     "googlenet",
     "mnasnet0_5",
+    "mobilenet_v2",
     "mobilenet_v3_small",
+    "regnet_x_400mf",
     "regnet_y_400mf",
+    "resnet18",
     "shufflenet_v2_x0_5",
     "squeezenet1_1",
     "swin_t",
 )
-# Of the same layers, connected alike, as one above or in tests/pruners/test_everywhere.py.
-ALIKE = ("efficientnet_b0", "mobilenet_v2", "regnet_x_400mf", "resnet18")
 
 
-@pytest.mark.parametrize("name", [*SMALL, *(pytest.param(name, marks=pytest.mark.slow) for name in ALIKE)])
+@pytest.mark.parametrize("name", SMALL)
 def test_a_classifier_is_pruned_with_proof(name, monkeypatch):
     monkeypatch.setattr(anybody, "SEARCHED", 32)  # kernels are drawn: what is proved does not depend on them
     row = anybody.survey(name)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from benchmarks import __main__ as main
@@ -76,7 +77,7 @@ def test_a_missed_goal_is_hollow(root) -> None:
 def test_methods_on_one_network_share_a_row_in_their_colours() -> None:
     times = {"dense": [2.0, 2.0], "sr-gkp": [1.0, 1.0], "l1": [1.5, 1.5]}
     rows = [ratios.row(what, times, ours, "dense") for what in ("a", "b") for ours in ("sr-gkp", "l1")]
-    frame = speed.pd.DataFrame([{"part": "deployment", "earlier": None, **row} for row in rows])
+    frame = pd.DataFrame([{"part": "deployment", "earlier": None, **row} for row in rows])
     (axes,) = fact_plots.speedups(frame).axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
     dots = [line for line in axes.lines if line.get_marker() == "o" and len(line.get_ydata())]
