@@ -6,7 +6,8 @@
     expect           the number; or at_least / at_most for a bound
     unit             "%", "layers", ...; tolerance, in the same unit, and `why` it is that large
     ours             where our number is: `suite` and further conditions on the record (label, rule, or a
-                     field of its configuration), and either `attack` (accuracy in percent) or `path`;
+                     field of its configuration; `but`: labels that are left out), and either `attack`
+                     (accuracy in percent) or `path`;
                      `against`, with `attack`: the difference to that label on the same images, in points,
                      seed by seed;
                      `over`, with `attack`: the difference to the same network under that other attack, on
@@ -43,6 +44,7 @@ from gkp.utils.stats import FEWEST, paired_difference, student
 CLAIMS = Path("expected") / "claims.toml"
 PLACES = (
     "suite",
+    "but",
     "attack",
     "path",
     "rule",
@@ -232,7 +234,8 @@ def _matching(claim: Claim, records: Sequence[Filed], label: str | None = None) 
     """The records that meet the claim's conditions; `label` instead of the claim's own."""
     conditions = {key: value for key, value in claim.ours.items() if key not in PLACES}
     conditions |= {"label": label} if label else {}
-    return [record for record in records if record.meets(conditions)]
+    left_out = claim.ours.get("but", ())
+    return [record for record in records if record.meets(conditions) and record.label not in left_out]
 
 
 def _pairs(claim: Claim, records: Sequence[Filed], others: Sequence[Filed]) -> list[tuple[Tensor, Tensor]]:

@@ -184,6 +184,16 @@ def test_a_network_under_two_names_counts_once_where_each_counts() -> None:
     assert claims.judge([claim], lambda _: records_of_two((90, 89)))[0].ours_text == "89.00 (worst of 2)"
 
 
+def test_labels_can_be_left_out() -> None:
+    methods = {"l1": 90, "gal": 70, "random": 91}
+    runs = [Run("digits", "resnet8", name, weights="x", rate=0.4375) for name in methods]
+    records = [make_record(run, correct=methods[run.method]) for run in runs]
+    every = {"suite": "s", "attack": "benign"}
+    for but, worst in (((), "70.00 (worst of 3)"), ((records[1].label,), "91.00 (worst of 2)")):
+        claim = make_claim(expect=90.0, tolerance=2.0, each=True, ours={**every, "but": list(but)})
+        assert claims.judge([claim], lambda _: records)[0].ours_text == worst
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
