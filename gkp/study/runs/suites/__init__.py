@@ -7,8 +7,24 @@ from collections.abc import Callable
 from gkp.study.runs.suites.attacked import audit, autoattack, unit
 from gkp.study.runs.suites.grids import TABLE_10, Suite, cifar10, digits
 from gkp.study.runs.suites.sr_gkp import ablations, costs, method
-from gkp.study.runs.suites.stages import distilled, gentle, penalty, profiles, profiles_autoattack
-from gkp.study.runs.suites.trained import adversarial, budget, long_network_seeds, longer, seeds, selection
+from gkp.study.runs.suites.stages import (
+    distilled,
+    gentle,
+    long_network_profiles,
+    longer_profiles,
+    penalty,
+    profiles,
+    profiles_autoattack,
+)
+from gkp.study.runs.suites.trained import (
+    adversarial,
+    budget,
+    long_network_seeds,
+    longer,
+    precision,
+    seeds,
+    selection,
+)
 
 SUITES: dict[str, Callable[[], Suite]] = {
     "digits": digits,
@@ -19,6 +35,7 @@ SUITES: dict[str, Callable[[], Suite]] = {
     "cifar10-resnet20-audit": audit,
     "cifar10-resnet20-autoattack": autoattack,
     "cifar10-resnet20-selection": selection,
+    "cifar10-resnet20-precision": precision,
     "cifar10-resnet20-adversarial": adversarial,
     "cifar10-resnet20-profiles": profiles,
     "cifar10-resnet20-profiles-autoattack": profiles_autoattack,
@@ -31,6 +48,8 @@ SUITES: dict[str, Callable[[], Suite]] = {
     "cifar10-resnet56-57": longer,
     "cifar10-resnet56-budget": budget,
     "cifar10-resnet56-seeds": long_network_seeds,
+    "cifar10-resnet56-profiles": long_network_profiles,
+    "cifar10-resnet56-profiles-57": longer_profiles,
     "cifar10-resnet56-unit": unit,
     "cost": costs,
     "cifar10-resnet20": lambda: cifar10("resnet20", "authors"),

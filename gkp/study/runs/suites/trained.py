@@ -54,15 +54,19 @@ def budget() -> Suite:
     )
 
 
-def longer() -> Suite:
-    """The paper's own network and schedule in fewer epochs, for the most telling rows of its Table 10.
+def middle() -> Run:
+    """What the runs of the paper's own network and schedule in fewer epochs have in common.
 
     The attacks that take most of the time are for the last epoch's weights alone.
     """
+    common = trained_longer(MIDDLE_EPOCHS)
+    return replace(common, evaluation=common.evaluation + protocols.for_rules(protocols.strong(), "last"))
+
+
+def longer() -> Suite:
+    """The paper's own network and schedule in fewer epochs, for the most telling rows of its Table 10."""
     start = cifar10_run("resnet56", "akamaster", short=True)
-    strong = protocols.for_rules(protocols.strong(), "last")
-    common = replace(trained_longer(MIDDLE_EPOCHS), evaluation=start.evaluation + strong)
-    untouched, *trained = grid(common, SEEDS, TRAINED_LONGER)
+    untouched, *trained = grid(middle(), SEEDS, TRAINED_LONGER)
     methods = f"{len(TRAINED_LONGER) - 1} methods with {len(SEEDS)} seeds"
     return Suite(
         f"cifar10-resnet56-{MIDDLE_EPOCHS}",
@@ -82,6 +86,17 @@ def long_network_seeds() -> Suite:
         f"{SHORT_RECIPE.epochs} epochs, one-cycle",
         "CIFAR-10",
         grid(common, SEEDS, TRAINED_LONGER),
+    )
+
+
+def precision() -> Suite:
+    """The control and SR-GKP of the short grid trained in float32, as the paper trained; ours in bfloat16."""
+    common = cifar10_run("resnet20", "authors", short=True)
+    return Suite(
+        "cifar10-resnet20-precision",
+        f"CIFAR-10, ResNet-20, 3 seeds trained in float32: {SHORT_RECIPE.epochs} epochs, one-cycle",
+        "CIFAR-10",
+        grid(replace(common, recipe=replace(SHORT_RECIPE, precision="float32")), SEEDS, ("sr-gkp",)),
     )
 
 
