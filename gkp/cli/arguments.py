@@ -109,7 +109,10 @@ Dataset = Annotated[
     typer.Option(help="digits, cifar10, cifar100 or imagenet; without it, what the network was made for."),
 ]
 Download = Annotated[bool, typer.Option("--download", help="Fetch data that are missing here.")]
-SuiteName = Annotated[str, typer.Option(help="Which suite; `python -m gkp list` names them.")]
+SuiteNames = Annotated[
+    list[str],
+    typer.Option("--suite", help="Which suite; `python -m gkp list` names them. Several are one queue."),
+]
 AnySuite = Annotated[str | None, typer.Option(help="Only this suite; `python -m gkp list` names them.")]
 Rate = Annotated[float, _option(rate("--rate"), "SHARE", "Fraction to remove, between 0 and 1.")]
 Groups = Annotated[

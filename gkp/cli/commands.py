@@ -108,7 +108,7 @@ def evaluate(
 
 @app.command()
 def run(
-    suite: arguments.SuiteName,
+    suite: arguments.SuiteNames,
     budget_minutes: arguments.BudgetMinutes = None,
     jobs: arguments.Jobs = 1,
     root: arguments.Root = Path("."),
@@ -123,17 +123,19 @@ def run(
     ] = None,
     slurm: cluster.Slurm = None,
 ) -> None:
-    """Prune, fine-tune and attack everything of a suite that has no record yet.
+    """Prune, fine-tune and attack everything of these suites that has no record yet.
 
     Killing it loses at most one epoch, five where networks train side by side; the same command continues.
     """
-    arguments.suites([suite])
+    arguments.suites(suite)
     if slurm is not None:
+        if len(suite) > 1:
+            raise ValueError(f"--slurm shares one suite among jobs: give {suite[0]} alone, then the next")
         if budget_minutes is not None:
             raise ValueError("--budget-minutes is for this machine: give minutes=N in --slurm")
         options = {"jobs": jobs, "device": device, "download": download}
         options |= {"cuda_graphs": cuda_graphs, "side_by_side": side_by_side}
-        cluster.run(suite, slurm, root, **options)
+        cluster.run(suite[0], slurm, root, **options)
         return
     arguments.pick_device(device)
     from gkp.study.execute.suite import run_suite
@@ -141,7 +143,7 @@ def run(
     from gkp.study.runs.store import Store
     from gkp.utils.progress import Progress
 
-    again = f"`python -m gkp run --suite {suite}` continues"
+    again = f"`python -m gkp run --suite {' --suite '.join(suite)}` continues"
     try:
         summary = run_suite(
             suite,
@@ -158,8 +160,9 @@ def run(
         places = f"finished runs are in {root / 'results'}, finished epochs in {root / 'work' / 'state'}"
         print(f"interrupted: {places}; {again}", file=sys.stderr)
         sys.exit(130)
-    print(f"{suite}: {len(summary.done)} done, {len(summary.skipped)} had a record, {len(summary.left)} left")
-    if spent := effort.sentence(r for r in Store(root).of_suite(suite) if r.stem in summary.done):
+    numbers = f"{len(summary.done)} done, {len(summary.skipped)} had a record, {len(summary.left)} left"
+    print(f"{', '.join(suite)}: {numbers}")
+    if spent := effort.sentence(r for r in Store(root).all() if r.stem in summary.done):
         print(spent)
     if summary.failed:
         print(f"failed: {', '.join(summary.failed)}; the reasons stand above", file=sys.stderr)

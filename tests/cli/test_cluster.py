@@ -76,4 +76,9 @@ def test_nothing_is_submitted_where_nothing_is_left(
 
 def test_the_time_is_said_once(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="give minutes=N in --slurm"):
-        commands.run("digits", budget_minutes=5.0, root=tmp_path, slurm={"jobs": 1})
+        commands.run(["digits"], budget_minutes=5.0, root=tmp_path, slurm={"jobs": 1})
+
+
+def test_jobs_share_one_suite(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="give digits alone, then the next"):
+        commands.run(["digits", "method"], root=tmp_path, slurm={"jobs": 1})

@@ -16,7 +16,8 @@ Cut = Callable[[float], nn.Module]  # rate in (0, 1) -> a pruned copy
 
 STRUCTURES = ("filter", "channel", "channel and rank", "grouped kernel", "block")
 SCHEDULES = ("one-shot", "in training")
-NEEDS = ("nothing", "images", "images and labels", "training snapshots")
+SNAPSHOTS = "training snapshots"
+NEEDS = ("nothing", "images", "images and labels", SNAPSHOTS)
 COMMON = ("model", "groups", "example_input", "data")
 
 

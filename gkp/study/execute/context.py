@@ -34,6 +34,7 @@ class Context:
     splits: dict[tuple[str, str], Split] = field(default_factory=dict)
     cuda_graphs: bool = False  # see `gkp.train.fine_tune`
     gathering: bool = False  # trainings are asked for, not done: see `gkp.study.execute.fleet`
+    pruned: Path | None = None  # where pruned networks are kept meanwhile: see `gkp.study.execute.ahead`
 
     def titled(self, title: str) -> Progress:
         """Progress whose pieces of work begin with that title."""

@@ -10,16 +10,20 @@ import copy
 import math
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from statistics import fmean
 
+from filelock import Timeout
+
 from gkp.attacks import Attack
 from gkp.nets import models
+from gkp.study.execute import ahead
 from gkp.study.execute.context import Context, OutOfTime
 from gkp.study.execute.one_run import BATCH, Attacked, attack, start_model
-from gkp.study.execute.queue import Queue, claim_first, has_start, report_failure
-from gkp.study.execute.steps import Unfinished, prune_and_train, splits_of
+from gkp.study.execute.queue import Queue, alone, claim_first, has_start, report_failure
+from gkp.study.execute.steps import Unfinished, prune, prune_and_train, splits_of
+from gkp.study.execute.workers import work_together
 from gkp.study.runs.protocols import Entry
 from gkp.study.runs.run import Run
 from gkp.train import History
@@ -31,16 +35,18 @@ TIMED_STEPS = 150
 
 
 def train_queue(
-    queue: Queue, context: Context, side_by_side: int | None = None
+    queue: Queue, context: Context, side_by_side: int | None = None, jobs: int = 1
 ) -> tuple[Queue, dict[str, str]]:
     """Train what a fleet can train and nobody else works on.
 
     Returns what was trained, to the end unless the time is up, and the reasons of the runs that failed. Runs
     are held by their locks meanwhile; those whose start has no record yet are left out. The second training
     of a method that has two begins when the first of all runs are done. side_by_side: see
-    `gkp.train.fleet.train_together`.
+    `gkp.train.fleet.train_together`. jobs: processes that prune what is trained, where that is kept.
     """
     store, failed, trained = context.store, dict[str, str](), set[str]()
+    if jobs > 1:
+        work_together(queue, jobs, context, threads=1, do=prune_queue)
     with ExitStack() as locks:
         runs = [run for _, run in queue if run.epochs and store.find(run) is None and has_start(run, store)]
         held = [run for run in runs if locks.enter_context(claim_first([run], store.root))]
@@ -60,6 +66,23 @@ def train_queue(
                 if isinstance(result, RuntimeError):
                     failed |= report_failure([run], result)
     return [(suite, run) for suite, run in queue if run.stem in trained - failed.keys()], failed
+
+
+def prune_queue(queue: Queue, context: Context) -> dict[str, str]:
+    """Keep the pruned networks of runs that a fleet may train and that no other process prunes now.
+
+    Returns no reasons: a network that cannot be pruned says why when its turn to train comes.
+    """
+    for _, run in queue:
+        if context.expired() or not run.epochs or not ahead.keeps(run, context):
+            continue
+        if context.store.find(run) is not None or not has_start(run, context.store):
+            continue
+        mine = alone(f"prune-{ahead.same_pruning(run)}", context.store.root)
+        refused = RuntimeError, ValueError, FileNotFoundError, ModuleNotFoundError
+        with suppress(Timeout, *refused), mine.acquire(blocking=False):
+            prune(start_model(run, context).to(context.device), run, context)
+    return {}
 
 
 def trainings(runs: list[Run], context: Context, failed: dict[str, str]) -> list[tuple[Run, Member]]:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.backends import cudnn
 
 from gkp import evaluate
 from gkp.attacks import Attack
@@ -36,8 +35,6 @@ if TYPE_CHECKING:
     from gkp.attacks.autoattack import AutoAttackOutcome
 
 BATCH = {"cpu": 500, "cuda": 2500}  # images per step of an evaluation
-# How a GPU convolves in an attack: where the channels lie, and whether it times its algorithms first.
-GPU_LAYOUT, GPU_BENCHMARK = torch.contiguous_format, True
 EXAMPLES = 16  # images on which a folded network must answer as it did before
 AUTOATTACK_BATCH = {"cpu": 64, "cuda": 512}  # images after which it can stop and continue
 
@@ -185,10 +182,7 @@ class Attacked:
         """fold: a copy that computes the same up to rounding in less time, see `gkp.evaluate.quick`."""
         model.to(context.device).eval()
         images = context.split(dataset, "test").pixels(slice(EXAMPLES))
-        network = evaluate.quick(model, images) if fold else model
-        if fold and context.device.type == "cuda":
-            network = network.to(memory_format=GPU_LAYOUT)
-        return cls(weights_sha256(model), network)
+        return cls(weights_sha256(model), evaluate.quick(model, images) if fold else model)
 
 
 def attack_all(
@@ -224,8 +218,7 @@ def attack(attacked: Attacked, dataset: str, entry: Entry, context: Context, tas
     x, y = test.pixels(slice(n)).to(context.device), test.labels[:n].to(context.device)
     if entry.attack.kind != "autoattack":
         batch_size = BATCH.get(context.device.type, BATCH["cpu"])
-        with cudnn.flags(enabled=True, benchmark=GPU_BENCHMARK, deterministic=True):
-            outcome = evaluate.outcome(attacked.network, x, y, entry.attack, batch_size=batch_size, fold=False)
+        outcome = evaluate.outcome(attacked.network, x, y, entry.attack, batch_size=batch_size, fold=False)
         task.advance(whole)
         return outcome
 

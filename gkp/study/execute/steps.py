@@ -13,13 +13,13 @@ from gkp import data, pruners
 from gkp.data import Split
 from gkp.pruners import Cut
 from gkp.pruners.common.budget import cut_to
+from gkp.pruners.common.registry import SNAPSHOTS
+from gkp.study.execute import ahead
 from gkp.study.execute.context import Context, OutOfTime
 from gkp.study.runs.run import BASELINE, Run
 from gkp.train import History, Hooks, Recipe, fine_tune, snapshots
 from gkp.train.fleet import Member
 from gkp.utils.progress import Progress
-
-SNAPSHOTS = "training snapshots"  # what a method needs, see gkp.pruners.common.registry.NEEDS
 
 
 class Unfinished(Exception):
@@ -51,7 +51,20 @@ def prune_and_train(
 
 
 def prune(model: nn.Module, run: Run, context: Context) -> tuple[nn.Module, dict[str, Any]]:
-    """The network pruned in one shot, and what that took: scoring and one cut, no search for a rate."""
+    """The network pruned in one shot, and what that took: scoring and one cut, no search for a rate.
+
+    Once for all of a call in which pruned networks are kept.
+    """
+    if not ahead.keeps(run, context):
+        return pruned_now(model, run, context)
+    if (found := ahead.kept(run, context)) is None:
+        ahead.keep(run, context, *pruned_now(model, run, context))
+        found = ahead.kept(run, context)
+        assert found is not None
+    return found
+
+
+def pruned_now(model: nn.Module, run: Run, context: Context) -> tuple[nn.Module, dict[str, Any]]:
     arguments = pruning_arguments(run, context)
     started = time.perf_counter()
     cut = pruners.prepare(model, run.method, **arguments)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gkp.study.execute.ahead import keeping
 from gkp.study.execute.context import Context, pick_device
 from gkp.study.execute.fleet import measured, train_queue
 from gkp.study.execute.queue import Queue, alone, tidy, work
@@ -36,7 +37,7 @@ class Summary:
 
 
 def run_suite(
-    name: str,
+    name: str | Sequence[str],
     *,
     budget_minutes: float | None = None,
     jobs: int = 1,
@@ -51,6 +52,8 @@ def run_suite(
 ) -> Summary:
     """Do every run of the suite that has no complete record yet, the most valuable first.
 
+    name: several suites are one queue, in their order; a run that two have is trained once. Facts of the
+    first are computed before the queue, those of the others, which may need its records, after it.
     budget_minutes: stop after the epoch in which this time is up; the next call continues there. For a suite
     that lets it, the first call also chooses how many epochs fit, unless `fit_epochs` is False.
     jobs: processes that share the work (small networks leave a GPU idle); they end with this one. Several
@@ -62,25 +65,35 @@ def run_suite(
     Raises ValueError for an unknown suite or a time in which no epoch fits, OSError naming the path when
     something cannot be written.
     """
-    suite = suites.get(name)
+    names = [name] if isinstance(name, str) else list(name)
+    wanted_suites = [suites.get(each) for each in names]
     if jobs < 1:
         raise ValueError(f"jobs={jobs}: give 1 or more")
     deadline = None if budget_minutes is None else time.monotonic() + 60 * budget_minutes
     context = Context(Store(root), pick_device(device), progress, deadline, download, cuda_graphs=cuda_graphs)
-    for fact in suite.facts:
-        with alone(f"{name}-{fact}", context.store.root):  # some are times, which neighbours would change
-            record_facts(fact, suite.name, context.store)
-    if suite.epochs_within_budget and fit_epochs and budget_minutes is not None:
-        print(choose_epochs(suite, budget_minutes, context, side_by_side), file=sys.stderr, flush=True)
-    queue = queue_of(context.store.suite(name))
+    compute_facts(wanted_suites[0], context)
+    for suite in wanted_suites:
+        if suite.epochs_within_budget and fit_epochs and budget_minutes is not None:
+            print(choose_epochs(suite, budget_minutes, context, side_by_side), file=sys.stderr, flush=True)
+    queue = [each for suite in names for each in queue_of(context.store.suite(suite))]
     before = complete_stems(queue, context.store)
     failed: dict[str, str] = {}
     wanted = without(queue, skip)
     if side_by_side is not None or context.device.type == "cuda":
         failed = work_in_fleets(jobs, wanted, context, side_by_side)
     failed |= work_in(jobs, without(wanted, failed), context)
+    for suite in wanted_suites[1:]:
+        if not context.expired():
+            compute_facts(suite, context)
     context.store.update_manifest()
     return summarize(queue, before, failed, context.store)
+
+
+def compute_facts(suite: Suite, context: Context) -> None:
+    """Those that the suite names and that have no record yet."""
+    for fact in suite.facts:
+        with alone(f"{suite.name}-{fact}", context.store.root):  # some are times, which neighbours change
+            record_facts(fact, suite.name, context.store)
 
 
 def choose_epochs(suite: Suite, minutes: float, context: Context, side_by_side: int | None) -> str:
@@ -136,13 +149,14 @@ def work_in(jobs: int, queue: Queue, context: Context) -> dict[str, str]:
 def work_in_fleets(jobs: int, queue: Queue, context: Context, side_by_side: int | None) -> dict[str, str]:
     """Train side by side what can be, and finish those runs: others may start from what they leave."""
     failed: dict[str, str] = {}
-    while not context.expired():
-        with computing_with(begun_with_in((run for _, run in queue), context)):
-            trained, reasons = train_queue(without(queue, failed), context, side_by_side)
-        failed |= reasons
-        if not trained:
-            break
-        failed |= work_in(jobs, trained, context)
+    with keeping(context) as context:
+        while not context.expired():
+            with computing_with(begun_with_in((run for _, run in queue), context)):
+                trained, reasons = train_queue(without(queue, failed), context, side_by_side, jobs)
+            failed |= reasons
+            if not trained:
+                break
+            failed |= work_in(jobs, trained, context)
     return failed
 
 
@@ -155,13 +169,14 @@ def queue_of(suite: Suite) -> Queue:
 
 
 def complete_stems(queue: Queue, store: Store) -> set[str]:
-    return {run.stem for _, run in queue if is_complete(run, store)}
+    """File stems of runs that have every attack that any of these suites asks for."""
+    return {run.stem for _, run in queue} - {r.stem for _, r in queue if not is_complete(r, store)}
 
 
 def summarize(queue: Queue, before: set[str], failed: dict[str, str], store: Store) -> Summary:
     """What was done since `before`, the file stems of the runs that were complete then."""
     complete = complete_stems(queue, store)
-    order = [run.stem for _, run in queue]
+    order = list(dict.fromkeys(run.stem for _, run in queue))
     return Summary(
         done=[stem for stem in order if stem in complete - before],
         skipped=[stem for stem in order if stem in before],

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.connection import wait
 from typing import TYPE_CHECKING
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from multiprocessing.context import SpawnProcess
 
+Work = Callable[[Queue, Context], dict[str, str]]  # does what it finds to do; reasons of runs that failed
+
 PATIENCE_SECONDS = 5.0  # for a process that was asked to end
 ORPHAN_SECONDS = 2.0  # the same for one whose parent is gone, and with it whoever could insist
 
@@ -32,8 +35,9 @@ def work_together(
     jobs: int,
     context: Context,
     threads: int | None = None,
+    do: Work = work,
 ) -> dict[str, str]:
-    """`gkp.study.execute.queue.work` in `jobs` processes at once; the reasons of the runs that failed.
+    """`do`, a function that can be pickled, in `jobs` processes at once; the reasons of the runs that failed.
 
     The processes end with this one, however it ends.
     threads: of each process, by default its share of the cores.
@@ -49,7 +53,7 @@ def work_together(
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     processes: list[SpawnProcess] = []
     try:
-        reports = [_start(processes, (queue, given, mode, end, threads)) for _ in range(jobs)]
+        reports = [_start(processes, (do, queue, given, mode, end, threads)) for _ in range(jobs)]
         failed = _collect(reports)
         for process in processes:
             process.join()
@@ -97,7 +101,13 @@ def _stop(processes: list[SpawnProcess]) -> None:
 
 
 def _worker(
-    queue: Queue, context: Context, mode: str, end: float | None, threads: int, reports: Connection
+    do: Work,
+    queue: Queue,
+    context: Context,
+    mode: str,
+    end: float | None,
+    threads: int,
+    reports: Connection,
 ) -> None:
     # As an exception, so that files being written are removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -107,7 +117,7 @@ def _worker(
     context.progress = Progress(mode)
     context.deadline = None if end is None else time.monotonic() + end - time.time()
     try:
-        reports.send(work(queue, context))
+        reports.send(do(queue, context))
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -80,7 +80,7 @@ def profiles_autoattack() -> Suite:
 
 
 def long_network_profiles() -> Suite:
-    """The finalists on the paper's own network; they were chosen on the ResNet-20 before this was looked at."""
+    """The finalists on the paper's own network, at which nobody looked before they were chosen."""
     common = cifar10_run("resnet56", "akamaster", short=True)
     common = replace(common, evaluation=common.evaluation + protocols.strong_pgd(1000, seed=1))
     return Suite(
@@ -95,7 +95,7 @@ def longer_profiles() -> Suite:
     """The finalists in the paper's own schedule; those without the profile are of cifar10-resnet56-57."""
     return Suite(
         f"cifar10-resnet56-profiles-{MIDDLE_EPOCHS}",
-        f"CIFAR-10, ResNet-56: the profile found on the ResNet-20, {MIDDLE_EPOCHS} epochs of the paper's schedule",
+        f"CIFAR-10, ResNet-56: the profile found on the ResNet-20, {MIDDLE_EPOCHS} epochs of the paper's",
         "CIFAR-10 and a GPU",
         tuple(finalists(middle())),
     )
