@@ -133,7 +133,7 @@ BudgetMinutes = Annotated[
     _option(
         minutes("--budget-minutes"),
         "MINUTES",
-        "Stop after the epoch in which this time is up; continue later. Some suites fit their epochs in.",
+        "Stop after the epoch or attack in which this time is up. Some suites fit their epochs in.",
     ),
 ]
 

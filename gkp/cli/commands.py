@@ -125,7 +125,8 @@ def run(
 ) -> None:
     """Prune, fine-tune and attack everything of these suites that has no record yet.
 
-    Killing it loses at most one epoch, five where networks train side by side; the same command continues.
+    Killing it loses at most one epoch, five where networks train side by side, or one attack; the same
+    command continues.
     """
     arguments.suites(suite)
     if slurm is not None:

@@ -61,6 +61,10 @@ class Context:
         """Where the trainings of the run, one or two, are saved until its record is written."""
         return [self.state_path(run, part) for part in STATE_PARTS]
 
+    def attacks_path(self, run: Run) -> Path:
+        """Where the attacks of the run are kept until its record is written."""
+        return self.state_folder / f"{run.hash}-attacks.json"
+
     @property
     def state_folder(self) -> Path:
         """Where everything that can be continued lies until it is done."""

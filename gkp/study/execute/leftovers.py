@@ -23,9 +23,14 @@ def is_of(path: Path, run: Run) -> bool:
     return path.parent.name == run.hash or path.name.startswith((f".{run.hash}", f".{run.stem}"))
 
 
+def kept_until_done(run: Run, context: Context) -> list[Path]:
+    """Files that continue the run, there or not."""
+    return [*context.state_paths(run), context.attacks_path(run)]
+
+
 def remove_states(run: Run, context: Context) -> None:
     """Remove what a run needs only until its record is written."""
-    for path in context.state_paths(run):
+    for path in kept_until_done(run, context):
         path.unlink(missing_ok=True)
     if run.prunes:  # the snapshots of a baseline serve the runs that start from it
         shutil.rmtree(context.snapshots_folder(run), ignore_errors=True)

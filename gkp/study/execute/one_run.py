@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,10 +20,11 @@ from gkp.nets.checkpoint import load_file, save_model
 from gkp.pruners.common.budget import costs
 from gkp.study.execute.context import Context, OutOfTime
 from gkp.study.execute.leftovers import remove_states
+from gkp.study.execute.measured import Measured
 from gkp.study.execute.steps import chosen_weights, prune, prune_and_train
 from gkp.study.execute.threads import begun_with, computing_with
 from gkp.study.runs.protocols import Entry
-from gkp.study.runs.provenance import peak_memory_mb, provenance, weights_sha256
+from gkp.study.runs.provenance import device_name, peak_memory_mb, provenance, weights_sha256
 from gkp.study.runs.record import Record
 from gkp.study.runs.record_parts import Kept, Metric
 from gkp.study.runs.run import BASELINE, Run
@@ -101,7 +103,8 @@ def keep_and_attack(
             model.load_state_dict(weights)
             sha256, file = keep_weights(model, run, suite, rule, context)
             entries = run.entries(*(other for other, (its, _) in chosen.items() if its == epoch))
-            metrics = attack_all(model, run.dataset, entries, context, progress)
+            path = context.attacks_path(run)
+            metrics = attack_all(model, run.dataset, entries, context, progress, path=path)
             by_epoch[epoch] = Kept(epoch, sha256, file, metrics, self_check(metrics))
         kept[rule] = by_epoch[epoch]
     return kept
@@ -193,11 +196,23 @@ def attack_all(
     progress: Progress,
     *,
     fold: bool = True,
+    path: Path | None = None,
 ) -> dict[str, Metric]:
-    """Metrics of every entry by the name of its attack; fold as in `Attacked`."""
+    """Metrics of every entry by the name of its attack; fold as in `Attacked`.
+
+    path: where each is kept when it is done, and taken from; then OutOfTime between two attacks.
+    """
     attacked = Attacked.of(model, dataset, context, fold=fold)
-    with progress.task("attacks", passes(entries, dataset, context)) as task:
-        return {e.attack.name: Metric.of(attack(attacked, dataset, e, context, task), e) for e in entries}
+    measured = Measured(path, attacked.sha256, device_name(context.device))
+    left = [entry for entry in entries if not measured.has(entry)]
+    total = passes(entries, dataset, context)
+    done = total - passes(left, dataset, context)
+    with progress.task("attacks", total, done=done) as task:
+        for entry in left:
+            if path is not None and context.expired():
+                raise OutOfTime
+            measured.add(Metric.of(attack(attacked, dataset, entry, context, task), entry))
+    return {entry.attack.name: measured.metrics[entry.attack.name] for entry in entries}
 
 
 def self_check(metrics: Mapping[str, Metric]) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from gkp.study.execute.context import Context, OutOfTime
-from gkp.study.execute.leftovers import is_of, remove_states, temporary_files
+from gkp.study.execute.leftovers import is_of, kept_until_done, remove_states, temporary_files
 from gkp.study.execute.one_run import execute
 from gkp.study.runs import pace as estimates
 from gkp.study.runs.run import Run
@@ -137,7 +137,7 @@ def tidy(queue: Queue, context: Context) -> None:
     for _, run in queue:
         done = is_complete(run, context.store)
         mine = [path for path in temporary if is_of(path, run)]
-        if mine or (done and any(path.exists() for path in context.state_paths(run))):
+        if mine or (done and any(path.exists() for path in kept_until_done(run, context))):
             with claim_first([run], context.store.root) as claimed:
                 if claimed is None:
                     continue

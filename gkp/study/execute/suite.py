@@ -54,8 +54,8 @@ def run_suite(
 
     name: several suites are one queue, in their order; a run that two have is trained once. Facts of the
     first are computed before the queue, those of the others, which may need its records, after it.
-    budget_minutes: stop after the epoch in which this time is up; the next call continues there. For a suite
-    that lets it, the first call also chooses how many epochs fit, unless `fit_epochs` is False.
+    budget_minutes: stop after the epoch or attack in which this time is up; the next call continues there.
+    For a suite that lets it, the first call also chooses how many epochs fit, unless `fit_epochs` is False.
     jobs: processes that share the work (small networks leave a GPU idle); they end with this one. Several
     calls at once share it too. Each run keeps the number of threads it was begun with, and what is continued
     that of the first, whatever `jobs` is now. device: "auto", "cpu", "cuda".
