@@ -17,6 +17,7 @@ from gkp.study.runs.suites.trained import TRAINED_LONGER
 METHOD, HEADLINE = "sr-gkp", PROTOCOL[0]  # FGSM 0.01
 LONG_56, SHORT_56 = "cifar10-resnet56-57", "cifar10-resnet56-seeds"
 SEEDS_20 = "cifar10-resnet20-seeds"
+PROFILES, RANDOM_KERNELS = "cifar10-resnet20-profiles", "sr-gkp-b (strategy-random)"
 COLUMNS = ("question", "answer", "size in points (95 % interval)", "n", "notebook")
 LAYERS = {"S1": "random layers", "S2": "layers of the authors' ResNet-20"}
 SMOOTHNESS = {"K1": "smoothness alone", "K2": "no smoothness"}
@@ -43,6 +44,7 @@ def findings(evidence: Evidence) -> str:
         other_methods(evidence, LONG_56, TRAINED_LONGER, other),
         other_methods(evidence, SEEDS_20, both, f"The same, {short}?"),
         more_training(evidence),
+        random_kernels(evidence),
         smoothness(evidence),
         protocol(evidence),
     ]
@@ -88,11 +90,24 @@ def _row(
     found: Mapping[str, Verdict],
     titles: Mapping[str, str],
     sized: Mapping[str, Verdict],
+    label: str = METHOD,
 ) -> Row:
     """Question, answer, sizes of `found` by its titles, seeds and images of the attacks in `sized`."""
     size = lines((titles[name], points_text(verdict)) for name, verdict in found.items())
-    n = trainings(evidence, suite, sized)
-    return (question, answer(list(found.values())), size, n, evidence.short_link("02_fragility"))
+    n = trainings(evidence, suite, sized, label)
+    notebook = "06_better" if suite == PROFILES else "02_fragility"
+    return (question, answer(list(found.values())), size, n, evidence.short_link(notebook))
+
+
+def random_kernels(evidence: Evidence) -> Row:
+    """Random kernels, most of them of early stages, against the control."""
+    question = (
+        "Do random kernels, 6:3:1 of the three stages, keep what that network has (ResNet-20, 4 epochs)?"
+    )
+    found = differences(evidence, PROFILES, RANDOM_KERNELS)
+    return _row(
+        evidence, PROFILES, question, found, evidence.comparison(PROFILES).titles, found, RANDOM_KERNELS
+    )
 
 
 def smoothness(evidence: Evidence) -> Row:
@@ -139,10 +154,10 @@ def robust(found: Mapping[str, Verdict]) -> list[Verdict]:
     return [verdict for attack, verdict in found.items() if attack != BENIGN]
 
 
-def differences(evidence: Evidence, suite: str) -> dict[str, Verdict]:
-    """Attack -> SR-GKP minus the equally fine-tuned control."""
+def differences(evidence: Evidence, suite: str, label: str = METHOD) -> dict[str, Verdict]:
+    """Attack -> SR-GKP, or another, minus the equally fine-tuned control."""
     attacks = (BENIGN, *PROTOCOL, sound_attack(evidence.comparison(suite)))
-    return {attack: evidence.difference(suite, attack, CONTROL) for attack in attacks}
+    return {attack: evidence.difference(suite, attack, CONTROL, label) for attack in attacks}
 
 
 def compared_lengths(evidence: Evidence) -> list[str]:
@@ -150,11 +165,11 @@ def compared_lengths(evidence: Evidence) -> list[str]:
     return [BENIGN, *PROTOCOL, *pixel_attacks(evidence.comparison(LONG_56), "pgd")]
 
 
-def trainings(evidence: Evidence, suite: str, found: Mapping[str, Verdict]) -> str:
+def trainings(evidence: Evidence, suite: str, found: Mapping[str, Verdict], label: str = METHOD) -> str:
     """ "3 seeds; 9,979 and 1,000 images"."""
     seeds = max(len(verdict.values) for verdict in found.values())
     frame = points(evidence.comparison(suite), list(found))
-    sizes = sorted(set(frame[frame.label == METHOD]["n"]), reverse=True)
+    sizes = sorted(set(frame[frame.label == label]["n"]), reverse=True)
     return f"{seeds} seed{'s' * (seeds > 1)}; {' and '.join(f'{n:,}' for n in sizes)} images"
 
 

@@ -59,9 +59,9 @@ def test_a_difference_is_judged_on_the_same_images(tmp_path: Path) -> None:
     assert evidence.difference("small", "fgsm", labels[1], labels[0]).status == "MISSING"
 
 
-def test_eight_questions_with_sizes_and_notebooks_that_exist(committed: Evidence) -> None:
+def test_nine_questions_with_sizes_and_notebooks_that_exist(committed: Evidence) -> None:
     lines = findings.findings(committed).splitlines()
-    assert len(lines) == 2 + 8
+    assert len(lines) == 2 + 9
     for line in lines[2:]:
         question, said, size, n, notebook = (cell.strip() for cell in line.strip("|").split(" | "))
         assert question.endswith("?")
@@ -81,7 +81,7 @@ def test_a_difference_that_is_a_claim_is_that_claim(committed: Evidence) -> None
 
 def test_the_table_shows_what_claims_say(committed: Evidence) -> None:
     table = findings.findings(committed)
-    for name in ("Y2", "Y4", "Y8", "L17", "E3"):
+    for name in ("Y2", "Y4", "Y8", "L17", "E3", "Z11", "Z13"):
         assert findings.points_text(committed.verdict(name)) in table, name
     # These are about one training: a row about several is not that claim.
     several = seeds.in_common(committed.comparison(findings.LONG_56), ("sr-gkp", CONTROL)) > 1
