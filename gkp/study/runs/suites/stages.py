@@ -42,6 +42,12 @@ def finalists(common: Run) -> list[Run]:
     return [replace(run, seed=seed) for seed in SEEDS for run in runs]
 
 
+def contenders(common: Run) -> list[Run]:
+    """The finalists, and the filters that came next to them: are kernels needed where a profile is?"""
+    filters = replace(common, method="fpgm", options=(("profile", EARLY),))
+    return finalists(common) + [replace(filters, seed=seed) for seed in SEEDS]
+
+
 def profiles() -> Suite:
     """Rates over the stages x choice of kernels x layers, at equal multiply-adds; filters beside them."""
     common = replace(cifar10_run("resnet20", "authors", short=True), evaluation=protocols.sharp())
@@ -57,7 +63,7 @@ def profiles() -> Suite:
         for profile in PROFILES
         if (profile, which) not in BEYOND
     ]
-    ordered = dict.fromkeys((*first, *filters, *finalists(common), untouched, *rest))
+    ordered = dict.fromkeys((*first, *filters, *contenders(common), untouched, *rest))
     return Suite(
         "cifar10-resnet20-profiles",
         "CIFAR-10, ResNet-20: which stage loses how much, which kernels, which layers",
@@ -74,7 +80,7 @@ def profiles_autoattack() -> Suite:
         "cifar10-resnet20-profiles-autoattack",
         "The telling networks of cifar10-resnet20-profiles under AutoAttack, 512 images",
         "CIFAR-10, and the records of cifar10-resnet20-profiles",
-        tuple(finalists(both)),
+        tuple(contenders(both)),
         facts=("explanations",),
     )
 

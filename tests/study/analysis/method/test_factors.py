@@ -119,6 +119,7 @@ def test_the_finalist_is_compared_with_all_others_in_one_family(known: Compariso
     found = factors.finalists(known, [CLEAN, ROBUST])
     assert set(found.against) == {
         "sr-gkp-b (strategy-random)", "l1-b", "unpruned + fine-tune", "sr-gkp", "random", "fpgm",
+        "fpgm (profile-6:3:1)",
     }  # fmt: skip
     assert set(found.networks) == {3}
     clean = found[found.attack == CLEAN].set_index("against")
