@@ -14,11 +14,11 @@ import pandas as pd
 from gkp.attacks import Attack
 from gkp.study.analysis.claims import Claim
 from gkp.study.analysis.compared import Comparison
-from gkp.study.analysis.comparison import gain, mean_size
+from gkp.study.analysis.comparison import gain, mean_size, sound_attack
 from gkp.study.analysis.labels import BENIGN, CONTROLS
 from gkp.study.analysis.method import factors
 from gkp.study.analysis.paired import LEVEL, alike, p_text
-from gkp.study.runs import suites
+from gkp.study.runs import protocols, suites
 from gkp.study.runs.pace import passes
 from gkp.study.runs.store import Store
 from gkp.study.runs.suites.stages import FINETUNINGS
@@ -41,6 +41,12 @@ def missing(store: Store, suite: str) -> str:
             seeds.setdefault(run.label, []).append(str(run.seed))
     named = [f"{label} (seed{'s' * (len(own) > 1)} {', '.join(own)})" for label, own in seeds.items()]
     return f"Missing: {'; '.join(named)}." if named else ""
+
+
+def sharp(comparison: Comparison) -> list[str]:
+    """Names of the strongest attacks that the suite asks for and a network has met, by eps."""
+    names = [entry.attack.name for entry in protocols.strong_pgd(seed=1)]
+    return [name for name in names if name in comparison.titles] or [sound_attack(comparison)]
 
 
 # ---- tests as text -------------------------------------------------------------------------------

@@ -143,3 +143,13 @@ def test_claims_without_a_record_are_missing_and_judged_when_it_comes(store) -> 
     gentle = judged["gentle attack leaves SR-GKP-B more robust than plain fine-tuning"]
     assert gentle.status == "OK"
     assert gentle.ours == pytest.approx(14)
+
+
+def test_the_strongest_attacks_that_were_made_are_shown(store) -> None:
+    records = Comparison(store.of_suite(profiles.FINETUNINGS["plain"]))
+    assert profiles.sharp(records) == [ROBUST]  # these records have no PGD-50
+    committed = Comparison(Store(".").of_suite(profiles.FINETUNINGS["plain"]))
+    assert [committed.titles[name] for name in profiles.sharp(committed)] == [
+        "PGD-50 +1 0.5/255",
+        "PGD-50 +1 1/255",
+    ]
