@@ -78,10 +78,11 @@ def ordered(labels: Iterable[str]) -> list[str]:
 
 
 def method_title(label: str) -> str:
-    """ "l1-b" -> "L1Norm-B"; a variant is called by what it changes, "sr-gkp (alpha-0.0)" -> "alpha 0.0"."""
+    """ "l1-b" -> "L1Norm-B"; a variant of SR-GKP by what it changes, "sr-gkp (alpha-0.0)" -> "alpha 0.0"."""
     name = base(label)
     if label != name and name in TITLES:
-        return label.removeprefix(f"{name} (").removesuffix(")").replace("_", " ").replace("-", " ")
+        changed = label.removeprefix(f"{name} (").removesuffix(")").replace("_", " ").replace("-", " ")
+        return changed if name == "sr-gkp" else f"{TITLES[name]}, {changed}"
     return TITLES.get(label, label)
 
 

@@ -25,7 +25,7 @@ from gkp.study.runs.run import Run
 ROW = 0.15  # inches of a method
 # Methods this many times as far out as the median one, and this many points, are outside of a panel.
 FAR, NEAR, MARGIN = 8.0, 4.0, 0.06
-NARROW = 17  # letters in a line above one of many panels
+NARROW = 16  # letters in a line above one of many panels
 BOLD: dict[str, Any] = {"fontsize": 8, "weight": "bold"}
 ZERO: dict[str, Any] = {"color": INK, "linewidth": 0.8, "zorder": 1}
 HOW = "bars: paired 95 % interval over images; filled: shown after Holm's correction"

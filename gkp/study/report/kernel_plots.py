@@ -226,7 +226,7 @@ def front(records: Comparison, clean: str, robust: str) -> Figure:
 def _name_dots(axes: Axes, frame: pd.DataFrame) -> None:
     """Names of what is no grouped kernel, on the first side on which they meet no marker, line or name."""
     figure = axes.figure.figure
-    axes.margins(0.08)
+    axes.margins(x=0.14, y=0.08)
     figure.draw_without_rendering()
     renderer, to_pixels = FigureCanvasAgg(figure).get_renderer(), axes.transData.transform
     taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in to_pixels(frame[["clean", "robust"]])]
@@ -236,6 +236,7 @@ def _name_dots(axes: Axes, frame: pd.DataFrame) -> None:
     dots = frame[frame.selection == "–"].sort_values("label", key=lambda labels: ~labels.isin(SPOTLIGHT))
     for row in dots.itertuples():
         name = method_title(base(row.label)) + (f", {row.profile}" if row.profile != "–" else "")
+        name = name.replace(" + ", "\n+ ")  # narrow enough for the edge at which the unpruned ones lie
         for (y, va), (x, ha) in itertools.product(UPWARDS, ASIDE):
             text = axes.annotate(
                 name, (row.clean, row.robust), (x, y), textcoords="offset points",
