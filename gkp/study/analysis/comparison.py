@@ -20,6 +20,7 @@ from gkp.study.analysis.labels import (
     ATTACKED,
     CONTROL,
     CONTROLS,
+    base,
     DATASETS,
     FROM_SCRATCH,
     network_title,
@@ -54,10 +55,13 @@ def setting(comparison: Comparison) -> str:
     ratios = [f"{100 * ratio:.1f}" for ratio in sorted(r.cost.macs_ratio for r in chosen if r.pruned)]
     left = " to ".join(dict.fromkeys((ratios[0], ratios[-1]))) if ratios else "100"
     pruned = {record.label for record in chosen if record.pruned} - set(CONTROLS)
+    methods = {base(label) for label in pruned}
+    networks = f"{len(methods)} pruning methods"
+    networks += f" in {len(pruned)} forms" if len(pruned) > len(methods) else ""
     whole = "all" if data.images == data.official_size else "of the publisher's"
     return (
         f"{network_title(trained[0].run.network)} on {DATASETS.get(data.dataset, data.dataset)}: "
-        f"{len(pruned)} pruning methods and the controls, with "
+        f"{networks} and the controls, with "
         f"{left} % of the prunable convolutions' multiply-adds left, {trained[0].run.epochs} "
         f"epochs of training each, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}; "
         f"tested on up to {data.images:,} images ({whole} {data.official_size:,})." + marks_text(chosen)

@@ -14,6 +14,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from statistics import fmean
 
+import torch
 from filelock import Timeout
 
 from gkp.attacks import Attack
@@ -45,8 +46,9 @@ def train_queue(
     `gkp.train.fleet.train_together`. jobs: processes that prune what is trained, where that is kept.
     """
     store, failed, trained = context.store, dict[str, str](), set[str]()
-    if jobs > 1:
-        work_together(queue, jobs, context, threads=1, do=prune_queue)
+    if jobs > 1 and any(ahead.keeps(run, context) and ahead.kept(run, context) is None for _, run in queue):
+        # With the threads of this process, so that no sum depends on the number of jobs.
+        work_together(queue, jobs, context, threads=torch.get_num_threads(), do=prune_queue)
     with ExitStack() as locks:
         runs = [run for _, run in queue if run.epochs and store.find(run) is None and has_start(run, store)]
         held = [run for run in runs if locks.enter_context(claim_first([run], store.root))]

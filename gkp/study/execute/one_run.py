@@ -122,6 +122,8 @@ def complete(record: Record, run: Run, context: Context, progress: Progress) -> 
             entries = missing_entries(record, run).get(rule, [])
             attacked = Attacked.of(saved_model(run, record.kept[rule], context), run.dataset, context)
             for entry in entries:
+                if context.expired():
+                    raise OutOfTime
                 found = Metric.of(attack(attacked, run.dataset, entry, context, task), entry)
                 names.add(entry.attack.name)
                 metrics = {**record.kept[rule].metrics, entry.attack.name: found}
@@ -129,8 +131,6 @@ def complete(record: Record, run: Run, context: Context, progress: Progress) -> 
                 evaluations = (*earlier, {**about, "attacks": sorted(names)})
                 record = replace(record.with_kept(rule, kept), evaluations=evaluations)
                 context.store.write(record)
-                if context.expired():
-                    raise OutOfTime
     return record
 
 

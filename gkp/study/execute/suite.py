@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from gkp.study.execute.fleet import measured, train_queue
 from gkp.study.execute.queue import Queue, alone, tidy, work
 from gkp.study.execute.threads import begun_with_in, computing_with
 from gkp.study.execute.workers import work_together
-from gkp.study.facts.method import record_facts
+from gkp.study.facts.method import OF_RECORDS, record_facts
 from gkp.study.runs import pace, suites
 from gkp.study.runs.provenance import provenance
 from gkp.study.runs.record import Fact
@@ -52,8 +52,8 @@ def run_suite(
 ) -> Summary:
     """Do every run of the suite that has no complete record yet, the most valuable first.
 
-    name: several suites are one queue, in their order; a run that two have is trained once. Facts of the
-    first are computed before the queue, those of the others, which may need its records, after it.
+    name: several suites are one queue, in their order; a run that two have is trained once. Facts about
+    trained networks are computed after the queue, the others before it.
     budget_minutes: stop after the epoch or attack in which this time is up; the next call continues there.
     For a suite that lets it, the first call also chooses how many epochs fit, unless `fit_epochs` is False.
     jobs: processes that share the work (small networks leave a GPU idle); they end with this one. Several
@@ -71,7 +71,7 @@ def run_suite(
         raise ValueError(f"jobs={jobs}: give 1 or more")
     deadline = None if budget_minutes is None else time.monotonic() + 60 * budget_minutes
     context = Context(Store(root), pick_device(device), progress, deadline, download, cuda_graphs=cuda_graphs)
-    compute_facts(wanted_suites[0], context)
+    compute_facts(wanted_suites, context, of_records=False)
     for suite in wanted_suites:
         if suite.epochs_within_budget and fit_epochs and budget_minutes is not None:
             print(choose_epochs(suite, budget_minutes, context, side_by_side), file=sys.stderr, flush=True)
@@ -82,18 +82,19 @@ def run_suite(
     if side_by_side is not None or context.device.type == "cuda":
         failed = work_in_fleets(jobs, wanted, context, side_by_side)
     failed |= work_in(jobs, without(wanted, failed), context)
-    for suite in wanted_suites[1:]:
-        if not context.expired():
-            compute_facts(suite, context)
+    if not context.expired():
+        compute_facts(wanted_suites, context, of_records=True)
     context.store.update_manifest()
     return summarize(queue, before, failed, context.store)
 
 
-def compute_facts(suite: Suite, context: Context) -> None:
-    """Those that the suite names and that have no record yet."""
-    for fact in suite.facts:
-        with alone(f"{suite.name}-{fact}", context.store.root):  # some are times, which neighbours change
-            record_facts(fact, suite.name, context.store)
+def compute_facts(wanted: Iterable[Suite], context: Context, *, of_records: bool) -> None:
+    """Those that the suites name and that have no record yet; of_records: which of the two kinds."""
+    for suite in wanted:
+        for fact in suite.facts:
+            if (fact in OF_RECORDS) == of_records:
+                with alone(f"{suite.name}-{fact}", context.store.root):  # neighbours would change times
+                    record_facts(fact, suite.name, context.store)
 
 
 def choose_epochs(suite: Suite, minutes: float, context: Context, side_by_side: int | None) -> str:

@@ -80,7 +80,8 @@ def _collect(reports: list[Connection]) -> dict[str, str]:
     """What all processes report until they end."""
     failed: dict[str, str] = {}
     while reports:
-        for report in [report for report in reports if report in wait(reports)]:
+        ready = wait(reports)
+        for report in [report for report in reports if report in ready]:
             try:
                 failed |= report.recv()
             except EOFError:

@@ -172,6 +172,10 @@ FACTS: dict[str, Callable[[], dict[str, Any]]] = {
 }
 
 
+# These read what was trained, and so come after a suite's runs.
+OF_RECORDS = ("explanations", "repeated")
+
+
 def record_facts(name: str, suite: str, store: Store) -> Fact:
     """The record of a fact: read when it exists, else computed and written."""
     known = store.fact(suite, name)

@@ -147,7 +147,8 @@ def epsilon_curve(records: Comparison, kind: str = "fgsm", names: Sequence[str] 
         f"eps of {titles[names[-1]].split()[0]} (1/255); below it: accuracy that {CONTROL} has left"
     )
     axes.set_ylabel(f"difference to {CONTROL} (points)")
-    if kind == "fgsm":
+    defended = any(r.run.recipe and r.run.recipe.adversarial for r in records.trained)
+    if kind == "fgsm" and not defended:
         low, high = axes.get_ylim()
         below = -low > CROWDED * (high - low)  # the line of no difference runs where the words would stand
         place, va, ha = ((0.02, 0.03), "bottom", "left") if below else ((0.62, 0.97), "top", "right")

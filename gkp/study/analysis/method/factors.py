@@ -271,4 +271,4 @@ def why_text(frame: pd.DataFrame) -> pd.DataFrame:
     """Spearman's rank correlation of each measurement of `why` with clean and with robust accuracy."""
     numbers = frame.drop(columns=["label", "seed"])
     correlation = numbers.rank().corr()[["clean", "robust"]].drop(index=["clean", "robust"])
-    return correlation.rename_axis("measurement").reset_index().assign(networks=len(frame))
+    return correlation.rename_axis("measurement").reset_index().assign(trainings=len(frame))

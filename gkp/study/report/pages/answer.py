@@ -95,7 +95,7 @@ def provisional(evidence: Evidence) -> str:
         f"**Provisional**: {epochs(evidence, LONG_56)} epochs and {long_seeds(evidence)} on the "
         f"{network(evidence, LONG_56)} where the paper has {PAPER_RECIPE.epochs} epochs; "
         f"{epochs(evidence, SEEDS_20)} epochs on the {network(evidence, SEEDS_20)}, {several} seeds for "
-        f"SR-GKP, the control and {len(others())} others, one for the rest."
+        f"SR-GKP, the control and {len(others())} others, one for the rest of the grid."
     )
 
 

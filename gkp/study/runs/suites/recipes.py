@@ -8,7 +8,7 @@ from gkp.attacks import Attack
 from gkp.train.recipe import PAPER
 
 PAPER_RECIPE = PAPER
-# What the suites of 300 epochs train with; the paper trained in float32 (docs/DIFFERENCES.md).
+# What the suites of 300 epochs train with; the paper trained in float32 (docs/differences.md).
 LONG_RECIPE = replace(PAPER, precision="bfloat16")
 SHORT_RECIPE = replace(PAPER, epochs=4, batch_size=128, lr=0.02, schedule="onecycle", precision="bfloat16")
 # He et al. 2016, section 4.2, for networks without a public checkpoint; cosine instead of two drops.
@@ -18,7 +18,7 @@ SELECTION_EPOCHS = 6  # two at each of the paper's three learning rates
 # One step of 1.25 eps from a random point, the cheapest that trains robust networks (Wong et al. 2020).
 ONE_STEP = Attack("pgd", eps=8 / 255, step=10 / 255, start="random")
 ADVERSARIAL_RECIPE = replace(SHORT_RECIPE, epochs=6, lr=0.05, adversarial=ONE_STEP)
-# As many passes as SHORT_RECIPE: an attacked batch takes two. eps is where networks without a defence differ.
+# No more passes than SHORT_RECIPE: an attacked batch takes up to two. eps: undefended networks differ there.
 GENTLE = Attack("pgd", eps=0.5 / 255, step=0.625 / 255, start="random")
 GENTLE_RECIPE = replace(SHORT_RECIPE, epochs=SHORT_RECIPE.epochs // 2, adversarial=GENTLE)
 # The penalty costs a second pass. Its strength: of 1e-5, 1e-4 and 1e-3 the largest with which a dozen steps

@@ -108,7 +108,7 @@ def longer_profiles() -> Suite:
 
 
 def finetuned(name: str, title: str, recipe: Recipe) -> Suite:
-    """The finalists' seed 0 fine-tuned otherwise, to compare with their plain fine-tuning at equal passes."""
+    """The finalists' seed 0 fine-tuned otherwise, to compare with plain fine-tuning at no more passes."""
     start = cifar10_run("resnet20", "authors", short=True)
     common = replace(start, recipe=recipe, evaluation=protocols.sharp())
     runs = [run for run in finalists(common) if run.seed == 0]

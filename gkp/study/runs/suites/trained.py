@@ -17,9 +17,9 @@ from gkp.study.runs.suites.recipes import (
 )
 from gkp.train.recipe import PAPER
 
-# Those of them that are trained longer than four epochs.
+# Methods of the grid that are trained longer than four epochs.
 TRAINED_LONGER = ("sr-gkp", "random", "l1-b", "fpgm", "l1-a")
-# Trained on attacked images: the paper's method, the controls, the one that is meant for it.
+# Trained on attacked images: the paper's method, a control, filters, and the one that is meant for it.
 TRAINED_ON_ATTACKS = ("sr-gkp", "random", "l1-b", "rap-admm")
 
 
