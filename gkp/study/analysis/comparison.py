@@ -20,9 +20,9 @@ from gkp.study.analysis.labels import (
     ATTACKED,
     CONTROL,
     CONTROLS,
-    base,
     DATASETS,
     FROM_SCRATCH,
+    base,
     network_title,
     ordered,
 )
