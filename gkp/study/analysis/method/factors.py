@@ -268,7 +268,10 @@ def why(comparison: Comparison, networks: Sequence[Mapping[str, Any]], attack: s
 
 
 def why_text(frame: pd.DataFrame) -> pd.DataFrame:
-    """Spearman's rank correlation of each measurement of `why` with clean and with robust accuracy."""
-    numbers = frame.drop(columns=["label", "seed"])
+    """Spearman's rank correlation of each measurement of `why` with clean and with robust accuracy.
+
+    Over networks, each with the mean of its seeds.
+    """
+    numbers = frame.drop(columns="seed").groupby("label").mean()
     correlation = numbers.rank().corr()[["clean", "robust"]].drop(index=["clean", "robust"])
-    return correlation.rename_axis("measurement").reset_index().assign(trainings=len(frame))
+    return correlation.rename_axis("measurement").reset_index().assign(networks=len(numbers))
