@@ -85,7 +85,7 @@ Slurm = Annotated[
 
 def run(suite: str, given: dict[str, Any], root: Path, **options: Any) -> None:
     """Submit jobs, say which, and wait for them unless asked not to; typer.Exit(1) if something is left."""
-    from gkp.study.execute import slurm
+    from gkp.study.execute.cluster import slurm
     from gkp.study.runs.store import Store
     from gkp.utils.progress import Progress
 

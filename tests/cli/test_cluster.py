@@ -6,7 +6,7 @@ import pytest
 
 from gkp.cli import cluster, commands
 from gkp.cli.arguments import Misuse
-from gkp.study.execute import slurm
+from gkp.study.execute.cluster import slurm
 
 
 def test_right_values_arrive() -> None:

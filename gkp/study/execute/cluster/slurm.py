@@ -1,7 +1,7 @@
 """A suite in jobs of a Slurm cluster: what is asked of it, how jobs are submitted and waited for.
 
 submitit talks to Slurm; its local executor makes jobs of this machine's processes where there is no cluster.
-What a job does is in `gkp.study.execute.share`.
+What a job does is in `gkp.study.execute.cluster.share`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 
+from gkp.study.execute.cluster.share import Report, Share
 from gkp.study.execute.context import Context
 from gkp.study.execute.queue import tidy
-from gkp.study.execute.share import Report, Share
 from gkp.study.execute.suite import queue_of
 from gkp.study.runs.store import Store, is_complete
 from gkp.utils.progress import Progress

@@ -21,10 +21,11 @@ from tiny_run import suite_of
 from tiny_suite import tiny_suite
 
 from gkp.cli import cluster
-from gkp.study.execute import queue, share, slurm
+from gkp.study.execute import queue
+from gkp.study.execute.cluster import share, slurm
+from gkp.study.execute.cluster.share import Share, hopeful
 from gkp.study.execute.context import Context, OutOfTime
 from gkp.study.execute.queue import claim_first, work
-from gkp.study.execute.share import Share, hopeful
 from gkp.study.execute.suite import queue_of
 from gkp.study.runs import suites
 from gkp.study.runs.provenance import provenance
@@ -66,7 +67,7 @@ INTERRUPTED = """
 import os, signal
 import gkp.pruners  # before the study, for its plug-ins
 from gkp import cli
-from gkp.study.execute import slurm
+from gkp.study.execute.cluster import slurm
 
 def wait(submission, progress):
     os.kill(os.getpid(), signal.SIGINT)
