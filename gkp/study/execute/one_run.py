@@ -122,8 +122,6 @@ def complete(record: Record, run: Run, context: Context, progress: Progress) -> 
             entries = missing_entries(record, run).get(rule, [])
             attacked = Attacked.of(saved_model(run, record.kept[rule], context), run.dataset, context)
             for entry in entries:
-                if context.expired():
-                    raise OutOfTime
                 found = Metric.of(attack(attacked, run.dataset, entry, context, task), entry)
                 names.add(entry.attack.name)
                 metrics = {**record.kept[rule].metrics, entry.attack.name: found}
@@ -131,6 +129,8 @@ def complete(record: Record, run: Run, context: Context, progress: Progress) -> 
                 evaluations = (*earlier, {**about, "attacks": sorted(names)})
                 record = replace(record.with_kept(rule, kept), evaluations=evaluations)
                 context.store.write(record)
+                if context.expired() and missing_entries(record, run):
+                    raise OutOfTime
     return record
 
 
@@ -200,7 +200,8 @@ def attack_all(
 ) -> dict[str, Metric]:
     """Metrics of every entry by the name of its attack; fold as in `Attacked`.
 
-    path: where each is kept when it is done, and taken from; then OutOfTime between two attacks.
+    path: where each is kept when it is done, and taken from; then OutOfTime between two attacks, so that
+    every call makes one at least.
     """
     attacked = Attacked.of(model, dataset, context, fold=fold)
     measured = Measured(path, attacked.sha256, device_name(context.device))
@@ -208,8 +209,8 @@ def attack_all(
     total = passes(entries, dataset, context)
     done = total - passes(left, dataset, context)
     with progress.task("attacks", total, done=done) as task:
-        for entry in left:
-            if path is not None and context.expired():
+        for place, entry in enumerate(left):
+            if place and path is not None and context.expired():
                 raise OutOfTime
             measured.add(Metric.of(attack(attacked, dataset, entry, context, task), entry))
     return {entry.attack.name: measured.metrics[entry.attack.name] for entry in entries}

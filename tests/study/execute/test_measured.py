@@ -28,7 +28,7 @@ def context(root: Path, deadline: float | None = None) -> Context:
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the attacks that were made, in order; the third one kills the run while there is `killing`."""
+    """Names of the attacks that were made, in order; the third one is interrupted."""
     names, now = list[str](), one_run.attack
 
     def attack(attacked: one_run.Attacked, dataset: str, entry: Entry, *rest: object) -> object:
