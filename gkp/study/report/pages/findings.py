@@ -17,7 +17,11 @@ from gkp.study.runs.suites.trained import TRAINED_LONGER
 METHOD, HEADLINE = "sr-gkp", PROTOCOL[0]  # FGSM 0.01
 LONG_56, SHORT_56 = "cifar10-resnet56-57", "cifar10-resnet56-seeds"
 SEEDS_20 = "cifar10-resnet20-seeds"
-PROFILES, RANDOM_KERNELS = "cifar10-resnet20-profiles", "sr-gkp-b (strategy-random)"
+PROFILES = "cifar10-resnet20-profiles"
+EARLY = {  # networks pruned 6:3:1 over the stages -> what of them goes
+    "sr-gkp-b (strategy-random)": "random kernels",
+    "fpgm (profile-6:3:1)": "FPGM's filters",
+}
 COLUMNS = ("question", "answer", "size in points (95 % interval)", "n", "notebook")
 LAYERS = {"S1": "random layers", "S2": "layers of the authors' ResNet-20"}
 SMOOTHNESS = {"K1": "smoothness alone", "K2": "no smoothness"}
@@ -44,7 +48,7 @@ def findings(evidence: Evidence) -> str:
         other_methods(evidence, LONG_56, TRAINED_LONGER, other),
         other_methods(evidence, SEEDS_20, both, f"The same, {short}?"),
         more_training(evidence),
-        random_kernels(evidence),
+        *(pruned_early(evidence, label) for label in EARLY),
         smoothness(evidence),
         protocol(evidence),
     ]
@@ -99,15 +103,13 @@ def _row(
     return (question, answer(list(found.values())), size, n, evidence.short_link(notebook))
 
 
-def random_kernels(evidence: Evidence) -> Row:
-    """Random kernels, most of them of early stages, against the control."""
-    question = (
-        "Do random kernels, 6:3:1 of the three stages, keep what that network has (ResNet-20, 4 epochs)?"
-    )
-    found = differences(evidence, PROFILES, RANDOM_KERNELS)
-    return _row(
-        evidence, PROFILES, question, found, evidence.comparison(PROFILES).titles, found, RANDOM_KERNELS
-    )
+def pruned_early(evidence: Evidence, label: str) -> Row:
+    """A network that lost most in its early stages against the control."""
+    first = next(iter(EARLY)) == label
+    asked = "Pruned 6:3:1 over the stages, do {} keep what the equally fine-tuned network has (ResNet-20)?"
+    question = asked.format(EARLY[label]) if first else f"The same, {EARLY[label]}?"
+    found = differences(evidence, PROFILES, label)
+    return _row(evidence, PROFILES, question, found, evidence.comparison(PROFILES).titles, found, label)
 
 
 def smoothness(evidence: Evidence) -> Row:
