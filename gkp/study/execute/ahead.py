@@ -35,11 +35,15 @@ def keeps(run: Run, context: Context) -> bool:
     return context.pruned is not None and run.prunes and pruners.get(run.method).needs != SNAPSHOTS
 
 
+def is_kept(run: Run, context: Context) -> bool:
+    return _path(run, context).exists()
+
+
 def kept(run: Run, context: Context) -> Pruned | None:
     """The network of the run as it was pruned, bit for bit, on the context's device; None if it was not."""
-    path = _path(run, context)
-    if not path.exists():
+    if not is_kept(run, context):
         return None
+    path = _path(run, context)
     return load_file(path).to(context.device), read_header(path)["about"]["pruning"]
 
 

@@ -46,7 +46,7 @@ def train_queue(
     `gkp.train.fleet.train_together`. jobs: processes that prune what is trained, where that is kept.
     """
     store, failed, trained = context.store, dict[str, str](), set[str]()
-    if jobs > 1 and any(ahead.keeps(run, context) and ahead.kept(run, context) is None for _, run in queue):
+    if jobs > 1 and any(to_prune(run, context) for _, run in queue):
         # With the threads of this process, so that no sum depends on the number of jobs.
         work_together(queue, jobs, context, threads=torch.get_num_threads(), do=prune_queue)
     with ExitStack() as locks:
@@ -76,15 +76,19 @@ def prune_queue(queue: Queue, context: Context) -> dict[str, str]:
     Returns no reasons: a network that cannot be pruned says why when its turn to train comes.
     """
     for _, run in queue:
-        if context.expired() or not run.epochs or not ahead.keeps(run, context):
-            continue
-        if context.store.find(run) is not None or not has_start(run, context.store):
+        if context.expired() or not to_prune(run, context):
             continue
         mine = alone(f"prune-{ahead.same_pruning(run)}", context.store.root)
         refused = RuntimeError, ValueError, FileNotFoundError, ModuleNotFoundError
         with suppress(Timeout, *refused), mine.acquire(blocking=False):
             prune(start_model(run, context).to(context.device), run, context)
     return {}
+
+
+def to_prune(run: Run, context: Context) -> bool:
+    """Whether the run is to be trained, can be, and has no kept pruned network yet."""
+    wanted = bool(run.epochs) and ahead.keeps(run, context) and not ahead.is_kept(run, context)
+    return wanted and context.store.find(run) is None and has_start(run, context.store)
 
 
 def trainings(runs: list[Run], context: Context, failed: dict[str, str]) -> list[tuple[Run, Member]]:

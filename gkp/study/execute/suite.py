@@ -53,7 +53,7 @@ def run_suite(
     """Do every run of the suite that has no complete record yet, the most valuable first.
 
     name: several suites are one queue, in their order; a run that two have is trained once. Facts about
-    trained networks are computed after the queue, the others before it.
+    trained networks are computed when nothing of the queue is left, the others before it.
     budget_minutes: stop after the epoch or attack in which this time is up; the next call continues there.
     For a suite that lets it, the first call also chooses how many epochs fit, unless `fit_epochs` is False.
     jobs: processes that share the work (small networks leave a GPU idle); they end with this one. Several
@@ -82,10 +82,11 @@ def run_suite(
     if side_by_side is not None or context.device.type == "cuda":
         failed = work_in_fleets(jobs, wanted, context, side_by_side)
     failed |= work_in(jobs, without(wanted, failed), context)
-    if not context.expired():
-        compute_facts(wanted_suites, context, of_records=True)
     context.store.update_manifest()
-    return summarize(queue, before, failed, context.store)
+    summary = summarize(queue, before, failed, context.store)
+    if not summary.left:
+        compute_facts(wanted_suites, context, of_records=True)
+    return summary
 
 
 def compute_facts(wanted: Iterable[Suite], context: Context, *, of_records: bool) -> None:

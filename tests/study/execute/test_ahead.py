@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_checks import assert_same, undisturbed
+from tiny_run import started
 from tiny_suite import EVALUATION, tiny_suite
 
 from gkp.attacks import Attack
 from gkp.study.execute import ahead, fleet, steps
+from gkp.study.execute import suite as execute
 from gkp.study.execute.context import Context
 from gkp.study.execute.one_run import start_model
 from gkp.study.execute.suite import queue_of, run_suite
@@ -85,6 +88,36 @@ def test_processes_prune_before_a_fleet_trains(few: Suite, tmp_path: Path, cuts:
         assert len(os.listdir(context.pruned)) == 2
         assert fleet.prune_queue(queue_of(few), context) == {}
         assert len(cuts) == 2  # there already
+
+
+def test_several_processes_prune_and_attack_what_one_does(tmp_path: Path) -> None:
+    methods = ("l1", "sr-gkp")
+    expected = undisturbed(tmp_path / "one", methods, threads=1, side_by_side=2)
+    with started(tmp_path / "two", 2, methods, TINY_FLEET=2, OMP_NUM_THREADS=1) as process:
+        _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    assert_same(Store(tmp_path / "two"), expected)
+
+
+def test_nothing_is_pruned_again_that_has_its_record(few: Suite, tmp_path: Path) -> None:
+    run_suite("tiny", root=tmp_path, device="cpu")
+    with ahead.keeping(Context(Store(tmp_path), torch.device("cpu"))) as context:
+        assert not any(fleet.to_prune(run, context) for _, run in queue_of(few))
+
+
+def test_facts_about_trained_networks_wait_for_all_of_them(
+    few: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there: list[tuple[str, int]] = []  # fact, records of networks at that time
+    monkeypatch.setattr(
+        execute, "record_facts", lambda name, _, store: there.append((name, len(store.all())))
+    )
+    both = dataclasses.replace(few, facts=("latency", "repeated"))
+    monkeypatch.setitem(suites.SUITES, "tiny", lambda: both)
+    run_suite("tiny", root=tmp_path, device="cpu", skip=[few.runs[-1].stem])
+    assert there == [("latency", 0)]
+    run_suite("tiny", root=tmp_path, device="cpu")
+    assert there[1:] == [("latency", len(few.ordered()) - 1), ("repeated", len(few.ordered()))]
 
 
 def test_several_suites_are_one_queue(few: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,11 +95,11 @@ def _row(
     titles: Mapping[str, str],
     sized: Mapping[str, Verdict],
     label: str = METHOD,
+    notebook: str = "02_fragility",
 ) -> Row:
     """Question, answer, sizes of `found` by its titles, seeds and images of the attacks in `sized`."""
     size = lines((titles[name], points_text(verdict)) for name, verdict in found.items())
     n = trainings(evidence, suite, sized, label)
-    notebook = "06_better" if suite == PROFILES else "02_fragility"
     return (question, answer(list(found.values())), size, n, evidence.short_link(notebook))
 
 
@@ -109,7 +109,8 @@ def pruned_early(evidence: Evidence, label: str) -> Row:
     asked = "Pruned 6:3:1 over the stages, do {} keep what the equally fine-tuned network has (ResNet-20)?"
     question = asked.format(EARLY[label]) if first else f"The same, {EARLY[label]}?"
     found = differences(evidence, PROFILES, label)
-    return _row(evidence, PROFILES, question, found, evidence.comparison(PROFILES).titles, found, label)
+    titles = evidence.comparison(PROFILES).titles
+    return _row(evidence, PROFILES, question, found, titles, found, label, "06_better")
 
 
 def smoothness(evidence: Evidence) -> Row:
