@@ -44,7 +44,6 @@ from gkp.utils.stats import paired_difference
 METHOD = "sr-gkp"  # the one whose difference to the control has bars
 FEW = 3  # rows that a forest plot is worth
 CURVE = tuple(attack.name for attack in protocols.curve())  # PGD-50 over eps
-CROWDED = 0.8  # share of a panel's height above which words would meet the line of no difference
 MANY = 20  # epochs whose course is worth a figure
 
 # title -> {words below the axis: attack}, from the paper's evaluation to a sound one; each builds on the one
@@ -147,16 +146,12 @@ def epsilon_curve(records: Comparison, kind: str = "fgsm", names: Sequence[str] 
         f"eps of {titles[names[-1]].split()[0]} (1/255); below it: accuracy that {CONTROL} has left"
     )
     axes.set_ylabel(f"difference to {CONTROL} (points)")
-    defended = any(r.run.recipe and r.run.recipe.adversarial for r in records.trained)
-    if kind == "fgsm" and not defended:
-        low, high = axes.get_ylim()
-        below = -low > CROWDED * (high - low)  # the line of no difference runs where the words would stand
-        place, va, ha = ((0.02, 0.03), "bottom", "left") if below else ((0.62, 0.97), "top", "right")
-        words = "a large single step overshoots:\nwhat it leaves is no robustness"
-        axes.annotate(words, place, xycoords="axes fraction", va=va, ha=ha, fontsize=7, color=FAINT)
     note = (
         f"{frame.n.max():,} images; grey: the other methods; bars: paired 95 % interval of SR-GKP over images"
     )
+    defended = any(r.run.recipe and r.run.recipe.adversarial for r in records.trained)
+    if kind == "fgsm" and not defended:
+        note += "\nat large eps a single step overshoots: what it leaves there is no robustness"
     figure.suptitle(note, fontsize=7, color=FAINT, x=0.01, ha="left")
     return figure
 
