@@ -34,18 +34,22 @@ BIG = ("resnet50", "vgg16_bn")
 
 
 def of_search(threads: int) -> Part:
-    """The search beside plain Python; what a busy machine costs it; seconds by width and groups."""
-    plain, alone = search.plain_python_ratio(), search.resnet20_seconds()
-    what = "search, 18 layers of a ResNet-20"
-    slower = alone["beside"]["median"] / alone["alone"]["median"]
-    released = {"released code": [search.RELEASED_SECONDS], "ours": [alone["alone"]["median"]]}
-    rows = [
-        row("search, a layer of 16 channels", _times(plain, ours="ours", other="plain"), "ours", "other"),
-        row(what, released, "ours", "released code"),
-        row(what, {"ours": [slower], "alone": [1.0]}, "ours", "alone", goal=0.5),
-    ]
-    rows[0]["against"], rows[2]["ours"] = "the same in plain Python", "beside a busy process"
-    rows[2]["seconds"], rows[2]["against_seconds"] = alone["beside"]["median"], alone["alone"]["median"]
+    """The search beside plain Python and tensors, and beside a busy process; seconds by width and groups."""
+    plain = search.plain_python_ratio()
+    rows = [row("search, a layer of 16 channels", _times(plain, ours="ours", other="plain"), "ours", "other")]
+    rows[0]["against"] = "the same in plain Python"
+    found = {
+        "search, 18 layers of a ResNet-20": search.resnet20_seconds(),
+        "search, a layer of 512 channels": search.wide_seconds(),
+    }
+    for what, each in found.items():
+        times: Times = {way: [of["median"]] for way, of in each.items()}
+        rows.append(row(what, times, "alone", "tensors"))
+        rows[-1] |= {"ours": "ours", "against": "without Numba"}
+        rows.append(row(what, times, "beside", "alone", goal=0.5))
+        rows[-1]["ours"] = "beside a busy process"
+    times = {"released code": [search.RELEASED_SECONDS], "ours": [rows[1]["seconds"]]}
+    rows.insert(1, row("search, 18 layers of a ResNet-20", times, "ours", "released code"))
     return {"rows": rows, "by_size": search.seconds_by_size()}
 
 

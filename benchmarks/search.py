@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from gkp.nets import models
-from gkp.search import select
+from gkp.search import arena, objective, select
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "helpers"))
 from plain_search import plain_select
@@ -45,9 +45,21 @@ def busy(threads: int = 2) -> Iterator[None]:
             other.kill()
 
 
+@contextmanager
+def without_numba() -> Iterator[None]:
+    """The search as it is where Numba is not installed."""
+    compiles = objective.compiles
+    try:
+        arena.compiles = objective.compiles = lambda: False
+        yield
+    finally:
+        arena.compiles = objective.compiles = compiles
+
+
 def seconds(weights: list[torch.Tensor], repeats: int, **options: Any) -> dict[str, float | int]:
     """Wall time of `select` on all layers, in seconds: median, smallest and largest of the repeats."""
     times = []
+    select(torch.randn(8, 8, 3, 3))  # loads or compiles what it needs
     for _ in range(repeats):
         started = time.perf_counter()
         for weight in weights:
@@ -57,15 +69,27 @@ def seconds(weights: list[torch.Tensor], repeats: int, **options: Any) -> dict[s
 
 
 def resnet20_seconds(repeats: int = 5) -> dict[str, dict[str, float | int]]:
-    """The 18 layers of a ResNet-20, alone and beside a process that keeps two cores busy, see `seconds`."""
+    """The 18 layers of a ResNet-20, alone, without Numba, and beside a process that keeps two cores busy."""
     weights = layers("resnet20")
     alone = seconds(weights, repeats)
+    with without_numba():
+        tensors = seconds(weights, repeats)
     with busy():
-        return {"alone": alone, "beside": seconds(weights, repeats)}
+        return {"alone": alone, "tensors": tensors, "beside": seconds(weights, repeats)}
+
+
+def wide_seconds(width: int = 512, repeats: int = 3) -> dict[str, dict[str, float | int]]:
+    """One square 3x3 layer, as `resnet20_seconds`."""
+    weights = [torch.randn(width, width, 3, 3, generator=torch.Generator().manual_seed(0))]
+    alone = seconds(weights, repeats)
+    with without_numba():
+        tensors = seconds(weights, 1)
+    with busy():
+        return {"alone": alone, "tensors": tensors, "beside": seconds(weights, repeats)}
 
 
 def seconds_by_size(
-    widths: tuple[int, ...] = (16, 32, 64, 128, 256), groups: tuple[int, ...] = (2, 4, 8, 16)
+    widths: tuple[int, ...] = (16, 32, 64, 128, 256, 512), groups: tuple[int, ...] = (2, 4, 8, 16)
 ) -> list[dict[str, float | int]]:
     """One square 3x3 layer of each width in each number of groups: width, groups and `seconds`."""
     draw = torch.Generator().manual_seed(0)

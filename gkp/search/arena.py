@@ -1,26 +1,36 @@
-"""The whole search: beams from many kernels of every group, and the best of all they end with."""
+"""The whole search: beams from many kernels of every group, and the best of all they end with.
+
+By loops that Numba compiles, where it is installed and last bits do not count, else by tensors.
+"""
 
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gkp.search import beam
 from gkp.search.beam import Beam, Rule
-from gkp.search.objective import Problem, set_cost
+from gkp.search.objective import Problem, compiles, set_cost
 
 CHUNK = 1 << 19  # elements of a state tensor that are searched together
 
 
-def search(problem: Problem, rule: Rule, decision: str, starts: int | None = None) -> tuple[Tensor, Tensor]:
+def search(
+    problem: Problem, rule: Rule, decision: str, starts: int | None = None, threads: int = 1
+) -> tuple[Tensor, Tensor]:
     """Beam search from kernels of every group; returns kept (G, keep) and cost (G,).
 
-    starts: from how many kernels, spread evenly over the channels; None for all of them.
+    starts: from how many kernels, spread evenly over the channels; None for all of them. threads: how many
+    groups compiled loops search at a time, which do not wait for one another.
     """
     groups, channels = problem.smooth.shape
     count = min(starts or channels, channels)
+    if compiles() and not problem.released:
+        return _compiled(problem, rule, decision, torch.arange(count) * channels // count, threads)
     group = torch.arange(groups).repeat_interleave(count)
     first = (torch.arange(count) * channels // count).repeat(groups)
     branches = rule.width ** min(rule.check_step, problem.keep) if problem.released else rule.width
@@ -32,6 +42,40 @@ def search(problem: Problem, rule: Rule, decision: str, starts: int | None = Non
             state = beam.extended(state, problem, steps, rule)
         finals.append(state)
     return decide(finals, problem, decision)
+
+
+def _compiled(
+    problem: Problem, rule: Rule, decision: str, first: Tensor, threads: int
+) -> tuple[Tensor, Tensor]:
+    """`search` by `gkp.search.compiled`, from the kernels `first` (m,) of each group."""
+    from gkp.search.compiled.branches import search as one
+    from gkp.search.compiled.ranks import rank_shares
+
+    shares = rank_shares(rule.alpha, rule.width ** (rule.check_step + 1))
+    marks, starts, apart, smooth = (
+        each.numpy() for each in (problem.marks, first, problem.apart, problem.smooth)
+    )
+
+    def found(group: int) -> np.ndarray:
+        return one(
+            apart[group],
+            smooth[group],
+            marks,
+            starts,
+            problem.keep,
+            float(problem.beta),
+            problem.neighbours,
+            rule.width,
+            rule.check_step,
+            shares,
+            rule.outer,
+            decision == "cost",
+            beam.TIE,
+        )
+
+    with ThreadPoolExecutor(threads) as pool:
+        chosen = torch.from_numpy(np.stack(list(pool.map(found, range(len(apart))))))
+    return chosen, set_cost(problem, chosen)
 
 
 def decide(finals: list[Beam], problem: Problem, decision: str) -> tuple[Tensor, Tensor]:

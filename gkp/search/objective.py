@@ -17,6 +17,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -24,6 +25,11 @@ from torch import Tensor
 ARITHMETICS = ("fast", "released")
 HELD = 1 << 21  # distances of sets that are valued together, 16 MB
 TILE = 256  # kernels whose distances are computed together
+
+
+def compiles() -> bool:
+    """Whether `gkp.search.compiled` can be had: whether Numba is installed."""
+    return find_spec("numba") is not None
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,10 @@ def grouped_kernel_distance(weight: Tensor, order: Tensor, arithmetic: str = "fa
         from scipy.spatial.distance import cdist
 
         return torch.stack([torch.from_numpy(cdist(group, group)) for group in vectors.numpy()])
+    if compiles():
+        from gkp.search.compiled.distances import distances
+
+        return torch.stack([torch.from_numpy(distances(group)) for group in vectors.numpy()])
     channels = vectors.shape[1]
     found = vectors.new_empty(len(order), channels, channels)
     for at in range(0, channels, TILE):  # the upper half, and its mirror image

@@ -114,12 +114,12 @@ def select(
     problems: list[Problem] = []
     kept: list[Tensor] = []
     cost: list[Tensor] = []
-    with one_thread():
+    with one_thread() as threads:
         for some in torch.split(order, max(1, BLOCK // channels**2)):
             distance = grouped_kernel_distance(weight, some, arithmetic)
             smooth = _smooth(weight, some, variant, arithmetic)
             problem = Problem(distance, smooth, keep, beta, neighbours, arithmetic)
-            found = _searched(problem, strategy, decision, generator, rule, starts)
+            found = _searched(problem, strategy, decision, generator, rule, starts, threads)
             kept.append(found[0])
             cost.append(found[1])
             if share:
@@ -139,13 +139,14 @@ def _searched(
     generator: torch.Generator | None,
     rule: beam.Rule,
     starts: int | None,
+    threads: int,
 ) -> tuple[Tensor, Tensor]:
     """Kept sets (G, keep) and their costs (G,)."""
     if strategy == "exact":
         return _exact(problem, decision)
     if strategy in ("smoothest", "roughest", "random"):
         return _without_search(problem, strategy, generator)
-    return arena.search(problem, rule, decision, starts)
+    return arena.search(problem, rule, decision, starts, threads)
 
 
 def _smooth(weight: Tensor, order: Tensor, variant: str, arithmetic: str) -> Tensor:
