@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -21,6 +21,7 @@ from gkp.utils.logits import (
 
 SPACES = ("pixel", "normalized")
 LOSSES = ("float32", "float64")
+AT_ONCE = 64  # images that go through a network together on a CPU, whose caches hold no more
 Rows = Tensor | slice  # which images of a batch: int64 (K,), or all
 # What random starts come from, or they themselves, in the units of the box: (N, C, H, W) in [-1, 1] each.
 Draws = Generator | Iterator[Tensor]
@@ -83,6 +84,13 @@ class Trace:
                 mine.append(torch.zeros_like(mine[0]))
                 mine[-1][rows] = some
 
+    def join(self, parts: Sequence[Trace]) -> None:
+        """Take over what the same attack met on successive parts of the batch."""
+        self.logits += [torch.cat(seen) for seen in zip(*(part.logits for part in parts), strict=True)]
+        self.gradients += [torch.cat(seen) for seen in zip(*(part.gradients for part in parts), strict=True)]
+        if self.zero_gradient is None:
+            self.zero_gradient = self.gradients[0] == 0
+
     def saw(self, logits: Tensor, gradient: Tensor | None = None) -> None:
         self.logits.append(peaks(logits))
         if gradient is not None:
@@ -121,8 +129,23 @@ def ascend(
     The sign of the gradient is the same in pixels and in normalised units (std > 0), so that one loop serves
     both spaces. y: None for the predictions at `start`, which the first step needs anyway. labels: the
     lowest and the highest of `y`, for which no GPU is asked here; ValueError where the network has no such
-    class, or gives no gradient. trace: takes note of what is checked at the end.
+    class, or gives no gradient. trace: takes note of what is checked at the end. A large batch on a CPU is
+    done part by part, which is sooner.
     """
+    if start.device.type == "cpu" and len(start) > AT_ONCE:
+        found, traces = [], []
+        for first in range(0, len(start), AT_ONCE):
+            rows = slice(first, first + AT_ONCE)
+            own, inside = None if y is None else y[rows], box.of(rows)
+            traces.append(Trace())
+            found.append(
+                ascend(
+                    model, start[rows], own, inside, step, iterations, loss, labels=labels, trace=traces[-1]
+                )
+            )
+        trace.join(traces)
+        images, targets = zip(*found, strict=True)
+        return torch.cat(images), torch.cat(targets)
     with torch.inference_mode(False):
         adversarial, y = usable(start.detach()), None if y is None else usable(y)
         for _ in range(iterations):

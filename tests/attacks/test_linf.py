@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from gkp.attacks import Attack, fgsm, pgd
+from gkp.attacks import Attack, ascent, fgsm, pgd
 from gkp.attacks.ascent import Trace, uniform
 from gkp.nets.models import IMAGENET_MEAN, IMAGENET_STD, Normalize
 
@@ -234,6 +234,36 @@ def test_fixed_generator_fixes_the_result(net, batch):
     )
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
+
+
+@pytest.mark.parametrize("labels", ["true", "predicted"])
+@pytest.mark.parametrize("start", ["image", "random"])
+def test_a_batch_in_parts_is_the_batch(start, labels, monkeypatch):
+    """Same draws, same images, same gradients noted, and places in messages that are those of the batch."""
+    model, x, y = SmallNet(), torch.rand(23, 3, 8, 8), torch.arange(23) % 10
+    options = {"eps": 0.05, "step": 0.02, "iterations": 3, "restarts": 2, "start": start, "labels": labels}
+    found = []
+    for at_once in (100, 5, 1):
+        monkeypatch.setattr(ascent, "AT_ONCE", at_once)
+        trace, draws = Trace(), torch.Generator().manual_seed(0)
+        images = pgd(model, x, y, **options, generator=draws, trace=trace, spare_wrong=True)
+        found.append((images, trace.zero_gradient, torch.stack(trace.gradients)))
+    for other in found[1:]:
+        for one, same in zip(found[0], other, strict=True):
+            torch.testing.assert_close(one, same, rtol=0, atol=1e-6)
+
+
+def test_what_is_not_finite_in_a_part_is_named_by_its_place_in_the_batch(monkeypatch):
+    class Broken(nn.Module):
+        def forward(self, x):
+            z = x.flatten(1).sum(1)
+            return torch.stack([z, -z / (x[:, 0, 0, 0] - 0.25)], 1)
+
+    monkeypatch.setattr(ascent, "AT_ONCE", 4)
+    x = torch.full((9, 1, 2, 2), 0.5)
+    x[6] = 0.25
+    with pytest.raises(ValueError, match="image 6 "):
+        fgsm(Broken(), x, torch.zeros(9, dtype=torch.int64), eps=0.1)
 
 
 def test_channels_last_gives_the_same(net, batch):

@@ -13,6 +13,7 @@ from gkp.study.analysis import paired
 from gkp.study.analysis.compared import Comparison
 from gkp.study.analysis.comparison import PROTOCOL, sound_attack
 from gkp.study.analysis.labels import BENIGN, CONTROL, CONTROLS, family
+from gkp.study.analysis.seeds import counted
 from gkp.study.runs.protocols import SMALL
 from gkp.study.runs.store import Store
 
@@ -63,7 +64,8 @@ class Findings:
 
     clean: without attack, against the control. fragile: control -> tests against it. filters: tests of what
     removes filters or channels against SR-GKP, AutoAttack last where it ran. gains: (control, attack) -> the
-    test of SR-GKP. images: attack -> how many every trained network met; seeds, epochs: of their training.
+    test of SR-GKP. images: attack -> how many every trained network met; seeds ("1 to 3 seeds"), epochs: of
+    their training.
     """
 
     titles: Mapping[str, str]
@@ -75,7 +77,7 @@ class Findings:
     price: Price
     smooth: Smoothness | None
     images: Mapping[str, int]
-    seeds: int
+    seeds: str
     epochs: int
 
 
@@ -103,7 +105,7 @@ def findings(root: str | Path, comparison: Comparison) -> Findings:
         price=price(root, comparison),
         smooth=smoothness(root),
         images=images,
-        seeds=len({record.run.seed for record in trained}),
+        seeds=counted(comparison),
         epochs=trained[0].run.epochs,
     )
 

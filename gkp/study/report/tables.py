@@ -259,10 +259,8 @@ def points_text(points: float) -> str:
 def _sure(found: verdict.Findings, *attacks: str) -> str:
     """ "9,979 images, 1 seed, 4 epochs; McNemar's test, Holm-corrected"."""
     sizes = sorted({found.images[attack] for attack in attacks}, reverse=True)
-    images, plural = " and ".join(f"{n:,}" for n in sizes), "s" * (found.seeds > 1)
-    return (
-        f"{images} images, {found.seeds} seed{plural}, {found.epochs} epochs; McNemar's test, Holm-corrected"
-    )
+    images = " and ".join(f"{n:,}" for n in sizes)
+    return f"{images} images, {found.seeds}, {found.epochs} epochs; McNemar's test, Holm-corrected"
 
 
 def _autoattacked(found: verdict.Findings) -> str:
