@@ -48,8 +48,6 @@ def of_search(threads: int) -> Part:
         rows[-1] |= {"ours": "ours", "against": "without Numba"}
         rows.append(row(what, times, "beside", "alone", goal=0.5))
         rows[-1]["ours"] = "beside a busy process"
-    times = {"released code": [search.RELEASED_SECONDS], "ours": [rows[1]["seconds"]]}
-    rows.insert(1, row("search, 18 layers of a ResNet-20", times, "ours", "released code"))
     return {"rows": rows, "by_size": search.seconds_by_size()}
 
 

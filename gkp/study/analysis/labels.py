@@ -46,7 +46,7 @@ TITLES = {  # in figures; tables have the names that the command line takes
     "bn-gamma": "BN gamma",
     "slimming": "slimming",
     "gal": "GAL",
-    "rap-admm": "RAP-ADMM",
+    "rap-admm": "RAP-ADMM, attacked",
     "group-sl": "group SL",
     "hesso": "HESSO",
     "otov2-dhspg": "OTOv2 (DHSPG)",
