@@ -220,11 +220,11 @@ def _free(price: verdict.Price) -> tuple[str, ...]:
         f"{ratio:.1f} times at {batch} ({network})" for (network, batch), ratio in price.slower.items()
     )
     slower = f"as grouped convolutions it takes {times} the unpruned network's time on {price.device}"
-    share = (
-        f", {100 * price.seconds / price.training_seconds:.1f} % of a fine-tuning of {price.epochs} epochs"
-        if price.training_seconds
-        else ""
-    )
+    share = ""
+    if price.training_seconds:
+        percent = 100 * price.seconds / price.training_seconds
+        part = f"{percent:.1f} %" if percent >= 0.05 else "less than 0.1 %"
+        share = f", {part} of a fine-tuning of {price.epochs} epochs"
     return (
         "for free: in one shot, from the weights alone",
         f"{costs.seconds_text(price.seconds)} and {price.images} images{share}",
