@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from gkp.nets import models
-from gkp.search import arena, objective, select
+from gkp.search import objective, select
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "helpers"))
 from plain_search import plain_select
@@ -50,10 +50,10 @@ def without_numba() -> Iterator[None]:
     """The search as it is where Numba is not installed."""
     compiles = objective.compiles
     try:
-        arena.compiles = objective.compiles = lambda: False
+        objective.compiles = lambda: False
         yield
     finally:
-        arena.compiles = objective.compiles = compiles
+        objective.compiles = compiles
 
 
 def seconds(weights: list[torch.Tensor], repeats: int, **options: Any) -> dict[str, float | int]:

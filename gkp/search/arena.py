@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gkp.search import beam
+from gkp.search import beam, objective
 from gkp.search.beam import Beam, Rule
-from gkp.search.objective import Problem, compiles, set_cost
+from gkp.search.objective import Problem, set_cost
 
 CHUNK = 1 << 19  # elements of a state tensor that are searched together
 
@@ -29,10 +29,10 @@ def search(
     """
     groups, channels = problem.smooth.shape
     count = min(starts or channels, channels)
-    if compiles() and not problem.released:
-        return _compiled(problem, rule, decision, torch.arange(count) * channels // count, threads)
-    group = torch.arange(groups).repeat_interleave(count)
-    first = (torch.arange(count) * channels // count).repeat(groups)
+    first = torch.arange(count) * channels // count
+    if objective.compiles() and not problem.released:
+        return _compiled(problem, rule, decision, first, threads)
+    group, first = torch.arange(groups).repeat_interleave(count), first.repeat(groups)
     branches = rule.width ** min(rule.check_step, problem.keep) if problem.released else rule.width
     finals = []
     for chunk in torch.split(torch.arange(len(first)), max(1, CHUNK // (channels * branches))):
@@ -51,7 +51,8 @@ def _compiled(
     from gkp.search.compiled.branches import search as one
     from gkp.search.compiled.ranks import rank_shares
 
-    shares = rank_shares(rule.alpha, rule.width ** (rule.check_step + 1))
+    steps = min(rule.check_step, max(problem.keep - 1, 1))
+    shares = rank_shares(rule.alpha, rule.width ** (steps + 1))
     marks, starts, apart, smooth = (
         each.numpy() for each in (problem.marks, first, problem.apart, problem.smooth)
     )

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
 from gkp.nets import models
-from gkp.search import arena, beam, objective, select
+from gkp.search import beam, objective, select
 from gkp.search.compiled.distances import distances
 from gkp.search.compiled.ranks import rank, rank_shares, ranking
 
@@ -22,8 +22,7 @@ ROOT = Path(__file__).parents[2]
 def by_tensors(weight: torch.Tensor, **options):
     """`select` where Numba is not installed."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (arena, objective):
-            patch.setattr(module, "compiles", lambda: False)
+        patch.setattr(objective, "compiles", lambda: False)
         return select(weight, **options)
 
 
@@ -81,6 +80,24 @@ def test_distances_are_scipys_and_zero_between_equal_vectors(seed: int, count: i
     assert found == pytest.approx(cdist(vectors, vectors), rel=1e-12, abs=1e-12)
     assert (found == found.T).all()
     assert found[count // 2, 0] == 0
+
+
+def test_tensors_have_no_part_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(beam, "start")
+    select(torch.randn(8, 8, 3, 3), groups=2)
+    with pytest.raises(AttributeError, match="start"):
+        by_tensors(torch.randn(8, 8, 3, 3), groups=2)
+
+
+def test_more_steps_than_kernels_are_all_steps() -> None:
+    weight = torch.randn(4, 9, 3, 3, generator=torch.Generator().manual_seed(0))
+    found = [select(weight, groups=2, check_step=steps, beta=0.2).kept for steps in (5, 60)]
+    assert torch.equal(*found)
+
+
+def test_distances_beyond_all_numbers_end_the_search_too() -> None:
+    weight = torch.randn(4, 70, 3, 3, generator=torch.Generator().manual_seed(0)).double() * 1e160
+    assert select(weight, groups=2).kept.shape == (2, 39)
 
 
 def test_equal_kernels_cost_what_they_cost_by_tensors() -> None:

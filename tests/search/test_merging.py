@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gkp.search import arena, beam, select
+from gkp.search import beam, objective, select
 from gkp.search.objective import Problem, grouped_kernel_distance
 
 
@@ -23,7 +23,7 @@ def test_the_choice_is_that_of_every_branch_by_itself(
     weight = torch.randn(4, channels, 3, 3, generator=torch.Generator().manual_seed(seed))
     options = {"groups": 2, "beam_width": width, "check_step": check_step, "neighbours": neighbours}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(arena, "compiles", lambda: False)
+        patch.setattr(objective, "compiles", lambda: False)
         merged = select(weight, **options)
         # Where kernels tie nothing is merged.
         patch.setattr(Problem, "ties", property(lambda problem: torch.ones(2, dtype=torch.bool)))

@@ -63,17 +63,13 @@ def search(
     from; beta and neighbours of `gkp.search.objective.Problem`, width, check_step and outer of
     `gkp.search.beam.Rule`; shares of `gkp.search.compiled.ranks.rank_shares`; tie of `gkp.search.beam`.
     """
-    most = width ** min(check_step, max(keep - 1, 1))
+    most = shares.shape[1] // width  # sets, before the last of the extensions between two truncations
     sets, others = _sets(most, neighbours, len(smooth)), _sets(most, neighbours, len(smooth))
     children, order = _children(most * width), ranking(most * width)
     child = np.empty((most, width), np.int64)  # of each set and extension
-    branch, longer = (
-        np.zeros(most * width, np.int64),
-        np.zeros(most * width, np.int64),
-    )  # the set, child of each
-    seen = np.empty(
-        (keep // check_step + 1, len(starts)), np.int64
-    )  # after each truncation, what branches had
+    # Of each branch the set, and the child; of each truncation and start what the branches had.
+    branch, longer = np.zeros(most * width, np.int64), np.zeros(most * width, np.int64)
+    seen = np.empty((keep // check_step + 1, len(starts)), np.int64)
     times = np.zeros(len(seen), np.int64)
     least, found = math.inf, np.arange(keep)
     for first in starts:
@@ -181,8 +177,9 @@ def _first_largest(row: np.ndarray) -> int:
             here = max(here, row[place])
         if here > largest:
             largest, at = here, block
-    while row[at] != largest:
-        at += 1
+    for place in range(at, len(row)):
+        if row[place] == largest:
+            return place
     return at
 
 
