@@ -10,6 +10,7 @@ docs/deployment.md take it (`python -m gkp report`). Times belong to the machine
 from __future__ import annotations
 
 import argparse
+import sys
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -27,6 +28,7 @@ from gkp.study.report.tables import to_markdown
 from gkp.study.runs.provenance import provenance
 from gkp.study.runs.record import Fact
 from gkp.study.runs.store import Store
+from gkp.utils.progress import Progress, shown
 
 Part = dict[str, Any]  # "rows" as of `benchmarks.ratios.row` where it has ratios, and what else it keeps
 GOAL = round(1 / 0.75, 3)  # of large networks: three quarters of the dense time
@@ -62,15 +64,20 @@ def of_optimality(threads: int) -> Part:
 
 
 def of_attacks(threads: int) -> Part:
-    """FGSM and PGD on the folded network, beside other libraries and our own on the network as it is."""
-    rows, equal = [], {}
+    """FGSM and PGD on the folded network, beside other libraries and our own on the network as it is.
+
+    "at_peak": how many times as fast an attack would be that only multiplies, at the machine's peak.
+    """
+    rows, equal, peak = [], {}, deployment.machine(threads)["operations"]
     for name, images, rounds in (("FGSM", 200, 9), ("PGD-10", 100, 7), ("PGD-50", 64, 3)):
         found = attacks.compare(name, images, rounds)
         what = f"{name}, ResNet-20, {images} images"
         for against, goal in (("torchattacks", 1.5), ("ART", 2.0), ("unfolded", None)):
-            rows.append(row(what, found["seconds"], "folded", against, goal))
+            measured = row(what, found["seconds"], "folded", against, goal)
+            measured["at_peak"] = round(measured["against_seconds"] * peak / found["operations"], 2)
+            rows.append(measured)
         equal[name] = found["ways"]
-    return {"rows": rows, "results": equal}
+    return {"rows": rows, "results": equal, "peak": peak}
 
 
 def of_training(threads: int) -> Part:
@@ -88,25 +95,25 @@ def of_training(threads: int) -> Part:
     return {"rows": rows, "images": found["images"], "networks": found["networks"]}
 
 
-def of_deployment(threads: int, name: str, batch: int, root: Path = Path()) -> Part:
+def of_deployment(threads: int, name: str, batch: int, runtime: str, root: Path = Path()) -> Part:
     """One network, exported: SR-GKP and filters removed at the same multiply-adds, beside the dense one.
 
     What an earlier record says of others stays, as it was measured then; of this one, its ratios.
     """
     kept = Store(root).fact(speed.SUITE, "deployment")
     found = dict(kept.facts) if kept else {"rows": [], "networks": [], "roofline": []}
-    for runtime in runtimes.SUFFIXES:
+    what = f"{network_title(name)}, batch {batch}, {runtime}"
+    with shown(Progress(stream=sys.stderr, prefix=f"{what}, ")):
         new = deployment.measure(name, batch, runtime, threads=threads, rounds=15 if batch == 1 else 7)
-        milliseconds, what = new.pop("times"), f"{network_title(name)}, batch {batch}, {runtime}"
-        times = {title: [each / 1000 for each in own] for title, own in milliseconds.items()}
-        for ours in ("sr-gkp", "l1"):
-            goal = GOAL if name in BIG and ours == "sr-gkp" else None
-            measured = row(what, times, ours, "dense", goal)
-            for old in (old for old in found["rows"] if (old["what"], old["ours"]) == (what, ours)):
-                measured["earlier"] = [*old.get("earlier", ()), old["ratio"]]
-            found["rows"] = _with(found["rows"], measured, "what", "ours")
-        new.pop("layers")
-        found["networks"] = _with(found["networks"], new, "network", "batch", "runtime")
+    times = {title: [each / 1000 for each in own] for title, own in new.pop("times").items()}
+    for ours in ("sr-gkp", "l1"):
+        goal = GOAL if name in BIG and ours == "sr-gkp" else None
+        measured = row(what, times, ours, "dense", goal)
+        for old in (old for old in found["rows"] if (old["what"], old["ours"]) == (what, ours)):
+            measured["earlier"] = [*old.get("earlier", ()), old["ratio"]]
+        found["rows"] = _with(found["rows"], measured, "what", "ours")
+    new.pop("layers")
+    found["networks"] = _with(found["networks"], new, "network", "batch", "runtime")
     found["machine"] = deployment.machine(threads)
     for groups in (2, 8) if name in BIG else ():
         ratio = deployment.least_ratio(name, batch, groups, found["machine"])
@@ -161,9 +168,10 @@ def _measurements(part: str, given: argparse.Namespace) -> list[Callable[[int], 
     if part != "deployment":
         return [PARTS[part]]
     return [
-        partial(of_deployment, name=name, batch=batch, root=given.root)
+        partial(of_deployment, name=name, batch=batch, runtime=runtime, root=given.root)
         for name in given.network or deployment.BATCHES
         for batch in given.batch or deployment.BATCHES[name]
+        for runtime in runtimes.SUFFIXES
     ]
 
 

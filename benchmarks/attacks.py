@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from gkp import data
 from gkp.attacks import fgsm, pgd
 from gkp.evaluate import quick
-from gkp.nets import zoo
+from gkp.nets import cost, zoo
 
 EPS, STEP = 8 / 255, 2 / 255
 ATTACKS = {"FGSM": 1, "PGD-10": 10, "PGD-50": 50}  # iterations
@@ -35,8 +35,8 @@ def compare(
 
     {"attack", "images", "rounds", "threads", "device", "ways": {way: {"seconds", "low", "high", "times as
     long as folded", "largest difference", "images that differ", "outcomes that differ"}}, "seconds": {way:
-    those of each round}}. low and high are quartiles; differences are to our own attack on the network as it
-    is, outcomes those of that network.
+    those of each round}, "operations": see there}. low and high are quartiles; differences are to our own
+    attack on the network as it is, outcomes those of that network.
     """
     model = zoo.load_model("resnet20", weights="authors").to(device).eval()
     split = data.load("cifar10", "test", root=root or os.environ.get("GKP_DATA")).take(images)
@@ -58,7 +58,16 @@ def compare(
             "outcomes that differ": int((right[way] != right["unfolded"]).sum()),
         }
     about = {"images": images, "rounds": rounds, "threads": torch.get_num_threads(), "device": device}
-    return {"attack": attack, **about, "ways": rows, "seconds": seconds}
+    needed = operations(model, x, ATTACKS[attack])
+    return {"attack": attack, **about, "ways": rows, "seconds": seconds, "operations": needed}
+
+
+def operations(model: nn.Module, x: Tensor, iterations: int) -> int:
+    """Multiplications and additions that an attack of x (N, C, H, W) cannot do without.
+
+    In every iteration to the loss and back to the images, as often each way: weights need no gradients.
+    """
+    return 2 * 2 * cost.count(model, x[:1]).macs * len(x) * iterations
 
 
 def ways(model: nn.Module, x: Tensor, y: Tensor, attack: str) -> dict[str, Way]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,6 +51,7 @@ def export(
     from gkp import data, deploy
     from gkp.deploy import runtimes
     from gkp.nets import zoo
+    from gkp.utils.progress import Progress, shown
 
     runtimes.check(runtime)
     _, network, dataset = zoo.named_model(model, dataset)
@@ -58,17 +60,18 @@ def export(
     example = torch.zeros(1, 3, data.IMAGE_SIZES[dataset], data.IMAGE_SIZES[dataset])
     zoo.check_fits(network, example, model, dataset)
     split = _calibration(dataset, images, download) if int8 else None
-    report = deploy.export(
-        network,
-        output,
-        example_input=example,
-        runtime=runtime,
-        batch=batch,
-        threads=threads,
-        cache=cache,
-        int8=int8,
-        data=split,
-    )
+    with shown(Progress(stream=sys.stderr)):  # standard output is for the result
+        report = deploy.export(
+            network,
+            output,
+            example_input=example,
+            runtime=runtime,
+            batch=batch,
+            threads=threads,
+            cache=cache,
+            int8=int8,
+            data=split,
+        )
     for line in [*lines(report), f"saved {output} and {output}.json"]:
         print(line)
 

@@ -61,10 +61,10 @@ def prune_to_file(output: Path, model: str, dataset: str | None, wanted: Wanted)
         augment = "crop" if dataset == "digits" else SHORT.augment
         options["recipe"] = replace(SHORT.scaled(wanted.epochs), augment=augment)
     groups: Any = wanted.groups or GROUPS
-    if groups == "auto":
-        groups = deploy.fastest_groups(original, wanted.rate, example)
     device = pick_device(wanted.device)
     with shown(Progress(stream=sys.stderr)):  # standard output is for the result
+        if groups == "auto":
+            groups = deploy.fastest_groups(original, wanted.rate, example)
         pruned = pruners.prune(
             original.to(device),
             method.name,

@@ -20,6 +20,7 @@ from gkp.deploy.timing import interleaved
 from gkp.nets.channels.replacement import channels_last
 from gkp.nets.grouped_layers import window
 from gkp.utils.files import atomic_write_text
+from gkp.utils.progress import each_shown
 
 GAIN = 0.97  # of the dense time: what a form must at least come down to
 NEIGHBOURS = 16  # channels at the far ends of the 1x1 convolutions around a measured one
@@ -94,13 +95,20 @@ class Choice:
 
 def choices(network: nn.Module, grouped: Mapping[str, Grouping], x: Tensor, setting: Setting) -> list[Choice]:
     """The choice of every layer named in `grouped` of the dense `network`, which takes x (N, C, H, W)."""
-    found = []
-    for name, shape in input_shapes(network, grouped, x).items():
+    found, shapes = [], input_shapes(network, grouped, x)
+    shares = {name: work(network, name, shape) for name, shape in shapes.items()}
+    for name, shape in each_shown("export", shapes, shares):
         layer, grouping = network.get_submodule(name), grouped[name]
         ms = measured(layer, grouping, shape, setting)
         keep = max(len(channels) for channels in grouping.channels)
         found.append(Choice(name, describe(layer), list(shape), len(grouping.filters), keep, ms))
     return found
+
+
+def work(network: nn.Module, name: str, shape: torch.Size) -> float:
+    """How much a layer that reads `shape` computes, to tell the time left: multiply-adds at stride 1."""
+    weight = network.get_submodule(name).get_parameter("weight")
+    return float(weight.numel() * (shape.numel() // weight.shape[1]))
 
 
 def input_shapes(network: nn.Module, names: Mapping[str, Any], x: Tensor) -> dict[str, torch.Size]:

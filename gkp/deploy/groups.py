@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gkp.deploy import runtimes
-from gkp.deploy.choice import GAIN, Setting, Times, input_shapes, measured, positive
+from gkp.deploy.choice import GAIN, Setting, Times, input_shapes, measured, positive, work
 from gkp.deploy.grouping import Grouping, edges, reordered
 from gkp.nets.channels.copying import copied
 from gkp.nets.channels.layers import unwrapped
@@ -19,6 +19,7 @@ from gkp.nets.channels.running import default_input
 from gkp.nets.channels.surgery import kernel_layers
 from gkp.search import check_rate
 from gkp.search.objective import kept_count
+from gkp.utils.progress import each_shown
 
 PAPER = 8  # groups, where none is faster than the dense layer
 
@@ -55,10 +56,10 @@ def fastest_groups(
     before = {second: first for first, second in edges(network)}
     shapes = input_shapes(network, {**layers, **dict.fromkeys(before.values())}, x)
     places = {name: Place(network.get_submodule(name), shape) for name, shape in shapes.items()}
+    once = {name: layer for name, layer in layers.items() if name in shapes}
+    shares = {name: work(network, name, shapes[name]) for name in once}
     chosen = {}
-    for name, layer in layers.items():
-        if name not in shapes:
-            continue
+    for name, layer in each_shown("groups", once, shares):
         numbers = [
             number for number in groups if positive("groups", number) and layer.out_channels % number == 0
         ]

@@ -1,8 +1,8 @@
-"""Progress with an estimate of the time left, on standard output only.
+"""Progress with an estimate of the time left, on standard output unless another stream is given.
 
 On a terminal a bar (rich); elsewhere (a file, a notebook, CI) plain lines that read well in a log: one for
-each thing worth saying, and a sign of life when nothing was said for a while. Nothing goes to standard
-error, which nbval and papermill would treat as output that changed.
+each thing worth saying, and a sign of life when nothing was said for a while. What notebooks run leaves
+standard error alone, which nbval and papermill would treat as output that changed.
 """
 
 from __future__ import annotations

@@ -145,6 +145,8 @@ class Verdict:
     def ours_text(self) -> str:
         if self.status == "MISSING":
             return "no record"
+        if "path" in self.claim.ours and len(self.values) == 1:  # a number that is counted, not trained for
+            return f"{self.ours:.{self.claim.digits}f}"
         count = f"worst of {len(self.values)}" if self.claim.each else f"n={len(self.values)}"
         if self.interval:
             low, high = self.interval

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -46,7 +47,7 @@ TITLES = {  # in figures; tables have the names that the command line takes
     "bn-gamma": "BN gamma",
     "slimming": "slimming",
     "gal": "GAL",
-    "rap-admm": "RAP-ADMM, attacked",
+    "rap-admm": "RAP-ADMM, adv. trained",
     "group-sl": "group SL",
     "hesso": "HESSO",
     "otov2-dhspg": "OTOv2 (DHSPG)",
@@ -78,11 +79,12 @@ def ordered(labels: Iterable[str]) -> list[str]:
 
 
 def method_title(label: str) -> str:
-    """ "l1-b" -> "L1Norm-B"; a variant of SR-GKP by what it changes, "sr-gkp (alpha-0.0)" -> "alpha 0.0"."""
+    """ "l1-b" -> "L1Norm-B"; a variant with what it changes, "sr-gkp (alpha-0.0)" -> "SR-GKP, alpha 0.0"."""
     name = base(label)
     if label != name and name in TITLES:
         changed = label.removeprefix(f"{name} (").removesuffix(")").replace("_", " ").replace("-", " ")
-        return changed if name == "sr-gkp" else f"{TITLES[name]}, {changed}"
+        changed = re.sub(r"strategy (\w+)", r"\1 kernels", changed.replace("profile ", ""))
+        return f"{TITLES[name]}, {changed}"
     return TITLES.get(label, label)
 
 

@@ -26,7 +26,7 @@ def against(comparison: Comparison, attack: str, control: str = CONTROL) -> pd.D
     McNemar's exact test on the same images, p corrected by Holm for the number of rows. Several seeds are
     paired seed by seed, and an image that several networks saw is one observation (`mcnemar_clustered`);
     the test is about these networks on other images, not about other seeds. Twins have one row. The
-    verdict is "better", "worse" or "not shown to differ".
+    verdict is "better", "worse" or "not significant".
     """
     if not comparison.right(control, attack):
         raise ValueError(f"no record of {control!r} under {attack}: run the suite to its end")
@@ -39,7 +39,7 @@ def against(comparison: Comparison, attack: str, control: str = CONTROL) -> pd.D
     frame = pd.DataFrame(rows, columns=["method", "control", "difference", "p"])
     frame["p"] = holm(frame["p"])
     frame["verdict"] = [
-        "not shown to differ" if p >= LEVEL else "better" if points > 0 else "worse"
+        "not significant" if p >= LEVEL else "better" if points > 0 else "worse"
         for points, p in zip(frame["difference"], frame["p"], strict=True)
     ]
     return frame
@@ -86,7 +86,7 @@ def holm(p: pd.Series) -> list[float]:
 
 
 def against_text(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Frames of `against` by title, side by side: "-2.20 worse (p < 0.001)", no word if nothing is shown."""
+    """Frames of `against` by title, side by side: "-2.20 worse (p < 0.001)", a word if significant."""
     columns = {}
     for title, frame in frames.items():
         words = frame["verdict"].map({"better": " better", "worse": " worse"}).fillna("")
@@ -99,16 +99,16 @@ def against_text(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def counts_text(frames: Mapping[str, pd.DataFrame], method: str = "sr-gkp") -> pd.DataFrame:
-    """Frames of `against` by title: how many pruning methods are shown to lose, and how many to gain.
+    """Frames of `against` by title: how many pruning methods lose significantly, and how many gain.
 
-    Columns: attack, methods, less accurate, more, not shown, and the method with its difference in points.
+    Columns: attack, methods, less accurate, more, not significant, and the method with its difference.
     """
     rows = []
     for title, frame in frames.items():
         pruned = frame[~frame["method"].isin(CONTROLS)]
         worse, better = (int((pruned["verdict"] == word).sum()) for word in ("worse", "better"))
         row = {"attack": title, "methods": str(len(pruned)), "less accurate": str(worse), "more": str(better)}
-        row["not shown"] = str(len(pruned) - worse - better)
+        row["not significant"] = str(len(pruned) - worse - better)
         own = pruned[pruned["method"] == method]
         row[method] = f"{own['difference'].iloc[0]:+.2f}, {own['verdict'].iloc[0]}" if len(own) else "–"
         rows.append(row)

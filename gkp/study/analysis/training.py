@@ -133,12 +133,13 @@ def longer(short: Comparison, long: Comparison, attack: str) -> pd.DataFrame:
 
 
 def longer_text(short: Comparison, long: Comparison, attacks: Sequence[str]) -> pd.DataFrame:
-    """Text table: "66.02 to 68.57, +2.56 shown" for each label and attack."""
+    """Text table: "66.02 to 68.57, +2.56 significant" for each label and attack."""
     columns = {}
     for attack in attacks:
         frame = longer(short, long, attack)
         cells = [
-            f"{row.short:.2f} to {row.long:.2f}: {row.difference:+.2f}{' shown' if row.p < LEVEL else ''}"
+            f"{row.short:.2f} to {row.long:.2f}: {row.difference:+.2f}"
+            + (" significant" if row.p < LEVEL else "")
             for row in frame.itertuples()
         ]
         columns[long.titles[attack]] = pd.Series(cells, index=list(frame.label), dtype=object)
@@ -158,17 +159,17 @@ def ranks(short: Comparison, long: Comparison, attack: str) -> dict[str, dict[st
 def order_kept(short: Comparison, long: Comparison, attack: str) -> dict[str, int]:
     """Of all pairs of trained networks: how many the long recipe tells apart, and what the short one says.
 
-    "pairs"; "shown": told apart after the long recipe (McNemar, Holm-corrected for all pairs); of these
-    "same": shown the same way round after the short one, "open": not told apart there, "other": shown the
-    other way round. "only": told apart after the short recipe alone.
+    "pairs"; "significant": told apart after the long recipe (McNemar, Holm-corrected for all pairs); of these
+    "same": so after the short one, the same way round, "open": not told apart there, "other": the other way
+    round. "only": told apart after the short recipe alone.
     """
     labels = [label for label in long.labels if len(_common(short, long, label))]
     labels = [label for label in labels if _of(long, label)[0].run.recipe]
-    signs = [_shown(recipe, labels, attack) for recipe in (short, long)]
+    signs = [_signs(recipe, labels, attack) for recipe in (short, long)]
     both = list(zip(*signs, strict=True))
     return {
         "pairs": len(both),
-        "shown": sum(after != 0 for _, after in both),
+        "significant": sum(after != 0 for _, after in both),
         "same": sum(before == after != 0 for before, after in both),
         "open": sum(before == 0 != after for before, after in both),
         "other": sum(before * after < 0 for before, after in both),
@@ -177,7 +178,7 @@ def order_kept(short: Comparison, long: Comparison, attack: str) -> dict[str, in
 
 
 def ranks_kept_text(short: Comparison, long: Comparison, attacks: Sequence[str]) -> pd.DataFrame:
-    """Text table: rank correlations of the two recipes and how many shown differences stay, by attack."""
+    """Text table: rank correlations of the two recipes, how many significant differences stay, by attack."""
     lines = []
     for attack in attacks:
         found, kept = ranks(short, long, attack), order_kept(short, long, attack)
@@ -185,15 +186,15 @@ def ranks_kept_text(short: Comparison, long: Comparison, attacks: Sequence[str])
             name.title(): f"{r['correlation']:+.2f} ({r['low']:+.2f} to {r['high']:+.2f})"
             for name, r in found.items()
         }
-        counts = {"shown": f"{kept['shown']} of {kept['pairs']}"}
+        counts = {"significant": f"{kept['significant']} of {kept['pairs']}"}
         counts |= {"so already": str(kept["same"]), "open then": str(kept["open"])}
-        counts |= {"other way then": str(kept["other"]), "shown then alone": str(kept["only"])}
+        counts |= {"other way then": str(kept["other"]), "significant then alone": str(kept["only"])}
         lines.append({"attack": long.titles[attack]} | cells | counts)
     return pd.DataFrame(lines)
 
 
-def _shown(comparison: Comparison, labels: Sequence[str], attack: str) -> list[int]:
-    """Per pair of labels 1 where the first is shown to be ahead, -1 the second, 0 neither."""
+def _signs(comparison: Comparison, labels: Sequence[str], attack: str) -> list[int]:
+    """Per pair of labels 1 where the first is significantly ahead, -1 the second, 0 neither."""
     pairs = [alike(comparison, (a, attack), (b, attack)) for a, b in combinations(labels, 2)]
     p = holm(pd.Series([chance(a, b) for a, b in pairs], dtype=float))
     return [

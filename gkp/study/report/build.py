@@ -22,7 +22,7 @@ from gkp.study.report.pages.blocks import BLOCK, fill_blocks
 from gkp.study.report.pages.evidence import Evidence
 from gkp.study.report.tables import footnote, self_checks, summary, to_markdown
 from gkp.study.runs import suites
-from gkp.study.runs.store import Store
+from gkp.study.runs.store import Store, is_complete
 from gkp.study.runs.suites.grids import LIVE
 from gkp.utils.files import atomic_write_text
 
@@ -35,7 +35,7 @@ SHORTER = details.SHORTER  # the networks of the first one after few epochs
 def generate(root: str | Path, suite: str | None = None) -> dict[Path, str]:
     """Relative path -> text of every generated file: tables of one suite, or of all and pages."""
     store = Store(root)
-    names = [suite] if suite else sorted({record.suite for record in store.all()} - {LIVE})
+    names = [suite] if suite else measured_suites(store)
     texts: dict[Path, str] = {}
     for name in names:
         texts |= suite_tables(name, Comparison(store.of_suite(name)))
@@ -48,6 +48,18 @@ def generate(root: str | Path, suite: str | None = None) -> dict[Path, str]:
 
         texts[Path("docs/NETWORKS.md")] = anybody.page(store.root / NETWORKS)
     return texts | (pages(store) if suite is None else {})
+
+
+def measured_suites(store: Store) -> list[str]:
+    """The committed suites with tables: of their own records, of facts alone, or of others' networks.
+
+    A suite that only attacks other suites' networks counts from the first network that met all its attacks.
+    """
+    own = {record.suite for record in store.all()}
+    found = {file.suite for file in store.files()}
+    runs = {name: suites.get(name).ordered() if name in suites.SUITES else [] for name in found - own}
+    others = {name for name, each in runs.items() if not each or any(is_complete(run, store) for run in each)}
+    return sorted((own | others) - {LIVE})
 
 
 def pages(store: Store) -> dict[Path, str]:

@@ -10,10 +10,11 @@ from matplotlib.ticker import MaxNLocator
 from gkp.study.analysis import training
 from gkp.study.analysis.compared import Comparison
 from gkp.study.analysis.labels import network_title, ordered
+from gkp.study.analysis.seeds import counted
 from gkp.study.analysis.training import MARKS, SCORES
 from gkp.study.report.style import DOUBLE, FAINT, INK, legend, look, new_figure, styled
 
-PANELS = {"loss": "training loss", "test": "accuracy on test images (%)"}
+PANELS = {"loss": "training loss", "test": "accuracy on test images (%), low values cut off"}
 
 
 @styled
@@ -106,8 +107,8 @@ def choices(records: Comparison) -> Figure:
 
 
 def _header(records: Comparison) -> str:
-    networks, count = {record.label for record in records.trained}, len(records.seeds)
-    return f"{_network(records)}: {len(networks)} networks, {count} training{'s' * (count > 1)} of each"
+    networks = {record.label for record in records.trained}
+    return f"{_network(records)}: {len(networks)} networks, means of {counted(records, 'training')} of each"
 
 
 def _network(records: Comparison) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,11 +25,12 @@ from gkp.study.runs.run import Run
 
 ROW = 0.15  # inches of a method
 # Methods this many times as far out as the median one, and this many points, are outside of a panel.
-FAR, NEAR, MARGIN = 8.0, 4.0, 0.06
+FAR, NEAR, MARGIN = 8.0, 8.0, 0.06
+REACHES = (1, 3, 5, 8)  # times the usual distance between a marker and its name
 NARROW = 16  # letters in a line above one of many panels
 BOLD: dict[str, Any] = {"fontsize": 8, "weight": "bold"}
 ZERO: dict[str, Any] = {"color": INK, "linewidth": 0.8, "zorder": 1}
-HOW = "bars: paired 95 % interval over images; filled: shown after Holm's correction"
+HOW = "bars: paired 95 % interval over images; filled: significant after Holm's correction"
 
 
 @styled
@@ -187,7 +189,7 @@ def _no_rows(axes: Axes) -> None:
 
 
 def _point(axes: Axes, point: Any, row: int) -> None:
-    """A difference and its interval, hollow where nothing is shown."""
+    """A difference and its interval, hollow where it is not significant."""
     style = spotlit(point.method)
     line = style.line | {"markersize": style.line["markersize"] * 0.85}
     if point.p >= LEVEL:
@@ -214,7 +216,10 @@ def _label_rows(axes: Axes, order: Sequence[str]) -> None:
 
 
 def _direct_labels(axes: Axes, both: pd.DataFrame) -> None:
-    """Names beside the markers, those in colour first; a grey one that finds no room is left out."""
+    """Names beside the markers, those in colour first; a grey one that finds no room is left out.
+
+    Those in colour look further away, too, and are joined to their marker from there.
+    """
     canvas = FigureCanvasAgg(axes.figure.figure)
     places = {label: (point.difference_x, point.difference_y) for label, point in both.iterrows()}
     pixels = {label: axes.transData.transform(place) for label, place in places.items()}
@@ -225,10 +230,13 @@ def _direct_labels(axes: Axes, both: pd.DataFrame) -> None:
         for dx in (5, -5)
     ]
     for label in sorted(places, key=lambda label: label not in SPOTLIGHT):
-        for offset, ha, va in sides:
+        front, colour = label in SPOTLIGHT, spotlit(label).colour
+        for reach, ((dx, dy), ha, va) in itertools.product(REACHES if front else REACHES[:1], sides):
+            line = {"arrowstyle": "-", "color": colour, "linewidth": 0.6}
             text = axes.annotate(
-                method_title(label), places[label], xytext=offset, textcoords="offset points", ha=ha, va=va,
-                fontsize=7, color=spotlit(label).colour, weight="bold" if label in SPOTLIGHT else "normal",
+                method_title(label), places[label], xytext=(reach * dx, reach * dy),
+                textcoords="offset points", ha=ha, va=va, fontsize=7, color=colour,
+                weight="bold" if front else "normal", arrowprops=line if reach > 1 else None,
             )  # fmt: skip
             box = text.get_window_extent(canvas.get_renderer())
             free = axes.bbox.contains(box.x0, box.y0) and axes.bbox.contains(box.x1, box.y1)

@@ -211,14 +211,16 @@ def front(records: Comparison, clean: str, robust: str) -> Figure:
     handles = [Line2D([], [], color=c, marker="o", linestyle="", label=p) for p, c in colours.items()]
     known = [name for name in SELECTIONS if name in set(crossed.selection)]
     handles += [Line2D([], [], color=INK, marker=SELECTIONS[n], linestyle="", label=n) for n in known]
+    title = "colour: stages, marker: kernels"
     if "first" in set(crossed.which):
+        title += ",\nhollow: which layers"
         handles.append(
             Line2D(
                 [], [], color=INK, marker="o", markerfacecolor="white", linestyle="", label="first of a block"
             )
         )
     if handles:
-        figure.legend(handles=handles, loc="outside right upper", title="stages, kernels, layers")
+        figure.legend(handles=handles, loc="outside right upper", title=title)
     _name_dots(axes, frame)
     return figure
 

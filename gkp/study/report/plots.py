@@ -128,32 +128,45 @@ def epsilon_curve(records: Comparison, kind: str = "fgsm", names: Sequence[str] 
     figure = new_figure(DOUBLE * 0.75, 3.0)
     axes = figure.subplots()
     labels = [label for label in same.labels if label != CONTROL]
-    last: dict[str, float] = {}
+    gains = {label: [fmean(_gains(same, label, name)) for name in names] for label in labels}
     for label in sorted(labels, key=lambda label: label in SPOTLIGHT):
-        gains = [fmean(_gains(same, label, name)) for name in names]
         front = label in SPOTLIGHT
-        line = spotlit(label).line if front else {"color": REST, "alpha": 0.45}
-        axes.plot(radii, gains, **line, linewidth=1.3 if front else 0.7, zorder=3 if front else 2)
-        last |= {label: gains[-1]} if front else {}
-    _names_beside(axes, radii[-1], last)
+        line = spotlit(label).line | {"markersize": 4} if front else {"color": REST, "alpha": 0.45}
+        axes.plot(radii, gains[label], **line, linewidth=1.3 if front else 0.7, zorder=3 if front else 2)
+    in_colour = {label: own for label, own in gains.items() if label in SPOTLIGHT}
+    heights = [gain for own in in_colour.values() for gain in own]
     if METHOD in labels:
         ends = pd.DataFrame([_interval(same, name) for name in names], radii)
         axes.vlines(ends.index, ends[0], ends[1], color=look(METHOD).colour, linewidth=0.8, zorder=4)
+        heights += [*ends[0], *ends[1]]
+    outside = _cut(axes, gains, heights)
+    _names_beside(axes, radii[-1], {label: own[-1] for label, own in in_colour.items()})
     _over_eps(
         axes, radii, [f"{eps:g}\n{control[name]:.0f} %" for eps, name in zip(radii, names, strict=True)]
     )
     axes.set_xlabel(
         f"eps of {titles[names[-1]].split()[0]} (1/255); below it: accuracy that {CONTROL} has left"
     )
-    axes.set_ylabel(f"difference to {CONTROL} (points)")
+    axes.set_ylabel(f"difference to\n{CONTROL} (points)")
     note = (
         f"{frame.n.max():,} images; grey: the other methods; bars: paired 95 % interval of SR-GKP over images"
     )
+    note += f"\nin part beyond the panel: {', '.join(outside)}" if outside else ""
     defended = any(r.run.recipe and r.run.recipe.adversarial for r in records.trained)
     if kind == "fgsm" and not defended:
         note += "\nat large eps a single step overshoots: what it leaves there is no robustness"
     figure.suptitle(note, fontsize=7, color=FAINT, x=0.01, ha="left")
     return figure
+
+
+def _cut(axes: Axes, gains: Mapping[str, Sequence[float]], heights: Sequence[float]) -> list[str]:
+    """Limits the panel to `heights` and half as much again; titles of the methods that leave it."""
+    low, high = min([0.0, *heights]), max([0.0, *heights])
+    low, high = low - (high - low) / 2, high + (high - low) / 2
+    outside = [label for label, own in gains.items() if min(own) < low or max(own) > high]
+    if outside:
+        axes.set_ylim(low, high)
+    return [method_title(label) for label in outside]
 
 
 def _over_eps(axes: Axes, radii: Sequence[float], words: Sequence[str]) -> None:
@@ -172,6 +185,7 @@ def _names_beside(axes: Axes, x: float, last: Mapping[str, float]) -> None:
     for label, end in sorted(last.items(), key=lambda item: item[1]):
         lowest = max(end, lowest + room)
         place: dict[str, Any] = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
+        place["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # over the line at zero
         axes.annotate(method_title(label), (x, lowest), **place, color=spotlit(label).colour)
 
 
@@ -247,11 +261,13 @@ def ladder(records: Comparison) -> Figure:
 def _rungs(axes: Axes, frame: pd.DataFrame, order: Sequence[str]) -> None:
     """Networks as dots beside one another on every rung, those in the spotlight over the others."""
     labels = ordered(frame.label)
-    for label in sorted(labels, key=lambda label: label in SPOTLIGHT):
-        own, front = frame[frame.label == label].set_index("rung")["mean"], label in SPOTLIGHT
-        aside = 0.56 * (labels.index(label) / max(len(labels) - 1, 1) - 0.5)
-        line = spotlit(label).line | {"markersize": 4.5 if front else 2.5, "alpha": 1 if front else 0.5}
-        axes.plot([place + aside for place in range(len(order))], own[list(order)], linestyle="", **line)
+    for front in (False, True):
+        side_by_side = [label for label in labels if (label in SPOTLIGHT) == front]
+        for number, label in enumerate(side_by_side):
+            own = frame[frame.label == label].set_index("rung")["mean"]
+            aside = 0.56 * (number / max(len(side_by_side) - 1, 1) - 0.5)
+            line = spotlit(label).line | {"markersize": 4.5 if front else 2.5, "alpha": 1 if front else 0.5}
+            axes.plot([place + aside for place in range(len(order))], own[list(order)], linestyle="", **line)
     axes.set_xticks(range(len(order)), order)
 
 

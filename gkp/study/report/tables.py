@@ -164,9 +164,9 @@ def _clean(found: verdict.Findings) -> tuple[str, ...]:
     span = f", {-worse.iloc[-1]:.1f} to {-worse.iloc[0]:.1f} points" if len(worse) else ""
     return (
         "structured pruning methods keep clean accuracy",
-        f"{len(frame) - len(worse)} of {len(frame)} methods come without a shown loss; nearest to {CONTROL}: "
-        f"{best.method}, {best.difference:+.1f} points",
-        f"{len(worse)} of {len(frame)} are shown to lose{span}",
+        f"{len(frame) - len(worse)} of {len(frame)} methods come without a significant loss; nearest to "
+        f"{CONTROL}: {best.method}, {best.difference:+.1f} points",
+        f"{len(worse)} of {len(frame)} lose significantly{span}",
     )
 
 
@@ -203,15 +203,15 @@ def _milder(found: verdict.Findings) -> tuple[str, ...]:
 
 
 def _gained(found: verdict.Findings) -> tuple[str, ...]:
-    """Shown gains against shown losses; what is not shown to differ stands with the losses, as no gain."""
-    sides: dict[str, list[str]] = {"better": [], "worse": [], "not shown to differ": []}
+    """Significant gains against significant losses; what is neither stands with the losses, as no gain."""
+    sides: dict[str, list[str]] = {"better": [], "worse": [], "not significant": []}
     for (control, attack), row in found.gains.items():
         sides[row.verdict].append(f"{points_text(row.difference)} {found.titles[attack]} over {control}")
     gained, lost, unclear = ("; ".join(texts) or "none" for texts in sides.values())
     return (
         "SR-GKP gains robustness over the unpruned network",
-        f"points shown: {gained}",
-        f"points shown: {lost}; not shown either way: {unclear}",
+        f"significant: {gained}",
+        f"significant: {lost}; not significant: {unclear}",
     )
 
 
@@ -238,7 +238,7 @@ def _smooth(found: verdict.Findings) -> tuple[str, ...]:
         return statement, "no record yet", "no record yet", "–"
     texts = [
         f"{points_text(row.difference)} points {found.titles[attack]} "
-        f"({'shown' if row.verdict in ('better', 'worse') else 'not shown'})"
+        f"({'significant' if row.verdict in ('better', 'worse') else 'not significant'})"
         for attack, row in smooth.smoothest.items()
     ]
     instead = f"; keeping the smoothest kernels instead of its own brings {', '.join(texts)}" if texts else ""

@@ -210,6 +210,7 @@ class Provenance:
     """Where a record comes from; None where it does not say."""
 
     commit: str | None = None
+    dirty: bool | None = None
     device: str | None = None
     threads: int | None = None
     seconds: float | None = None

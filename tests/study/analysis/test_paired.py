@@ -45,7 +45,7 @@ def test_a_clear_difference_is_found_and_a_small_one_is_not():
     worse[:40], alike[:2] = False, False
     records = Comparison([_with_right(CONTROL, right), _with_right("l1", worse), _with_right("l2", alike)])
     frame = paired.against(records, ATTACK).set_index("method")
-    assert frame.verdict.to_dict() == {"l1": "worse", "l2": "not shown to differ"}
+    assert frame.verdict.to_dict() == {"l1": "worse", "l2": "not significant"}
     assert frame.difference.to_dict() == pytest.approx({"l1": -20, "l2": -1})
     turned = paired.against(records, ATTACK, control="l1").set_index("method")
     assert turned.verdict[CONTROL] == "better"
@@ -85,7 +85,7 @@ def test_counts_are_of_methods_and_not_of_controls():
     frame = pd.DataFrame({"method": list(verdicts), "verdict": list(verdicts.values()), "difference": -1.5})
     (row,) = paired.counts_text({"one": frame}).to_dict("records")
     assert row == {
-        "attack": "one", "methods": "3", "less accurate": "2", "more": "1", "not shown": "0",
+        "attack": "one", "methods": "3", "less accurate": "2", "more": "1", "not significant": "0",
         "sr-gkp": "-1.50, worse",
     }  # fmt: skip
     assert paired.counts_text({"one": frame[:3]})["sr-gkp"].tolist() == ["–"]

@@ -140,7 +140,7 @@ def test_more_epochs_are_compared_network_by_network_and_seed_by_seed() -> None:
     assert frame.loc["sr-gkp", "p"] < 0.001
     assert (frame.loc["l1", "difference"], frame.loc["l1", "p"]) == (0, 1)
     text = training.longer_text(short, long, [BENIGN]).set_index("method")["benign"]
-    assert text["sr-gkp"] == "51.00 to 54.00: +3.00 shown"
+    assert text["sr-gkp"] == "51.00 to 54.00: +3.00 significant"
     assert text["l1"] == "60.00 to 60.00: +0.00"
 
 
@@ -156,7 +156,7 @@ def test_more_epochs_are_compared_network_by_network_and_seed_by_seed() -> None:
 def test_an_order_stays_opens_or_turns(short: tuple[int, ...], said: dict[str, int]) -> None:
     before = trained({name: (count,) for name, count in zip(NAMES, short, strict=True)}, SHORT)
     after = trained({name: (count,) for name, count in zip(NAMES, (550, 650, 750), strict=True)}, LONG)
-    assert training.order_kept(before, after, BENIGN) == {"pairs": 3, "shown": 3, **said}
+    assert training.order_kept(before, after, BENIGN) == {"pairs": 3, "significant": 3, **said}
     turned = training.order_kept(after, before, BENIGN)
     assert turned["only"] == said["open"]
 

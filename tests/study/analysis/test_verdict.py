@@ -37,7 +37,7 @@ def test_differences_are_the_paired_tests(records, tmp_path):
     _, sentence, against, *_ = statement(tmp_path, records, "clean accuracy")
     worse = frame.loc[["sr-gkp", "l1", "chip"], "verdict"] == "worse"
     count, nearest = sentence.split("; ")
-    assert count == f"{3 - worse.sum()} of 3 methods come without a shown loss"
+    assert count == f"{3 - worse.sum()} of 3 methods come without a significant loss"
     assert nearest.startswith(f"nearest to {CONTROL}: ")
     assert sentence.endswith(f"{lost.idxmin()}, {-lost.min():+.1f} points")
     assert worse.any()
@@ -48,8 +48,8 @@ def test_differences_are_the_paired_tests(records, tmp_path):
 
 def test_gains_and_losses_stand_on_their_own_side(records, tmp_path):
     _, gained, lost, *_ = statement(tmp_path, records, "gains robustness")
-    lost, unclear = lost.split("; not shown either way: ")
-    sides = [side.removeprefix("points shown: ").split("; ") for side in (gained, lost, unclear)]
+    lost, unclear = lost.split("; not significant: ")
+    sides = [side.removeprefix("significant: ").split("; ") for side in (gained, lost, unclear)]
     assert len([part for side in sides for part in side if part != "none"]) == 8  # four attacks, two controls
     assert all(part[0] in "+n" for part in sides[0])
     assert all(part[0] in "-n" for part in sides[1])

@@ -75,6 +75,12 @@ def test_records_with_the_papers_attacks_alone_are_reported(tmp_path: Path) -> N
     assert "PGD-10" not in details
 
 
+def test_every_page_under_figures_is_made_again() -> None:
+    """Those of suites too that only attack other suites' networks, or hold facts alone."""
+    tables = {path.parent.name for path in (REPOSITORY / "figures").glob("*/*.md")}
+    assert tables <= set(report.measured_suites(Store(REPOSITORY)))
+
+
 def test_text_outside_the_blocks_is_left_alone(root: Path) -> None:
     write(root)
     text = (root / "README.md").read_text()

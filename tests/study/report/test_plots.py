@@ -129,7 +129,7 @@ def test_a_forest_plot_is_the_paired_intervals_sorted_and_filled_where_shown(few
         assert marker.get_xdata()[0] == pytest.approx(row.difference)
         assert bar.get_segments()[0][:, 0] == pytest.approx([row.low, row.high])
         hollow = to_rgb(marker.get_markerfacecolor()) == (1, 1, 1)
-        assert hollow == (row.verdict == "not shown to differ")
+        assert hollow == (row.verdict == "not significant")
 
 
 def test_methods_in_the_spotlight_have_their_colours_and_the_rest_is_grey(few):

@@ -191,7 +191,7 @@ def _corrected(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> pd.Dat
     frame = pd.DataFrame(rows, columns=[*keys, "networks", "n", "difference", "low", "high", "p"])
     frame["p"] = holm(frame["p"])
     frame["verdict"] = [
-        "not shown to differ" if p >= LEVEL else "better" if points > 0 else "worse"
+        "not significant" if p >= LEVEL else "better" if points > 0 else "worse"
         for points, p in zip(frame["difference"], frame["p"], strict=True)
     ]
     return frame

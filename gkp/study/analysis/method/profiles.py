@@ -55,7 +55,7 @@ def sharp(comparison: Comparison) -> list[str]:
 def tested_text(frame: pd.DataFrame, titles: Mapping[str, str]) -> pd.DataFrame:
     """Rows of `factors.contrasts`, `finalists` or `retrained`, a column per attack.
 
-    A cell is "+1.20 better (p = 0.012)", without a word where nothing is shown, or a dash.
+    A cell is "+1.20 better (p = 0.012)", without a word where it is not significant, or a dash.
     """
     keys = [name for name in ("factor", "level", "against", "label") if name in frame]
     cells: dict[tuple[str, ...], dict[str, str]] = {}

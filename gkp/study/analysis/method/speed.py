@@ -16,7 +16,7 @@ from gkp.study.runs.store import Store
 SUITE = "benchmarks"
 BETAS = {"reference": "the released code", "exact": "Eq. 3"}
 TIMES = ("seconds", "against_seconds", "ratio", "low", "high")
-COLUMNS = ("part", "what", "ours", "against", *TIMES, "goal", "earlier")
+COLUMNS = ("part", "what", "ours", "against", *TIMES, "at_peak", "goal", "earlier")
 
 
 def facts(root: str | Path) -> list[Fact]:
@@ -28,7 +28,7 @@ def ratios(root: str | Path, part: str | None = None) -> pd.DataFrame:
     """One row per comparison with COLUMNS, of one part (the name of a record) or of all.
 
     ratio: how many times as fast as what it is measured against, low and high its quartiles over the rounds;
-    earlier: the ratios of other runs, None without any.
+    earlier: the ratios of other runs; at_peak: the ratio of the work at the processor's peak. None without.
     """
     rows = [
         {"part": fact.label, **row}
@@ -52,12 +52,15 @@ def ratios_text(frame: pd.DataFrame) -> pd.DataFrame:
                 "ours": f"{row.ours}, {seconds_text(row.seconds)}",
                 "against": f"{row.against}, {seconds_text(row.against_seconds)}",
                 "times as fast": times,
+                "at the peak": "–" if pd.isna(row.at_peak) else f"{row.at_peak:.2f}",
                 "in other runs": ", ".join(f"{old:.2f}" for old in others) or "–",
                 "goal": goal,
             }
         )
     found = pd.DataFrame(rows)
-    return found if frame["earlier"].notna().any() else found.drop(columns="in other runs", errors="ignore")
+    optional = {"at the peak": "at_peak", "in other runs": "earlier"}
+    empty = [title for title, column in optional.items() if frame[column].isna().all()]
+    return found.drop(columns=empty, errors="ignore")
 
 
 def roofline_text(root: str | Path) -> pd.DataFrame:

@@ -11,10 +11,12 @@ from gkp.study.analysis.comparison import points
 from gkp.study.analysis.labels import BENIGN, CONTROL, method_title
 from gkp.study.report.pages.evidence import Evidence, answer
 from gkp.study.report.pages.findings import (
+    ATTACKED,
     HEADLINE,
     LAYERS,
     LONG_56,
     METHOD,
+    PROFILES,
     SEEDS_20,
     SHORT_56,
     compared_lengths,
@@ -69,7 +71,7 @@ def beside_others(evidence: Evidence) -> str:
     ]
     ahead, behind = (sum(verdict.status == status for verdict in found) for status in ("OK", "MISS"))
     titles = [method_title(name) for name in TRAINED_LONGER if name != METHOD]
-    lead = "Ahead of other pruned networks" if ahead > behind else "Not ahead of other pruned networks"
+    lead = f"{'Ahead' if ahead > behind else 'Not ahead'} of the other methods trained as long"
     of_all = setting(evidence, LONG_56, TRAINED_LONGER)
     return (
         f"**{lead}**: beside {', '.join(titles[:-1])} and {titles[-1]} SR-GKP is shown to be more robust in "
@@ -78,13 +80,13 @@ def beside_others(evidence: Evidence) -> str:
 
 
 def kept_order(evidence: Evidence) -> str:
-    """How many differences that the long training shows the short one shows too, and the other way round."""
+    """How many significant differences of the long training the short one has, and the other way round."""
     short, long = evidence.comparison(SHORT_56), evidence.comparison(LONG_56)
     counts = [training.order_kept(short, long, attack) for attack in compared_lengths(evidence)]
-    shown, same, other = (sum(count[name] for count in counts) for name in ("shown", "same", "other"))
+    clear, same, other = (sum(count[name] for count in counts) for name in ("significant", "same", "other"))
     return (
-        f"Of {shown} differences between its networks that {epochs(evidence, LONG_56)} epochs show, "
-        f"{epochs(evidence, SHORT_56)} epochs show {same} the same way and {other} the other way."
+        f"Of {clear} differences between its networks that are significant after {epochs(evidence, LONG_56)} "
+        f"epochs, {same} are so after {epochs(evidence, SHORT_56)}, the same way, and {other} the other way."
     )
 
 
@@ -120,7 +122,7 @@ def price(evidence: Evidence) -> str:
 
 def limits(evidence: Evidence) -> str:
     """What the findings do not reach, as one paragraph."""
-    few, strong = evidence.verdict("U1"), evidence.verdict("A9")
+    few = evidence.verdict("U1")
     low, high = few.interval or (math.nan, math.nan)
     place = few.claim.ours
     images = points(evidence.comparison(place["suite"]), [place["attack"]])["n"].min()
@@ -130,9 +132,20 @@ def limits(evidence: Evidence) -> str:
         "paper's own networks were never released: ours start from public ones. No interval is corrected "
         "for the number of claims; the tables of notebook 02 are, for the number of methods. AutoAttack saw "
         f"{images} images of the ResNet-20, which leaves its differences uncertain by "
-        f"{(high - low) / 2:.0f} points. At the usual 8/255 in pixels PGD-50 leaves {strong.ours:g} % of the "
-        "images right, whatever the network: robustness here is about small eps. All tables: "
+        f"{(high - low) / 2:.0f} points. {small_eps(evidence)} All tables: "
         f"[docs/results.md]({evidence.up}docs/results.md).\n"
+    )
+
+
+def small_eps(evidence: Evidence) -> str:
+    """What the usual eps leaves of networks trained on clean images and on attacked ones."""
+    clean, trained = evidence.verdict("A9"), evidence.comparison(ATTACKED)
+    frame = points(trained, [clean.claim.ours["attack"]])
+    kept = frame[frame.label != "unpruned"]["mean"]
+    return (
+        f"At the usual 8/255 in pixels PGD-50 leaves {clean.ours:g} % of the images right of every network "
+        f"trained on clean images: robustness here is about small eps. {len(kept)} networks trained on "
+        f"attacked images keep {kept.min():.0f} to {kept.max():.0f} % there."
     )
 
 
@@ -142,9 +155,10 @@ def what_few_seeds_leave(evidence: Evidence) -> str:
     what = "Intervals over images are about these networks on other images, those over seeds about trainings."
     if len(long.seeds) >= FEWEST:
         return what
-    apart = seeds.spread(several, [HEADLINE])["range"].max()
+    comparisons = (several, evidence.comparison(PROFILES))
+    apart = max(seeds.spread(each, [HEADLINE])["range"].max() for each in comparisons)
     return (
-        f"{what} Of the latter, {seeds.counted(long)} of the {network(evidence, LONG_56)} cannot speak: "
-        f"{len(several.seeds)} of one method lie up to {apart:.1f} points apart on the "
+        f"{what} {seeds.counted(long)} of the {network(evidence, LONG_56)} say nothing about other "
+        f"trainings: {len(several.seeds)} trainings of one method lie up to {apart:.1f} points apart on the "
         f"{network(evidence, SEEDS_20)} under FGSM 0.01."
     )

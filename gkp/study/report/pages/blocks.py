@@ -66,6 +66,7 @@ def makers(evidence: Evidence, argument: str) -> dict[str, Callable[[], str]]:
         "methods-short": methods_list,
         "speed": lambda: measured(store, argument),
         "roofline": lambda: to_markdown(speed.roofline_text(store.root)),
+        "commits": lambda: commits(store),
         "table": lambda: results(evidence, argument),
         "verdict": lambda: abstract_of(evidence, argument),
     }
@@ -77,6 +78,17 @@ def last_lines(evidence: Evidence) -> str:
     shown = status.closing(committed, evidence.waiting)[-LAST_LINES:]
     cut = [line if len(line) <= WIDTH else f"{line[:WIDTH].rstrip()} ..." for line in shown]
     return "```text\n" + "\n".join(cut) + "\n```\n"
+
+
+def commits(store: Store) -> str:
+    """How many records name a commit that the code then differed from."""
+    files = [file for file in store.files() if file.suite != LIVE]
+    changed = sum(file.provenance.dirty is True for file in files)
+    return (
+        f"- {changed} of {len(files)} records say `dirty`: tracked files (code, pages or figures) differed "
+        "from the commit that they name, which then tells their code only nearly. Networks do not rest on "
+        "it: their weights are here with hashes, and `reproduce.sh evaluate` attacks them again.\n"
+    )
 
 
 def results(evidence: Evidence, suite: str) -> str:

@@ -104,7 +104,7 @@ def _longer(store: Store, comparison: Comparison) -> Tables:
     )
     if short.trained:
         epochs = f"{short.trained[0].run.epochs} and {comparison.trained[0].run.epochs} epochs"
-        title = f"Percent after {epochs}, the same networks; shown: McNemar, Holm-corrected"
+        title = f"Percent after {epochs}, the same networks; significant: McNemar, Holm-corrected"
         yield title, training.longer_text(short, comparison, names)
         title = (
             f"Whether the methods rank alike after {epochs}: correlations of the pruned networks (bootstrap "

@@ -17,12 +17,12 @@ from gkp.study.runs.suites.trained import TRAINED_LONGER
 METHOD, HEADLINE = "sr-gkp", PROTOCOL[0]  # FGSM 0.01
 LONG_56, SHORT_56 = "cifar10-resnet56-57", "cifar10-resnet56-seeds"
 SEEDS_20 = "cifar10-resnet20-seeds"
-PROFILES = "cifar10-resnet20-profiles"
+PROFILES, ATTACKED = "cifar10-resnet20-profiles", "cifar10-resnet20-adversarial"
 EARLY = {  # networks pruned 6:3:1 over the stages -> what of them goes
     "sr-gkp-b (strategy-random)": "random kernels",
     "fpgm (profile-6:3:1)": "FPGM's filters",
 }
-COLUMNS = ("question", "answer", "size in points (95 % interval)", "n", "notebook")
+COLUMNS = ("question", "answer", "size in points (95 % interval, or least to greatest)", "n", "notebook")
 LAYERS = {"S1": "random layers", "S2": "layers of the authors' ResNet-20"}
 SMOOTHNESS = {"K1": "smoothness alone", "K2": "no smoothness"}
 STRICTER = {
@@ -49,6 +49,7 @@ def findings(evidence: Evidence) -> str:
         other_methods(evidence, SEEDS_20, both, f"The same, {short}?"),
         more_training(evidence),
         *(pruned_early(evidence, label) for label in EARLY),
+        trained_on_attacks(evidence),
         smoothness(evidence),
         protocol(evidence),
     ]
@@ -113,6 +114,16 @@ def pruned_early(evidence: Evidence, label: str) -> Row:
     return _row(evidence, PROFILES, question, found, titles, found, label, "06_better")
 
 
+def trained_on_attacks(evidence: Evidence) -> Row:
+    """SR-GKP against the unpruned network, both trained on attacked images: benign, and PGD-50 by eps."""
+    comparison = evidence.comparison(ATTACKED)
+    attacks = (BENIGN, *(name for name in pixel_attacks(comparison, "pgd") if name.startswith("pgd50")))
+    found = {attack: evidence.difference(ATTACKED, attack, CONTROL) for attack in attacks}
+    question = "Fine-tuned on attacked images, does SR-GKP keep what the unpruned network has (ResNet-20)?"
+    titles = {attack: comparison.titles[attack].replace(" +1", "") for attack in attacks}  # of the restart
+    return _row(evidence, ATTACKED, question, found, titles, found)
+
+
 def smoothness(evidence: Evidence) -> Row:
     """Claims K1 and K2: how many groups keep their kernels whatever smoothness weighs."""
     found = {title: evidence.verdict(name) for name, title in SMOOTHNESS.items()}
@@ -124,7 +135,7 @@ def smoothness(evidence: Evidence) -> Row:
 def protocol(evidence: Evidence) -> Row:
     """Claims A1, A4 and A8: what is left where one thing of the paper's protocol is made stricter."""
     found = {title: evidence.verdict(name) for name, title in STRICTER.items()}
-    size = lines((title, f"{span(v.values)} {v.claim.id}") for title, v in found.items())
+    size = lines((title, f"{span(v.values)}, by network {v.claim.id}") for title, v in found.items())
     counts = sorted({len(verdict.values) for verdict in found.values()})
     n = f"{' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} networks"
     question = "Does the paper's protocol find as much as stricter attacks?"

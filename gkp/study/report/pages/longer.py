@@ -105,7 +105,7 @@ def more_training(evidence: Evidence) -> str:
         shown = int((frame.p < training.LEVEL).sum())
         low, high = frame.difference.min(), frame.difference.max()
         span = signed(f"{low:+.1f} to {high:+.1f}")
-        parts.append(f"{named(evidence, attack)} {span} (shown for {shown} of {len(frame)} networks)")
+        parts.append(f"{named(evidence, attack)} {span} (significant for {shown} of {len(frame)} networks)")
     return (
         f"**More training**: {epochs(evidence, LONG_56)} epochs of the paper's schedule instead of "
         f"{epochs(evidence, SHORT_56)} of a one-cycle change what the same networks have, in points: "
@@ -122,15 +122,17 @@ def ranks(evidence: Evidence) -> str:
         counts.append(training.order_kept(short, long, attack))
         texts = [f"{r['correlation']:.2f} ({r['low']:.2f} to {r['high']:.2f})" for r in found.values()]
         parts.append(f"{named(evidence, attack)} {signed(' and '.join(texts))}")
-    shown, same, away, other = (sum(c[name] for c in counts) for name in ("shown", "same", "open", "other"))
+    clear, same, away, other = (
+        sum(count[name] for count in counts) for name in ("significant", "same", "open", "other")
+    )
     trust = "may" if other == 0 and same > away else "may not"
     return (
         f"**Do they rank alike?** Spearman's and Kendall's correlations of the pruned networks between "
         f"{epochs(evidence, SHORT_56)} and {epochs(evidence, LONG_56)} epochs, with bootstrap intervals over "
-        f"images: {'; '.join(parts)}. Of {shown} differences between two networks that the long training "
-        f"shows, the short one shows {same} the same way and {other} the other way; {away} are open there. "
-        f"So the short recipe {trust} be trusted with whom it shows to be ahead among these networks, not "
-        "with how much is left, nor with the order of methods that lie close."
+        f"images: {'; '.join(parts)}. Of {clear} differences between two networks that are significant after "
+        f"the long training, {same} are so after the short one, the same way, and {other} the other way; "
+        f"{away} are not significant there. So the short recipe {trust} be trusted with whom it puts clearly "
+        "ahead among these networks, not with how much is left, nor with the order of methods that lie close."
     )
 
 

@@ -107,11 +107,11 @@ def test_levels_are_compared_in_networks_that_are_alike(known: Comparison) -> No
     assert clean.difference["6:3:1"] == pytest.approx(6)
     assert clean.difference["random"] == pytest.approx(-3)
     assert clean.difference["first"] == pytest.approx(0)
-    assert clean.verdict[["6:3:1", "random", "first"]].tolist() == ["better", "worse", "not shown to differ"]
+    assert clean.verdict[["6:3:1", "random", "first"]].tolist() == ["better", "worse", "not significant"]
     assert clean.networks["first"] == 16  # 4 profiles and 4 selections; 1:1:0 has no such network
     assert (clean.low <= clean.difference).all()
     assert (clean.difference <= clean.high).all()
-    assert set(found[found.attack == ROBUST].verdict) == {"not shown to differ"}
+    assert set(found[found.attack == ROBUST].verdict) == {"not significant"}
     assert len(found) == 2 * (4 + 3 + 1)
 
 

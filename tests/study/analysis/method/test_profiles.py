@@ -71,7 +71,7 @@ def test_tests_as_text_have_a_dash_where_an_attack_is_missing() -> None:
         "attack": ROBUST,
         "difference": -0.5,
         "p": 0.5,
-        "verdict": "not shown to differ",
+        "verdict": "not significant",
     }
     found = profiles.tested_text(pd.DataFrame([row, other]), {CLEAN: "clean", ROBUST: "PGD"})
     assert found.to_dict("records") == [

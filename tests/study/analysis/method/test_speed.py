@@ -4,9 +4,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
+from torch import nn
 
 from benchmarks import __main__ as main
-from benchmarks import deployment, ratios
+from benchmarks import attacks, deployment, ratios
+from gkp.deploy import runtimes
 from gkp.study.analysis.method import speed
 from gkp.study.report import fact_plots
 from gkp.study.report.pages.blocks import measured
@@ -37,6 +40,7 @@ def test_a_row_pairs_the_rounds() -> None:
 def test_the_table_says_whether_a_goal_is_met(root) -> None:
     table = speed.ratios_text(speed.ratios(root))
     assert list(table["goal"]) == ["1.5: met", "0.6: missed", "–"]
+    assert "at the peak" not in table
     assert table["times as fast"].iloc[0] == "2.00 (2.00 to 2.50)"
     assert table["against"].iloc[0] == "theirs, 6.00 s"
     assert speed.ratios(root, "training").empty
@@ -53,13 +57,27 @@ def test_other_runs_of_a_network_stand_beside_the_newest(tmp_path: Path, monkeyp
     monkeypatch.setattr(deployment, "least_ratio", lambda name, batch, groups, machine: 0.8)
     for dense in (4.0, 6.0, 3.0):
         milliseconds["dense"] = [dense, dense]
-        parts = {**main.of_deployment(1, "resnet50", 1, tmp_path), "threads": 1}
-        Store(tmp_path).write(Fact.of("deployment", speed.SUITE, parts, provenance("cpu")))
+        for runtime in runtimes.SUFFIXES:
+            parts = {**main.of_deployment(1, "resnet50", 1, runtime, tmp_path), "threads": 1}
+            Store(tmp_path).write(Fact.of("deployment", speed.SUITE, parts, provenance("cpu")))
     table = speed.text(tmp_path, "deployment")
     assert len(table) == 6
     assert set(table["times as fast"]) == {"1.50", "0.60"}
     assert set(table["in other runs"]) == {"2.00, 3.00", "0.80, 1.20"}
     assert list(speed.roofline_text(tmp_path)["groups"]) == [2, 8]
+
+
+def test_what_the_peak_allows_stands_beside_the_ratio(tmp_path: Path) -> None:
+    rows = [ratios.row(what, TIMES, "ours", "theirs") for what in ("an attack", "training")]
+    rows[0]["at_peak"] = 2.5
+    Store(tmp_path).write(Fact.of("attacks", speed.SUITE, {"rows": rows, "threads": 1}, provenance("cpu")))
+    assert list(speed.text(tmp_path, "attacks")["at the peak"]) == ["2.50", "–"]
+
+
+def test_an_attack_multiplies_to_the_loss_and_back_in_every_iteration() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.Flatten())
+    once = 4 * 3 * 3 * 3 * 8 * 8
+    assert attacks.operations(model, torch.rand(5, 3, 8, 8), iterations=10) == 2 * once * 2 * 5 * 10
 
 
 def test_the_page_has_the_table_or_the_command(root, tmp_path) -> None:
