@@ -19,6 +19,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.hooks import RemovableHandle
 
+from gkp.nets.channels.copying import left_alone
 from gkp.nets.grouped_base import GroupedKernels
 
 aten = torch.ops.aten
@@ -67,7 +68,7 @@ def run_once(model: nn.Module, example_input: Tensor) -> None:
         raise ValueError("the network has layers without shapes yet: run it once on an image first")
     image = _like_parameters(model, example_input[:1].clone())  # it may work in place
     try:
-        with _only_products(model), torch.no_grad():
+        with left_alone(model), _only_products(model), torch.no_grad():
             model(image)
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__

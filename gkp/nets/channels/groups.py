@@ -272,14 +272,21 @@ def _bundles(
     return bundles
 
 
+PLAIN = (bool, int, float, str, tuple, type(None))
 _KNOWN: weakref.WeakKeyDictionary[nn.Module, tuple[tuple, Channels]] = weakref.WeakKeyDictionary()
 
 
 def _signature(model: nn.Module, x: Tensor) -> tuple:
-    """What the channels depend on and a user may change: the layers, their shapes, the example's shape."""
-    layers = tuple((name, id(m), type(m)) for name, m in model.named_modules())
+    """What the channels depend on and a user may change: layers, settings, shapes, the example's shape."""
+    layers = tuple((name, id(m), type(m), _settings(m)) for name, m in model.named_modules())
     tensors = tuple((name, id(p), tuple(p.shape)) for name, p in model.named_parameters())
     return (layers, tensors, tuple(x.shape), x.dtype)
+
+
+def _settings(module: nn.Module) -> str:
+    """Its plain attributes, such as a stride or a switch of the forward, and how many hooks it has."""
+    plain = {k: v for k, v in vars(module).items() if isinstance(v, PLAIN) and k != "training"}
+    return repr((sorted(plain.items()), len(module._forward_hooks), len(module._forward_pre_hooks)))
 
 
 def channels_of(model: nn.Module, x: Tensor) -> Channels:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from gkp.nets.channels.copying import left_alone, not_called
 from gkp.nets.channels.groups import Bundle, Channels
 from gkp.nets.channels.layers import answers_in, channel_axis, copied, in_groups, mixes, tensors_in, unwrapped
 from gkp.nets.channels.running import OnePrecision, as_float, plainly, run, seeded, set_mode
@@ -203,10 +204,12 @@ def must_agree(pruned: nn.Module, reference: nn.Module, x: Tensor, how: str) -> 
 
 @full_precision()
 def must_run(pruned: nn.Module, model: nn.Module, x: Tensor) -> None:
-    """ValueError unless `pruned` takes what `model` takes and gives results of the same shapes."""
-    shapes = [[tuple(t.shape) for t in _answers(which, x)] for which in (model, pruned)]
-    if shapes[0] != shapes[1]:
-        raise ValueError(f"the pruned network gives results of shapes {shapes[1]}, the whole one {shapes[0]}")
+    """ValueError unless `pruned`, alone, takes what `model` takes and gives results of the same shapes."""
+    whole = [tuple(answer.shape) for answer in _answers(model, x)]
+    with not_called(model):
+        found = [tuple(answer.shape) for answer in _answers(pruned, x)]
+    if found != whole:
+        raise ValueError(f"the pruned network gives results of shapes {found}, the whole one {whole}")
 
 
 def _precisions(model: nn.Module) -> list[torch.dtype]:
@@ -217,14 +220,9 @@ def _precisions(model: nn.Module) -> list[torch.dtype]:
 
 
 def _answers(model: nn.Module, x: Tensor) -> list[Tensor]:
-    """What the network gives for x, in its own precision and eval mode; its modes are put back."""
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        with torch.no_grad(), seeded():
-            return list(answers_in(run(model.eval(), as_float(x, _precisions(model)[0]))))
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    """What the network gives for x, in its own precision and eval mode; it is left as it was."""
+    with left_alone(model), torch.no_grad(), seeded():
+        return list(answers_in(run(model.eval(), as_float(x, _precisions(model)[0]))))
 
 
 def _blamed(

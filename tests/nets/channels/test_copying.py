@@ -1,13 +1,20 @@
 """gkp.nets.channels.copying: every network that can be copied is, and the rest is named."""
 
+import functools
 import threading
+from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from gkp.nets.channels.copying import copied
+import gkp
+from gkp.attacks import Attack
+from gkp.evaluate import outcome
+from gkp.nets import cost
+from gkp.nets.channels.copying import CopyError, copied, left_alone, not_called
 
 
 class Keeping(nn.Module):
@@ -55,3 +62,173 @@ def test_what_cannot_be_copied_is_named() -> None:
     model[1].lock = threading.Lock()
     with pytest.raises(ValueError, match=r"1\.lock is a lock that copy.deepcopy refuses .*__deepcopy__"):
         copied(model)
+
+
+# ---- functions that hold on to the network -----------------------------------------------------------------
+
+
+class Hooked(nn.Module):
+    """Takes a feature from a hook, as is usual, and counts, averages and keeps in its forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.third, self.head = nn.Conv2d(8, 8, 3, padding=1), nn.Linear(8, 4)
+        self.features: dict[str, Tensor] = {}
+        self.calls: list[int] = []
+        self.register_buffer("seen", torch.zeros((), dtype=torch.long))
+        self.register_buffer("average", torch.zeros(3))
+        self.third.register_forward_hook(lambda _, __, out: self.features.__setitem__("third", out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen += len(x)
+        self.average = 0.9 * self.average + 0.1 * x.detach().mean((0, 2, 3))
+        self.calls.append(len(x))
+        self.last = x.mean()
+        self.third(F.relu(self.second(F.relu(self.first(x)))))
+        return self.head(self.features["third"].relu().mean((2, 3)))
+
+
+def decorated(function: Callable) -> Callable:
+    @functools.wraps(function)
+    def inner(*args: Tensor) -> Tensor:
+        return function(*args)
+
+    return inner
+
+
+class Tailed(nn.Module):
+    """Ends in a function that holds on to it."""
+
+    def __init__(self, wrap: Callable) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.norm, self.head = nn.BatchNorm2d(8), nn.Linear(8, 4)
+        self.tail = wrap(self)
+
+    def end(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(F.relu(self.second(x))).mean((2, 3)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.tail(F.relu(self.first(x)))
+
+
+WRAPS = {
+    "lambda": lambda self: lambda x: self.end(x),
+    "default": lambda self: lambda x, self=self: self.end(x),
+    "decorator": lambda self: decorated(self.end),
+    "gradients": lambda self: torch.enable_grad()(self.end),
+    "compiled": lambda self: torch.compile(self.end, backend="eager"),
+    "partial": lambda self: functools.partial(lambda end, x: end(x), self.end),
+    "nested": lambda self: decorated(functools.partial(Tailed.end, self)),
+}
+
+
+@pytest.mark.parametrize("method", ["sr-gkp", "l1", "lrf"])
+def test_a_pruned_network_with_a_hook_sees_its_input(method: str) -> None:
+    model, x = Hooked().eval(), torch.rand(2, 3, 8, 8)
+    model(x)
+    pruned = gkp.prune(model, method, groups=4, example_input=x[:1])
+    one, other = pruned(x)
+    assert not torch.allclose(one, other)
+    pruned(x + 1)
+    assert torch.equal(model.features["third"], model.third(F.relu(model.second(F.relu(model.first(x))))))
+
+
+@pytest.mark.parametrize("wrap", WRAPS.values(), ids=WRAPS)
+@pytest.mark.parametrize("method", ["sr-gkp", "l1"])
+def test_a_pruned_network_runs_nothing_of_the_original(wrap: Callable, method: str) -> None:
+    model, x = Tailed(wrap).train(), torch.rand(2, 3, 8, 8)
+    pruned = gkp.prune(model, method, groups=4, example_input=x[:1]).eval()
+    before = pruned(x)
+    assert model.norm.num_batches_tracked == 0
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    assert torch.equal(pruned(x), before)
+    pruned(x).sum().backward()
+    assert pruned.head.weight.grad is not None
+
+
+def test_functions_that_hold_nothing_of_the_network_stay_the_same_object() -> None:
+    model, scale = nn.Conv2d(3, 4, 3), 2
+    model.activation, model.scaled = F.relu, lambda x: scale * x
+    assert copied(model).activation is F.relu
+    assert copied(model).scaled is model.scaled
+
+
+def test_a_function_that_calls_itself_is_made_again() -> None:
+    class Repeated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+            def down(x: Tensor, times: int) -> Tensor:
+                return down(self.layer(x), times - 1) if times else x
+
+            self.down = down
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.down(x, 3)
+
+    model, x = Repeated(), torch.rand(2, 4)
+    new = copied(model)
+    assert torch.equal(new(x), model(x))
+    with not_called(model):
+        new(x)
+
+
+def test_evaluation_of_a_network_with_a_hook() -> None:
+    model, x = Hooked().eval(), torch.rand(64, 3, 8, 8)
+    labels = model(x).argmax(1)
+    assert outcome(model, x, labels, Attack("none"), batch_size=16).accuracy == 1
+
+
+def test_what_runs_the_original_is_refused_by_name() -> None:
+    model = Tailed(WRAPS["lambda"])
+    message = r"runs second of the network it was copied from: make it a method"
+    with not_called(model), pytest.raises(CopyError, match=message):
+        model.second(torch.rand(1, 8, 4, 4))
+    model.second(torch.rand(1, 8, 4, 4))
+
+
+# ---- runs that leave a network alone -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda model, x: gkp.prune(model, "sr-gkp", groups=4, example_input=x),
+        lambda model, x: gkp.prune(model, "l1", example_input=x),
+        lambda model, x: cost.count(model, x),
+        lambda model, x: cost.count(model, x, convention="paper"),
+    ],
+)
+def test_what_a_forward_counts_and_keeps_is_as_before(use: Callable) -> None:
+    model, x = Hooked(), torch.rand(1, 3, 8, 8)
+    model(torch.rand(2, 3, 8, 8))
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    last, buffer, feature = model.last, model.average, model.features["third"]
+    use(model, x)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    assert model.calls == [2]
+    assert model.last is last
+    assert model.average is buffer
+    assert model.features["third"] is feature
+    assert model.training
+
+
+def test_what_a_run_adds_is_gone_and_errors_pass() -> None:
+    model = Hooked()
+
+    def fail() -> None:
+        with left_alone(model):
+            model(torch.rand(2, 3, 8, 8))
+            model.register_buffer("new", torch.ones(1))
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert "last" not in vars(model)
+    assert "new" not in dict(model.named_buffers())
+    assert model.features == {}

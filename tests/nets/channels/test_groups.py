@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from building_blocks import BLOCKS, block
-from torch import nn
+from torch import Tensor, nn
 
 import gkp
 from gkp.nets.channels.surgery import left_out, prunable_layers, remove_filters
@@ -70,3 +70,30 @@ def silence(model, name, dead, reader):
         side = 0 if isinstance(target, nn.modules.conv._ConvTransposeNd) else 1
         with torch.no_grad():
             weight.index_fill_(side, changed.nonzero()[:, 0], 0)
+
+
+class Switched(nn.Module):
+    """Adds two branches or takes one, by an attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.one, self.two = (nn.Conv2d(n, 8, 3, padding=1) for n in (3, 8, 8))
+        self.head, self.skip = nn.Linear(8, 4), True
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x).relu()
+        y = self.two(self.one(x).relu())
+        return self.head((x + y if self.skip else y).mean((2, 3)))
+
+
+@pytest.mark.parametrize("skip", [True, False])
+def test_a_switch_of_the_forward_is_seen_again(skip: bool) -> None:
+    model, x = Switched(), torch.rand(1, 3, 8, 8)
+    model.skip = not skip
+    gkp.prune(model, "l1", example_input=x)
+    model.skip = skip
+    fresh = Switched()
+    fresh.load_state_dict(model.state_dict())
+    fresh.skip = skip
+    expected, found = (gkp.prune(each, "l1", example_input=x) for each in (fresh, model))
+    assert torch.equal(found(x), expected(x))

@@ -42,7 +42,7 @@ def test_differences_are_the_paired_tests(records, tmp_path):
     assert sentence.endswith(f"{lost.idxmin()}, {-lost.min():+.1f} points")
     assert worse.any()
     assert against == (
-        f"{worse.sum()} of 3 are shown to lose, {lost[worse].min():.1f} to {lost[worse].max():.1f} points"
+        f"{worse.sum()} of 3 lose significantly, {lost[worse].min():.1f} to {lost[worse].max():.1f} points"
     )
 
 
@@ -107,7 +107,7 @@ def test_the_committed_facts_are_found():
         if record.run.seed == 0 and record.run.recipe
     }
     lost = 100 * (benign["sr-gkp"] - benign[verdict.SMOOTHEST])
-    assert f"-{lost:.1f} points benign (shown)" in smoothest
+    assert f"-{lost:.1f} points benign (significant)" in smoothest
 
 
 def statement(root, comparison, words):

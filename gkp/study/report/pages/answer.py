@@ -144,8 +144,8 @@ def small_eps(evidence: Evidence) -> str:
     kept = frame[frame.label != "unpruned"]["mean"]
     return (
         f"At the usual 8/255 in pixels PGD-50 leaves {clean.ours:g} % of the images right of every network "
-        f"trained on clean images: robustness here is about small eps. {len(kept)} networks trained on "
-        f"attacked images keep {kept.min():.0f} to {kept.max():.0f} % there."
+        "trained on clean images: robustness here is about small eps. Trained on attacked images, "
+        f"{len(kept)} keep {kept.min():.0f} to {kept.max():.0f} %."
     )
 
 

@@ -22,7 +22,7 @@ EARLY = {  # networks pruned 6:3:1 over the stages -> what of them goes
     "sr-gkp-b (strategy-random)": "random kernels",
     "fpgm (profile-6:3:1)": "FPGM's filters",
 }
-COLUMNS = ("question", "answer", "size in points (95 % interval, or least to greatest)", "n", "notebook")
+COLUMNS = ("question", "answer", "size in points (95 % interval)", "n", "notebook")
 LAYERS = {"S1": "random layers", "S2": "layers of the authors' ResNet-20"}
 SMOOTHNESS = {"K1": "smoothness alone", "K2": "no smoothness"}
 STRICTER = {
@@ -119,7 +119,7 @@ def trained_on_attacks(evidence: Evidence) -> Row:
     comparison = evidence.comparison(ATTACKED)
     attacks = (BENIGN, *(name for name in pixel_attacks(comparison, "pgd") if name.startswith("pgd50")))
     found = {attack: evidence.difference(ATTACKED, attack, CONTROL) for attack in attacks}
-    question = "Fine-tuned on attacked images, does SR-GKP keep what the unpruned network has (ResNet-20)?"
+    question = "Does SR-GKP, fine-tuned on attacked images (ResNet-20)?"
     titles = {attack: comparison.titles[attack].replace(" +1", "") for attack in attacks}  # of the restart
     return _row(evidence, ATTACKED, question, found, titles, found)
 
@@ -135,7 +135,7 @@ def smoothness(evidence: Evidence) -> Row:
 def protocol(evidence: Evidence) -> Row:
     """Claims A1, A4 and A8: what is left where one thing of the paper's protocol is made stricter."""
     found = {title: evidence.verdict(name) for name, title in STRICTER.items()}
-    size = lines((title, f"{span(v.values)}, by network {v.claim.id}") for title, v in found.items())
+    size = lines((title, f"{span(v.values)} by network {v.claim.id}") for title, v in found.items())
     counts = sorted({len(verdict.values) for verdict in found.values()})
     n = f"{' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} networks"
     question = "Does the paper's protocol find as much as stricter attacks?"

@@ -59,9 +59,9 @@ def test_a_difference_is_judged_on_the_same_images(tmp_path: Path) -> None:
     assert evidence.difference("small", "fgsm", labels[1], labels[0]).status == "MISSING"
 
 
-def test_ten_questions_with_sizes_and_notebooks_that_exist(committed: Evidence) -> None:
+def test_eleven_questions_with_sizes_and_notebooks_that_exist(committed: Evidence) -> None:
     lines = findings.findings(committed).splitlines()
-    assert len(lines) == 2 + 10
+    assert len(lines) == 2 + 11
     for line in lines[2:]:
         question, said, size, n, notebook = (cell.strip() for cell in line.strip("|").split(" | "))
         assert question.endswith("?")
