@@ -213,5 +213,6 @@ class Provenance:
     dirty: bool | None = None
     device: str | None = None
     threads: int | None = None
+    bfloat16: str | None = None
     seconds: float | None = None
     data: Data | None = None

@@ -22,9 +22,14 @@ MISSING = "not yet recorded"
 
 
 def measured_on(fact: Fact) -> str:
-    """Where a time was measured, in words: "1 thread of cpu: AMD EPYC"."""
-    threads = fact.facts["threads"]
-    return f"{threads} thread{'s' * (threads != 1)} of {fact.provenance.device}"
+    """Where a time was measured, in words: "1 thread of cpu: AMD EPYC, with bfloat16 instructions"."""
+    threads, precision = fact.facts["threads"], fact.provenance.bfloat16
+    known = (
+        ""
+        if precision is None
+        else f", {'with' if precision == 'native' else 'without'} bfloat16 instructions"
+    )
+    return f"{threads} thread{'s' * (threads != 1)} of {fact.provenance.device}{known}"
 
 
 def times(root: str | Path, suite: str = "cost") -> pd.DataFrame:

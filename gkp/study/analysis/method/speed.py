@@ -43,7 +43,10 @@ def ratios_text(frame: pd.DataFrame) -> pd.DataFrame:
     """`ratios` as words: times, the ratio with its quartiles, the goal and whether it is met."""
     rows = []
     for row in frame.itertuples():
-        times = f"{row.ratio:.2f}" + (f" ({row.low:.2f} to {row.high:.2f})" if row.low < row.high else "")
+        digits = 3 if row.ratio < (row.goal or 0) <= round(row.ratio, 2) else 2  # a near miss looks like one
+        times = f"{row.ratio:.{digits}f}" + (
+            f" ({row.low:.2f} to {row.high:.2f})" if row.low < row.high else ""
+        )
         others = row.earlier if isinstance(row.earlier, list) else []
         goal = "–" if pd.isna(row.goal) else f"{row.goal:g}: {'met' if row.ratio >= row.goal else 'missed'}"
         rows.append(

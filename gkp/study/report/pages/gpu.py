@@ -112,5 +112,5 @@ def estimates_table(store: Store) -> pd.DataFrame:
 def hours_text(hours: float) -> str:
     """ "1,923 h", "8.8 h" or "25 min"."""
     if hours < 1:
-        return f"{60 * hours:.0f} min"
+        return f"{60 * hours:.0f} min" if 60 * hours >= 0.5 else "under a minute"
     return f"{hours:,.1f} h" if hours < 100 else f"{hours:,.0f} h"
