@@ -157,8 +157,8 @@ def page(path: Path) -> str:
     return (
         "# torchvision's classifiers, pruned with proof\n\n"
         f"{len(pruned)} of {len(rows)} classifiers of torchvision {content['torchvision']} are pruned by all "
-        f"of {', '.join(METHODS)} at rate {RATE:g}.{missing} For {spared} of them a method removes less than 5 % "
-        "of the multiply-adds; the last column says what stays, and why. Every result was run beside the "
+        f"of {', '.join(METHODS)} at rate {RATE:g}.{missing} For {spared} of them a method removes less than "
+        "5 % of the multiply-adds; the last column says what stays, and why. Every result was run beside the "
         "whole network with zeros for what is gone and gave the same; a difference is an error, and there is "
         "no result then. Weights "
         f"are random (seed 0), one image, {content['threads']} CPU thread, PyTorch {content['torch']}. "

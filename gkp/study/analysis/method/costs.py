@@ -24,12 +24,8 @@ MISSING = "not yet recorded"
 def measured_on(fact: Fact) -> str:
     """Where a time was measured, in words: "1 thread of cpu: AMD EPYC, with bfloat16 instructions"."""
     threads, precision = fact.facts["threads"], fact.provenance.bfloat16
-    known = (
-        ""
-        if precision is None
-        else f", {'with' if precision == 'native' else 'without'} bfloat16 instructions"
-    )
-    return f"{threads} thread{'s' * (threads != 1)} of {fact.provenance.device}{known}"
+    where = f"{threads} thread{'s' * (threads != 1)} of {fact.provenance.device}"
+    return f"{where}, with{'out' * (precision != 'native')} bfloat16 instructions" if precision else where
 
 
 def times(root: str | Path, suite: str = "cost") -> pd.DataFrame:

@@ -44,9 +44,7 @@ def ratios_text(frame: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for row in frame.itertuples():
         digits = 3 if row.ratio < (row.goal or 0) <= round(row.ratio, 2) else 2  # a near miss looks like one
-        times = f"{row.ratio:.{digits}f}" + (
-            f" ({row.low:.2f} to {row.high:.2f})" if row.low < row.high else ""
-        )
+        spread = f" ({row.low:.2f} to {row.high:.2f})" if row.low < row.high else ""
         others = row.earlier if isinstance(row.earlier, list) else []
         goal = "–" if pd.isna(row.goal) else f"{row.goal:g}: {'met' if row.ratio >= row.goal else 'missed'}"
         rows.append(
@@ -54,7 +52,7 @@ def ratios_text(frame: pd.DataFrame) -> pd.DataFrame:
                 "what": row.what,
                 "ours": f"{row.ours}, {seconds_text(row.seconds)}",
                 "against": f"{row.against}, {seconds_text(row.against_seconds)}",
-                "times as fast": times,
+                "times as fast": f"{row.ratio:.{digits}f}{spread}",
                 "at the peak": "–" if pd.isna(row.at_peak) else f"{row.at_peak:.2f}",
                 "in other runs": ", ".join(f"{old:.2f}" for old in others) or "–",
                 "goal": goal,

@@ -114,9 +114,9 @@ def price(evidence: Evidence) -> str:
     """What SR-GKP costs: claims T1, T3 and T4 in a sentence."""
     seconds, images, slower = (evidence.verdict(name).ours for name in ("T1", "T3", "T4"))
     return (
-        f"The pruning step takes {seconds:.1f} s on a ResNet-20 and looks at {images:.0f} images; run as grouped "
-        f"convolutions on a CPU, the pruned network takes {slower:.1f} times the unpruned one's time at "
-        f"batch 64 ({evidence.notebook('04_cost')}), so let `gkp.export` choose.\n"
+        f"The pruning step takes {seconds:.1f} s on a ResNet-20 and looks at {images:.0f} images; run as "
+        f"grouped convolutions on a CPU, the pruned network takes {slower:.1f} times the unpruned one's "
+        f"time at batch 64 ({evidence.notebook('04_cost')}), so let `gkp.export` choose.\n"
     )
 
 
