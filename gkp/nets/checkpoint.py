@@ -71,11 +71,11 @@ def save_model(
     one's own choose any name and give as `base` an unpruned instance, here and to `load_file`. about: JSON
     values to keep beside it. ValueError, before anything is written, when the path ends otherwise than in
     .safetensors, and when the model holds something that a file cannot describe: modules not in KINDS in
-    place of the network's own, hooks, masks.
+    place of the network's own, hooks, masks, an extra state (get_extra_state).
     """
     if Path(path).suffix != ".safetensors":
         raise ValueError(f"{path}: give a name that ends in .safetensors, as only those load")
-    state = {name: value.detach() for name, value in model.state_dict().items()}
+    state = _state(model)
     if any(value.is_meta for value in state.values()):
         raise ValueError(f"this {network} is on the meta device: load its weights before saving")
     tied = _ties(state)
@@ -263,6 +263,19 @@ def _tie(model: nn.Module, name: str, original: str) -> None:
     for table in ("_parameters", "_buffers"):
         if theirs in getattr(other, table):
             getattr(module, table)[own] = getattr(other, table)[theirs]
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    """All tensors of the state_dict; ValueError names a module that puts something else into it."""
+    state = model.state_dict()
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            module = name.rpartition(".")[0] or "the network"
+            raise ValueError(
+                f"{module} puts a {type(value).__name__} into the state_dict (get_extra_state), which a file "
+                "cannot hold: keep it in a buffer instead"
+            )
+    return {name: value.detach() for name, value in state.items()}
 
 
 def _ties(state: dict[str, Tensor]) -> dict[str, str]:

@@ -206,8 +206,16 @@ def test_what_a_file_cannot_hold_is_refused_before_writing(tmp_path):
     def extra(model):
         model.layer1[0].register_buffer("mask", torch.ones(1))
 
+    class Counting(nn.ReLU):
+        def get_extra_state(self):
+            return {"calls": 3}
+
+    def stateful(model):
+        model.layer1[0].relu = Counting()
+
     path = tmp_path / "m.safetensors"
     cases = {odd: "layer1.0.conv1 is a Odd", hooked: "hooks", masked: "layer1.0.conv1", extra: "mask"}
+    cases[stateful] = r"layer1\.0\.relu puts a dict into the state_dict .*: keep it in a buffer"
     for change, message in cases.items():
         model = network()
         change(model)
