@@ -1,7 +1,8 @@
 """Checkpoints of networks, pruned ones too: safetensors, never pickle.
 
-A file holds the tensors of the state_dict and one JSON entry that says which network to start from
-and which of its modules to replace by what, so that nothing but data is ever read from it.
+A file holds the tensors of the state_dict, the buffers that are not persistent, and one JSON entry that
+says which network to start from and which of its modules to replace by what, so that nothing but data is
+ever read from it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from gkp.nets import description, foreign, models
 from gkp.nets.grouped import GroupedKernelLinear
+from gkp.nets.grouped_base import GroupedKernels
 from gkp.utils import files
 
 FORMAT = 1
@@ -96,7 +98,12 @@ def save_model(
     header["modules"] = description.differences(model, _base(header, base))
     # What most networks lack is not mentioned, so that their files stay the same.
     frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
-    optional = {"tied": tied, "frozen": frozen, "names": _new_aliases(model, header, tensors | state, base)}
+    optional = {
+        "tied": tied,
+        "frozen": frozen,
+        "buffers": list(_unlisted(model)),
+        "names": _new_aliases(model, header, tensors | state, base),
+    }
     header |= {key: value for key, value in optional.items() if value}
     text = _as_text(header)
     _prove(model, json.loads(text), tensors, base)
@@ -136,7 +143,7 @@ def _prove(
         rebuilt = _rebuild(header, tensors, base)
     except RuntimeError as error:
         raise ValueError(f"this {network} cannot be described in a file: {error}") from error
-    state, saved = rebuilt.state_dict(), model.state_dict()
+    state, saved = _state(rebuilt), _state(model)
     moved = [name for name, tensor in tensors.items() if state[name].data_ptr() != tensor.data_ptr()]
     if moved or list(state) != list(saved) or _ties(state).keys() != _ties(saved).keys():
         raise ValueError(
@@ -248,7 +255,15 @@ def _rebuild(header: dict[str, Any], tensors: dict[str, Tensor], given: nn.Modul
     tensors = tensors | {name: tensors[original] for name, original in tied.items()}
     model = description.rebuild(_base(header, given), header["modules"], header.get("names", {}), tensors)
     # assign: the parameters become these tensors, whatever their type
-    model.load_state_dict(foreign.as_state_of(model, tensors), assign=True)
+    unlisted = header.get("buffers", ())
+    listed = {name: tensor for name, tensor in tensors.items() if name not in unlisted}
+    model.load_state_dict(foreign.as_state_of(model, listed), assign=True)
+    for name in unlisted:
+        module, _, own = name.rpartition(".")
+        buffers = model.get_submodule(module)._buffers
+        if own not in buffers:
+            raise ValueError(f"the unpruned network has no buffer {name}: register it there too")
+        buffers[own] = tensors[name]
     for name, original in tied.items():
         _tie(model, name, original)
     for name in header.get("frozen", ()):
@@ -266,7 +281,10 @@ def _tie(model: nn.Module, name: str, original: str) -> None:
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:
-    """All tensors of the state_dict; ValueError names a module that puts something else into it."""
+    """All tensors of the state_dict, and the buffers that it leaves out.
+
+    ValueError names a module that puts something else than tensors into it.
+    """
     state = model.state_dict()
     for name, value in state.items():
         if not isinstance(value, Tensor):
@@ -275,7 +293,18 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
                 f"{module} puts a {type(value).__name__} into the state_dict (get_extra_state), which a file "
                 "cannot hold: keep it in a buffer instead"
             )
-    return {name: value.detach() for name, value in state.items()}
+    return {name: value.detach() for name, value in (state | _unlisted(model)).items()}
+
+
+def _unlisted(model: nn.Module) -> dict[str, Tensor]:
+    """Buffers that are not persistent, but for those that layers of grouped kernels derive from others."""
+    return {
+        f"{path}.{name}" if path else name: buffer
+        for path, module in model.named_modules(remove_duplicate=False)
+        if not isinstance(module, GroupedKernels)
+        for name, buffer in module._buffers.items()
+        if buffer is not None and name in module._non_persistent_buffers_set
+    }
 
 
 def _ties(state: dict[str, Tensor]) -> dict[str, str]:

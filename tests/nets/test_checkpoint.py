@@ -159,6 +159,38 @@ def test_a_network_of_ones_own_needs_its_base(tmp_path):
         checkpoint.load_file(path)
 
 
+class Scaled(nn.Module):
+    """A convolution whose channels are scaled by a buffer that no state_dict has."""
+
+    def __init__(self, scale=1.0, channels=4):
+        super().__init__()
+        self.conv = nn.Conv2d(3, channels, 3)
+        self.register_buffer("scale", torch.full((channels, 1, 1), scale), persistent=False)
+        self.register_buffer("seen", None, persistent=False)
+
+    def forward(self, x):
+        return self.scale * self.conv(x)
+
+
+@pytest.mark.parametrize("channels", [4, 2])
+def test_buffers_that_are_not_persistent(tmp_path, channels):
+    model, path = Scaled(3.0, channels), tmp_path / "own.safetensors"
+    model.seen = torch.arange(5)
+    model.conv.out_channels = channels
+    checkpoint.save_model(model, path, network="mine", dataset="photos", base=Scaled())
+    loaded = checkpoint.load_file(path, base=Scaled())
+    assert_same(loaded, model)
+    assert torch.equal(loaded.seen, model.seen)
+    assert "scale" not in loaded.state_dict()
+
+
+def test_a_buffer_that_is_not_persistent_and_the_base_lacks_is_refused(tmp_path):
+    model = Scaled()
+    model.register_buffer("mask", torch.ones(1), persistent=False)
+    with pytest.raises(ValueError, match="the unpruned network has no buffer mask: register it there too"):
+        checkpoint.save_model(model, tmp_path / "m.safetensors", network="mine", dataset="d", base=Scaled())
+
+
 def test_what_is_said_about_a_model_is_kept(tmp_path):
     path, about = tmp_path / "m.safetensors", {"method": "sr-gkp", "rate": 0.4375, "seeds": [1, 2]}
     checkpoint.save_model(network(), path, network="resnet8", dataset="digits", about=about)
