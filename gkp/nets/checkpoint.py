@@ -2,7 +2,7 @@
 
 A file holds the tensors of the state_dict, the buffers that are not persistent, and one JSON entry that
 says which network to start from and which of its modules to replace by what, so that nothing but data is
-ever read from it.
+ever read from it. Tensors and entry have a hash each; files of before the entry had one still load.
 """
 
 from __future__ import annotations
@@ -105,9 +105,10 @@ def save_model(
         "names": _new_aliases(model, header, tensors | state, base),
     }
     header |= {key: value for key, value in optional.items() if value}
-    text = _as_text(header)
-    _prove(model, json.loads(text), tensors, base)
-    data = safetensors.torch.save(tensors, {"gkp": text})
+    header = json.loads(_as_text(header))
+    _prove(model, header, tensors, base)
+    header["header"] = header_sha256(header)
+    data = safetensors.torch.save(tensors, {"gkp": _as_text(header)})
     files.atomic_write_bytes(path, data)
     return files.sha256_bytes(data)
 
@@ -208,7 +209,15 @@ def read_header(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged: its header is {error!r}; copy it again") from error
     if version != FORMAT:
         raise ValueError(f"{path} has format {version}, this version reads {FORMAT}: update gkp")
+    if header.get("header", found := header_sha256(header)) != found:
+        raise ValueError(f"{path} is damaged: its header is not the one that was saved; copy it again")
     return header
+
+
+def header_sha256(header: dict[str, Any]) -> str:
+    """SHA-256 over the JSON, its keys sorted, of what `read_header` gives, without its own entry "header"."""
+    rest = {key: value for key, value in header.items() if key != "header"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def tensors_sha256(tensors: dict[str, Tensor]) -> str:

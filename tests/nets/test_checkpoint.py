@@ -309,6 +309,8 @@ def with_header(good, path, change):
     path.write_bytes(good)
     header = checkpoint.read_header(path)
     change(header)
+    if "header" in header:
+        header["header"] = checkpoint.header_sha256(header)
     safetensors.torch.save_file(safetensors.torch.load(good), path, {"gkp": json.dumps(header)})
 
 
@@ -331,3 +333,38 @@ def test_a_wrong_description_is_refused_by_name(tmp_path, good, change, message)
     with_header(good, path, change)
     with pytest.raises(ValueError, match=rf"(?s)m\.safetensors.*{message}"):
         checkpoint.load_file(path)
+
+
+def test_a_changed_digit_of_the_header_is_refused(tmp_path, good):
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(good)
+    header = checkpoint.read_header(path)
+    end = 8 + int.from_bytes(good[:8], "little")
+    digits = [place for place in range(8, end) if good[place : place + 1].isdigit()]
+    refused = 0
+    for place in digits[::3]:
+        changed = bytearray(good)
+        changed[place] ^= 1
+        path.write_bytes(changed)
+        try:
+            checkpoint.load_file(path)
+        except ValueError as error:
+            assert "m.safetensors is damaged" in str(error)  # noqa: PT017
+            refused += 1
+        else:  # the last digit of a number may say nothing
+            assert checkpoint.read_header(path) == header
+    assert refused > 100
+
+
+def test_a_file_from_before_headers_had_a_hash_loads(tmp_path, good):
+    path = tmp_path / "m.safetensors"
+    with_header(good, path, lambda header: header.pop("header"))
+    assert "header" not in checkpoint.read_header(path)
+    path.with_name("good.safetensors").write_bytes(good)
+    assert_same(checkpoint.load_file(path), checkpoint.load_file(path.with_name("good.safetensors")))
+
+
+def test_keys_that_are_numbers_do_not_look_like_damage(tmp_path):
+    path, about = tmp_path / "m.safetensors", {"epochs": {2: 0.5, 10: float("inf")}}
+    checkpoint.save_model(network(), path, network="resnet8", dataset="digits", about=about)
+    assert checkpoint.read_header(path)["about"] == {"epochs": {"2": 0.5, "10": float("inf")}}
