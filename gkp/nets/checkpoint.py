@@ -7,7 +7,6 @@ ever read from it. Tensors and entry have a hash each; files of before the entry
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 from collections import OrderedDict
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from gkp.nets import description, foreign, models
+from gkp.nets.channels.copying import copied
 from gkp.nets.grouped import GroupedKernelLinear
 from gkp.nets.grouped_base import GroupedKernels
 from gkp.utils import files
@@ -246,7 +246,7 @@ def _base_arguments(model: nn.Module) -> dict[str, Any]:
 def _base(header: dict[str, Any], given: nn.Module | None) -> nn.Module:
     """The unpruned network that `header` starts from; the random state of the caller is left alone."""
     if given is not None:
-        return copy.deepcopy(given)
+        return copied(given)
     name = header["network"]
     if name not in models.names() and not name.startswith(TORCHVISION):
         raise NeedsBase(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from gkp.data import Split
+from gkp.nets.channels.copying import copied
 from gkp.nets.channels.groups import Channels, channels_of
 from gkp.nets.channels.surgery import FilterLayer, convolution, default_input, remove_filters
 from gkp.pruners.common.filters import convolutions_to_cut, filters_to_drop
@@ -82,7 +82,7 @@ def thinet(
         drop = {name: filters_to_drop(scores, rate) for name, scores in order.items()}
         if not rescale:
             return remove_filters(model, drop, example_input)
-        rescaled = copy.deepcopy(model)
+        rescaled = copied(model)
         for name, reader in readers.items():
             scales = least_squares_scales(grams[name], drop[name])
             _scale_inputs(_weighted(rescaled, reader.layer), scales, reader.order)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from gkp.data import Split
+from gkp.nets.channels.copying import copied
 from gkp.train.recipe import Recipe
 from gkp.utils.logits import HALF, check_classes, class_labels, logits, run, weight_type
 
@@ -95,7 +95,7 @@ def joins_last(model: nn.Module, train: Split, batch_size: int) -> bool:
 
 def _refusal(model: nn.Module, images: Tensor) -> str | None:
     """What the network says against training on these images; None where it trains."""
-    trial = copy.deepcopy(model).train()
+    trial = copied(model).train()
     # What watches the network is to see its training only.
     trial._forward_hooks.clear()
     trial._forward_pre_hooks.clear()

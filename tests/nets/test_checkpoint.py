@@ -191,6 +191,18 @@ def test_a_buffer_that_is_not_persistent_and_the_base_lacks_is_refused(tmp_path)
         checkpoint.save_model(model, tmp_path / "m.safetensors", network="mine", dataset="d", base=Scaled())
 
 
+def test_a_base_that_keeps_what_it_computed(tmp_path):
+    class Keeping(nn.Conv2d):
+        def forward(self, x):
+            self.features = super().forward(x)
+            return self.features
+
+    base, path = nn.Sequential(Keeping(3, 4, 3)), tmp_path / "own.safetensors"
+    base(torch.rand(1, 3, 8, 8))
+    checkpoint.save_model(base, path, network="mine", dataset="photos", base=base)
+    assert_same(checkpoint.load_file(path, base=base), base)
+
+
 def test_what_is_said_about_a_model_is_kept(tmp_path):
     path, about = tmp_path / "m.safetensors", {"method": "sr-gkp", "rate": 0.4375, "seeds": [1, 2]}
     checkpoint.save_model(network(), path, network="resnet8", dataset="digits", about=about)

@@ -52,6 +52,28 @@ def same(one: nn.Module, other: nn.Module) -> None:
         torch.testing.assert_close(one.eval()(X), other.eval()(X), rtol=1e-3, atol=1e-5)
 
 
+class Keeping(nn.Module):
+    """Keeps the feature maps of its last forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.second = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.features = self.second(torch.relu(self.norm(self.first(x))))
+        return self.head(self.features.relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("method", SCORING)
+def test_a_network_that_keeps_what_it_computed_is_pruned(method: str) -> None:
+    torch.manual_seed(0)
+    model = Keeping().eval()
+    model(X)
+    pruned = prune(model, method, rate=0.5)
+    assert pruned(X).shape == (8, 5)
+
+
 # ---- every method on some networks -------------------------------------------------------------------
 
 NETWORKS = (

@@ -51,6 +51,14 @@ def test_a_last_image_that_the_network_takes_stays_a_batch() -> None:
     assert batch_sizes(small_net(), 3, replace(RECIPE, batch_size=1)) == [1, 1, 1] * 2
 
 
+def test_a_network_that_keeps_what_it_computed_is_tried_with_one_image() -> None:
+    model = pooled_norm()
+    model.register_forward_hook(lambda module, _, output: setattr(module, "last", output))
+    model(torch.rand(4, 3, 8, 8))
+    assert not model.last.is_leaf
+    assert batch_sizes(model, 17) == [8, 9] * 2
+
+
 def test_a_batch_norm_that_stays_in_eval_mode_takes_one_image() -> None:
     class Frozen(nn.BatchNorm2d):
         def train(self, mode: bool = True):

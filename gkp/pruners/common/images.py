@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
@@ -10,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gkp.data import Split
+from gkp.nets.channels.copying import copied
 from gkp.nets.channels.surgery import FilterLayer
 from gkp.pruners.common.ranking import own_norm
 from gkp.utils.logits import (
@@ -49,8 +49,8 @@ def batches(data: Split, size: int, device: torch.device) -> Iterator[tuple[Tens
 
 def scoring_copy(model: nn.Module) -> nn.Module:
     """A copy in eval mode to score with; of half precision in float32, where sums do not overflow."""
-    copied = copy.deepcopy(model).eval()
-    return copied.float() if weight_type(model) in HALF else copied
+    scored = copied(model).eval()
+    return scored.float() if weight_type(model) in HALF else scored
 
 
 def batch_logits(model: nn.Module, data: Split, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
