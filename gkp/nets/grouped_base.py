@@ -106,8 +106,11 @@ class GroupedKernels(nn.Module):
         take_over(self, layer)
 
     def _give_weights(self, layer: nn.Conv2d | nn.Linear) -> None:
-        """The dense weight and the bias to the dense `layer`, and what else this one has."""
-        layer.to(self.weight)
+        """The dense weight and the bias to the dense `layer`, and what else this one has.
+
+        `layer` needs no values of its own and may be on the meta device.
+        """
+        layer.to_empty(device=self.weight.device).to(self.weight.dtype)
         with torch.no_grad():
             layer.weight.copy_(self.dense_weight())
             if self.bias is not None and layer.bias is not None:  # both or neither

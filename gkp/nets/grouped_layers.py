@@ -85,6 +85,7 @@ class GroupedKernelConv2d(GroupedKernels):
             self.dilation,
             bias=self.bias is not None,
             padding_mode=self.padding_mode,  # type: ignore[arg-type]  # a literal there
+            device="meta",  # draws no values, so that the global random state stays
         )
         self._give_weights(conv)
         return conv
@@ -166,7 +167,7 @@ class GroupedKernelLinear(GroupedKernels):
 
     def to_linear(self) -> nn.Linear:
         """An nn.Linear that computes the same, its pruned weights stored as zeros."""
-        linear = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None)
+        linear = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
         self._give_weights(linear)
         return linear
 

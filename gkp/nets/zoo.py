@@ -151,9 +151,15 @@ def _untrained(name: str, classes: int) -> nn.Module:
     return checkpoint.base_network(name, num_classes=classes, mean=mean, std=std)
 
 
+def _to_fill(name: str, classes: int) -> nn.Module:
+    """As `_untrained`, for weights of a file; the global random state stays as it is."""
+    with torch.random.fork_rng(devices=[]):
+        return _untrained(name, classes)
+
+
 def _theirs(name: str, dataset: str, path: Path) -> nn.Module:
     """The network `name` with the weights of another tool's file."""
-    model = _untrained(name, CLASSES[dataset])
+    model = _to_fill(name, CLASSES[dataset])
     inner = model.get_submodule("network") if name.startswith(checkpoint.TORCHVISION) else model
     tensors = foreign.read_tensors(path)
     foreign.fitted(inner, tensors, path, CLASSES)
@@ -191,7 +197,9 @@ def _akamaster(name: str) -> nn.Module:
     sha256 = AKAMASTER[name]
     file = f"{name}-{sha256[:8]}.th"
     path = _fetch(AKAMASTER_URL + file, "akamaster", sha256)
-    model = checkpoint.base_network(name, mean=models.IMAGENET_MEAN, std=models.IMAGENET_STD, zeros="around")
+    with torch.random.fork_rng(devices=[]):
+        mean, std = models.IMAGENET_MEAN, models.IMAGENET_STD
+        model = checkpoint.base_network(name, mean=mean, std=std, zeros="around")
     return tensors_into(model, unpickle.read_module(path))
 
 
@@ -212,7 +220,7 @@ def _authors() -> nn.Module:
             f"{AUTHORS_TENSORS} but is {found}; delete it and fetch it again"
         )
     renamed = {_our_name(key): value for key, value in tensors.items()}
-    return tensors_into(checkpoint.base_network("resnet20"), renamed)
+    return tensors_into(_to_fill("resnet20", CLASSES["cifar10"]), renamed)
 
 
 def _our_name(name: str) -> str:
@@ -225,7 +233,7 @@ def _torchvision(name: str, weights: str | os.PathLike[str] | None) -> nn.Module
     """Torchvision's default weights, which know ImageNet's classes whatever is asked for."""
     import torchvision
 
-    model = _untrained(name, CLASSES["imagenet"])
+    model = _to_fill(name, CLASSES["imagenet"])
     if weights is not None:
         raise ValueError(f'{name} has weights None (those of ImageNet) and "random", not {str(weights)!r}')
     url = torchvision.models.get_model_weights(name.removeprefix(checkpoint.TORCHVISION)).DEFAULT.url

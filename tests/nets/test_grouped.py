@@ -13,6 +13,7 @@ from torch import nn
 
 import gkp
 from gkp.nets import models
+from gkp.nets.deploy import folded
 from gkp.nets.grouped import (
     GroupedKernelConv2d,
     GroupedKernelLinear,
@@ -221,6 +222,21 @@ def test_folding_permutations_keeps_the_function() -> None:
         for execution in ("dense", "grouped"):
             assert torch.allclose(set_execution(folded, execution)(x), expected, atol=1e-5)
         assert torch.allclose(to_dense(pruned)(x), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [to_dense, fold_permutations, folded], ids=lambda make: make.__name__)
+def test_other_forms_are_made_without_a_random_draw(make) -> None:
+    pruned, state = pruned_resnet(), torch.get_rng_state()
+    make(pruned)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_linear_layer_becomes_dense_without_a_random_draw() -> None:
+    selection = random_selection(8, 6, 4, 3, torch.Generator().manual_seed(2))
+    pruned = GroupedKernelLinear.from_linear(nn.Linear(6, 8).double(), selection)
+    state, x = torch.get_rng_state(), torch.randn(2, 6, generator=torch.Generator().manual_seed(0)).double()
+    assert torch.allclose(pruned.to_dense()(x), pruned(x))
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_folding_stops_where_a_tensor_is_used_twice() -> None:

@@ -66,6 +66,20 @@ def their_file(alone, monkeypatch, tmp_path, serve):
     return path, net, mark
 
 
+@pytest.mark.parametrize("name", ["resnet20", "resnet56"])
+def test_public_networks_are_loaded_without_a_random_draw(monkeypatch, their_file, name):
+    theirs = models.create("resnet56").state_dict()
+    tensors = {key: value for key, value in theirs.items() if not key.startswith("normalize.")}
+    if name == "resnet56":
+        monkeypatch.setattr(zoo, "_fetch", lambda *_: "resnet56")
+        monkeypatch.setattr(zoo.unpickle, "read_module", lambda _: tensors)
+    state = torch.get_rng_state()
+    zoo.load_model(name)
+    assert torch.equal(torch.get_rng_state(), state)
+    zoo.load_model(name, weights="random")
+    assert not torch.equal(torch.get_rng_state(), state)
+
+
 def test_the_authors_file_is_read_without_running_it(their_file):
     path, net, mark = their_file
     model = zoo.load_model("resnet20")
