@@ -41,6 +41,7 @@ EVALUATION_BATCH = 500  # images
 GRAPH_DEVICES = ("cuda",)
 
 
+@torch.inference_mode(False)  # which turns gradients on, wherever the call is made
 def fine_tune(
     model: nn.Module,
     train: Split,

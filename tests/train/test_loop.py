@@ -24,6 +24,16 @@ from gkp.train.recipe import Recipe
 from gkp.utils.progress import Progress
 
 
+@pytest.mark.parametrize("without", [torch.no_grad, torch.inference_mode])
+def test_gradients_are_there_wherever_the_call_is_made(without):
+    expected, model = small_net(), small_net()
+    fine_tune(expected, TRAIN, QUICK)
+    with without():
+        fine_tune(model, TRAIN, QUICK)
+        assert not torch.is_grad_enabled()
+    assert same_weights(model, expected)
+
+
 def test_fine_tune_equals_a_plain_loop():
     recipe = Recipe(epochs=3, batch_size=16, lr=0.05, step_epochs=1, gamma=0.5)
     model = small_net()
