@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from gkp.nets.channels.copying import copied
-from gkp.nets.channels.replacement import altered, hooked
+from gkp.nets.channels.replacement import altered
 from gkp.nets.channels.tracing import Trace, UntraceableError, trace
-from gkp.nets.grouped import CHANNELWISE, CHANNELWISE_FUNCTIONS
+from gkp.nets.grouped import is_channelwise
 from gkp.nets.grouped_base import GroupedKernels
 
 BLOCK = 8  # channels that vector units take at once: numbers of channels stay multiples of it
@@ -135,7 +135,7 @@ def _edges(traced: Trace) -> Iterator[tuple[str, str]]:
             if _plain(after, traced):
                 yield str(node.target), str(after.target)
                 break
-            after = traced.follower(after) if _channelwise(after, traced) else None
+            after = traced.follower(after) if is_channelwise(after, traced.module(after)) else None
 
 
 def _plain(node: fx.Node, traced: Trace) -> bool:
@@ -146,13 +146,6 @@ def _plain(node: fx.Node, traced: Trace) -> bool:
         and module in traced.single
         and not altered(module, nn.Conv2d)
     )
-
-
-def _channelwise(node: fx.Node, traced: Trace) -> bool:
-    module = traced.module(node)
-    if module is None:
-        return node.target in CHANNELWISE_FUNCTIONS
-    return type(module) in CHANNELWISE and "forward" not in vars(module) and not hooked(module)
 
 
 def _order(conv: nn.Module, own: Grouping | None, reader: Grouping | None) -> Tensor:

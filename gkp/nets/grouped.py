@@ -20,6 +20,7 @@ __all__ = [
     "GroupedKernelLinear",
     "shared_weights",
     "fold_permutations",
+    "is_channelwise",
     "replace_module",
     "set_execution",
     "take_over",
@@ -72,6 +73,9 @@ CHANNELWISE_FUNCTIONS = (*ELEMENTWISE_FUNCTIONS, F.max_pool2d, F.avg_pool2d)
 
 def fold_permutations(model: nn.Module) -> nn.Module:
     """A copy in which output permutations are folded into what follows, where that is possible.
+
+    The study times it beside the other executions; nothing else uses it, since `gkp.export` orders channels
+    by `gkp.deploy.grouping.reordered`.
 
     A permutation can be folded when a single chain of batch norm and channel-wise operations leads
     from one layer of grouped kernels to the next: the channels in between get new names, the
@@ -126,7 +130,7 @@ def _chains(traced: Trace) -> list[Chain]:
                 if altered(module, nn.BatchNorm2d):
                     break
                 norms.append(module)
-            elif not _is_channelwise(after, module, images):
+            elif not is_channelwise(after, module, images):
                 break
             after = traced.follower(after)
     return chains
@@ -137,8 +141,11 @@ def _is_grouped(module: nn.Module | None, traced: Trace) -> TypeGuard[GroupedKer
     return type(module) in kinds and module in traced.single and not altered(module, *kinds)
 
 
-def _is_channelwise(node: fx.Node, module: nn.Module | None, images: bool) -> bool:
-    """Whether `node` treats all channels alike: the second axis of images, the last one of features."""
+def is_channelwise(node: fx.Node, module: nn.Module | None, images: bool = True) -> bool:
+    """Whether `node` treats all channels alike: the second axis of images, else the last one of features.
+
+    module: what `node` calls, None for a function.
+    """
     if module is None:
         return node.target in (CHANNELWISE_FUNCTIONS if images else ELEMENTWISE_FUNCTIONS)
     plain = type(module) in (CHANNELWISE if images else ELEMENTWISE)
