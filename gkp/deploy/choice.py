@@ -21,6 +21,7 @@ from gkp.nets.channels.replacement import channels_last
 from gkp.nets.grouped_layers import window
 from gkp.utils.files import atomic_write_text
 from gkp.utils.progress import each_shown
+from gkp.utils.whole import is_whole
 
 GAIN = 0.97  # of the dense time: what a form must at least come down to
 NEIGHBOURS = 16  # channels at the far ends of the 1x1 convolutions around a measured one
@@ -173,7 +174,7 @@ def _probe(layer: nn.Module, shape: torch.Size) -> tuple[nn.Sequential, Tensor]:
 
 def positive(name: str, value: Any) -> int:
     """`value`; ValueError unless it is a positive whole number."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if not is_whole(value):
         raise ValueError(f"{name}={value!r}: give a positive whole number, fixed for the file")
     return value
 

@@ -18,6 +18,7 @@ from gkp.pruners.common.images import batch_logits, gradients, sample, scoring_c
 from gkp.pruners.common.ranking import MINIMUM
 from gkp.pruners.common.registry import Cut, register
 from gkp.pruners.dependency import bundles_to_prune, refuse_uncoupled
+from gkp.utils.whole import is_whole
 
 DIVISORS = ("memory", "macs", "none")
 
@@ -57,7 +58,7 @@ def group_fisher(
     example_input = default_input(model, example_input)
     if per not in DIVISORS:
         raise ValueError(f"per={per!r}: choose one of {', '.join(DIVISORS)}")
-    if isinstance(step, bool) or not isinstance(step, int) or step < 1:
+    if not is_whole(step):
         raise ValueError(f"step={step!r}: give the number of channels to mask at a time, 1 or more")
     if not 0 <= minimum < 1:
         raise ValueError(f"minimum={minimum!r}: the share of channels that a group keeps, from 0 to below 1")

@@ -18,6 +18,7 @@ from gkp.pruners.common.images import batch_logits, gradients, sample, scoring_c
 from gkp.pruners.common.ranking import MINIMUM, global_cut
 from gkp.pruners.common.registry import Cut, register
 from gkp.train.augment import crop_and_flip, draw_epoch, stream_seed
+from gkp.utils.whole import is_whole
 
 OFFSET, TEMPERATURE = 3.0, 0.4  # of the gates: sigmoid((theta + OFFSET + Gumbel noise) / TEMPERATURE)
 ELEMENTWISE = 3  # multiply-adds that a number written by a layer costs behind it, in batch norm and ReLU
@@ -76,7 +77,7 @@ def nppm(
 
 def _check(**numbers: int) -> None:
     for name, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if not is_whole(value):
             raise ValueError(f"{name}={value!r}: give a whole number, 1 or more")
 
 

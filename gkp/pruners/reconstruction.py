@@ -16,6 +16,7 @@ from gkp.pruners.common.gates import places_of
 from gkp.pruners.common.images import batches, sample, scoring_copy
 from gkp.pruners.common.registry import Cut, register
 from gkp.utils.logits import run
+from gkp.utils.whole import is_whole
 
 TOLERANCE = 1e-2  # of the largest output: what tf32 products may lose, far below a wrong border
 
@@ -127,7 +128,7 @@ def sampled_grams(
 
     ValueError for images that the network cannot take, and for a reader whose output is no such sum.
     """
-    if isinstance(locations, bool) or not isinstance(locations, int) or locations < 1:
+    if not is_whole(locations):
         raise ValueError(f"locations={locations!r}: give the number of sampled outputs per image, 1 or more")
     channels = {name: convolution(model, name).out_channels for name in readers}
     grams = {name: torch.zeros(size, size, dtype=torch.float64) for name, size in channels.items()}

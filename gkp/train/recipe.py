@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from gkp.train.augment import AUGMENTATIONS
+from gkp.utils.whole import is_whole
 
 if TYPE_CHECKING:
     from gkp.attacks import Attack
@@ -55,7 +56,7 @@ class Recipe:
                 raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(allowed)}")
         for name, low in (("epochs", 0), ("batch_size", 1), ("step_epochs", 1), ("padding", 0)):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < low:
+            if not is_whole(value, low):
                 raise ValueError(f"{name}={value!r}: give a whole number, {low} or more")
         ranges = (
             ("lr", self.lr > 0, "a positive number"),

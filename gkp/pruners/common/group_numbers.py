@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from gkp.nets.channels.surgery import filter_weight, kernel_layers
 from gkp.utils.nearest import unknown
+from gkp.utils.whole import is_whole
 
 Groups = int | Mapping[str, int]
 USUAL = 8  # the paper's, for layers that a mapping does not name
@@ -21,7 +22,7 @@ def groups_of(groups: Groups, name: str) -> int:
 
 def checked_number(groups: Any) -> None:
     """ValueError unless `groups` is a positive whole number."""
-    if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1:
+    if not is_whole(groups):
         measured = groups == "auto"
         other = ", or measure which are fastest here with gkp.deploy.fastest_groups" if measured else ""
         raise ValueError(f"groups={groups!r}: give a positive whole number, for example 8{other}")

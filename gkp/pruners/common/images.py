@@ -22,6 +22,7 @@ from gkp.utils.logits import (
     told_of_in_place_changes,
     weight_type,
 )
+from gkp.utils.whole import is_whole
 
 
 def sample(data: Split, images: int, seed: int) -> Split:
@@ -32,7 +33,7 @@ def sample(data: Split, images: int, seed: int) -> Split:
     if not isinstance(data, Split) or data.images.dtype != torch.uint8 or not len(data):
         kind = f"{len(data)} {data.images.dtype} images" if isinstance(data, Split) else type(data).__name__
         raise ValueError(f"the data are {kind}: give a gkp.data.Split, of one uint8 image (C, H, W) or more")
-    if isinstance(images, bool) or not isinstance(images, int) or images < 1:
+    if not is_whole(images):
         raise ValueError(f"images={images!r}: give the number of images to score with, 1 or more")
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
     return data.take(order[:images].to(data.labels.device))
@@ -40,7 +41,7 @@ def sample(data: Split, images: int, seed: int) -> Split:
 
 def batches(data: Split, size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     """(pixels (b, C, H, W), labels (b,)) on `device`, in order; the last batch may be smaller."""
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+    if not is_whole(size):
         raise ValueError(f"batch_size={size!r}: give a number of images, 1 or more")
     for start in range(0, len(data), size):
         part = slice(start, start + size)
