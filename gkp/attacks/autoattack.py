@@ -62,6 +62,7 @@ def autoattack(
 ) -> AutoAttackOutcome:
     """Which images stay right under AutoAttack of radius eps in pixels, run on the model's device.
 
+    norm: "Linf", whose eps is at most 1, "L2" or "L1", whose radii may be larger.
     x: float32 (N, C, H, W) in [0, 1]; y: integer (N,). version: "standard" (the one to report), "plus",
     "rand", or "custom" with `attacks` out of ATTACKS. The images are done `batch_size` at a time. With
     `state_path` (JSON) every finished batch is on disk before `progress(done, total)` is called: a run
@@ -211,14 +212,14 @@ def _attacks(version: str, attacks: Sequence[str] | None) -> tuple[str, ...]:
 
 
 def _check(x: Tensor, y: Tensor, eps: float, norm: str, batch_size: int) -> tuple[Tensor, tuple[int, int]]:
-    found = check_inputs(x, y, eps)
+    if norm not in NORMS:
+        raise ValueError(f"norm={norm!r}: choose one of {', '.join(NORMS)}")
+    found = check_inputs(x, y, eps, in_pixels=norm == "Linf")
     if not len(x) or eps == 0 or batch_size < 1:
         raise ValueError(
             f"{len(x)} images, eps={eps}, batch_size={batch_size}: give at least one image, eps > 0 in "
             "pixels (8/255), and a batch size of at least 1"
         )
-    if norm not in NORMS:
-        raise ValueError(f"norm={norm!r}: choose one of {', '.join(NORMS)}")
     return found
 
 
@@ -255,15 +256,15 @@ def _load_state(path: str | Path | None, settings: Settings) -> list[dict[str, A
 
 
 def _outcome(done: list[dict[str, Any]], settings: Settings, repeats: bool) -> AutoAttackOutcome:
-    attack = Attack("autoattack", eps=settings["eps"], seed=settings["seed"])
+    eps = settings["eps"]
     broken_by = torch.tensor([number for batch in done for number in batch["broken_by"]])
     zeros = [batch["zero_gradient"] for batch in done if batch.get("zero_gradient") is not None]
     return AutoAttackOutcome(
-        name=f"autoattack_{settings['version']}_{settings['norm']}_{length_text(attack.eps)}",
+        name=f"autoattack_{settings['version']}_{settings['norm']}_{length_text(eps)}",
         correct=broken_by == ROBUST,
         seconds=sum(batch["seconds"] for batch in done),
         # An L2 or L1 radius does not compare with those of the other attacks.
-        attack=attack if settings["norm"] == "Linf" else None,
+        attack=Attack("autoattack", eps=eps, seed=settings["seed"]) if settings["norm"] == "Linf" else None,
         attacks=tuple(settings["attacks"]),
         broken_by=broken_by,
         zero_gradient=sum(zeros) if zeros else None,

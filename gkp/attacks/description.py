@@ -42,11 +42,7 @@ class Attack:
         choose("labels", self.labels, LABELS)
         choose("loss", self.loss, LOSSES if self.kind == "fgsm" else LOSSES[:1])
         choose("start", self.start, STARTS if self.kind == "pgd" else STARTS[:1])
-        check_eps(self.eps)
-        if self.space == "pixel" and self.eps > 1:
-            raise ValueError(
-                f"eps={self.eps:g} is for pixels in [0, 1]: {self.eps:g} grey levels are {self.eps:g}/255"
-            )
+        check_eps(self.eps, in_pixels=self.space == "pixel")
         if self.kind == "pgd":
             check_steps(self.step, self.iterations, self.restarts)
 

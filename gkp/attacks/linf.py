@@ -38,10 +38,12 @@ from gkp.attacks.ascent import (
 )
 from gkp.utils.logits import class_labels
 from gkp.utils.precision import full_precision
+from gkp.utils.whole import is_whole
 
 LABELS = ("true", "predicted")
 STARTS = ("image", "random")
 NO_LABELS = (0, -1)  # lowest and highest of none, which every network has
+OUTSIDE = "x leaves [0, 1]: give pixels, not normalised images (the model normalises)"
 
 
 def fgsm(
@@ -64,7 +66,7 @@ def fgsm(
     classes, and for a network whose output is no finite logits (N, classes) with a gradient.
     """
     trace = trace or Trace()
-    y, span = check_inputs(x, y, eps, labels, deferred=trace.deferred)
+    y, span = check_inputs(x, y, eps, labels, deferred=trace.deferred, in_pixels=space == "pixel")
     choose("loss", loss, LOSSES)
     box = allowed_box(model, x, eps, space)
     with frozen(model):
@@ -97,14 +99,14 @@ def pgd(
     highest loss, both with respect to the labels attacked. More restarts therefore never help the
     defender. `generator` draws the random starts (default: torch's global one) or iterates over their draws,
     (N, C, H, W) in [-1, 1] each. Arguments, result and errors otherwise as in `fgsm`; `step` is in the units
-    of `space`.
+    of `space`, iterations >= 1 and restarts >= 0 are ints.
 
     spare_wrong: attack an image no further once one start ended in a misclassification, which is then the
     result. The same starts are drawn, so that the same images end misclassified, in less time; only a higher
     loss of those that are already wrong is not looked for.
     """
     trace = trace or Trace()
-    y, span = check_inputs(x, y, eps, labels, deferred=trace.deferred)
+    y, span = check_inputs(x, y, eps, labels, deferred=trace.deferred, in_pixels=space == "pixel")
     check_steps(step, iterations, restarts)
     choose("start", start, STARTS)
     box = allowed_box(model, x, eps, space)
@@ -158,14 +160,20 @@ def _random_point(x: Tensor, box: Box, generator: Draws | None) -> Tensor:
 
 
 def check_inputs(
-    x: Tensor, y: Tensor, eps: float, labels: str = "true", *, deferred: bool = False
+    x: Tensor,
+    y: Tensor,
+    eps: float,
+    labels: str = "true",
+    *,
+    deferred: bool = False,
+    in_pixels: bool = True,
 ) -> tuple[Tensor, tuple[int, int]]:
     """y as int64, and its lowest and highest label. Waits for a GPU once.
 
-    ValueError unless x is float32 (N, C, H, W) in [0, 1], y of an integer type (N,), eps finite and >= 0.
-    deferred: look at no pixel and no label, so that nothing waits.
+    ValueError unless x is float32 (N, C, H, W) in [0, 1], y of an integer type (N,), eps right for
+    `check_eps`. deferred: look at no pixel and no label, so that nothing waits. in_pixels: of `check_eps`.
     """
-    check_eps(eps)
+    check_eps(eps, in_pixels=in_pixels)
     choose("labels", labels, LABELS)
     if not isinstance(x, Tensor):
         raise ValueError(f"x is a {type(x).__name__}: give a float32 tensor of pixels, (N, C, H, W)")
@@ -180,19 +188,33 @@ def check_inputs(
     inside = ((x >= 0) & (x <= 1)).all().to(y.device, y.dtype)
     valid, lowest, highest = torch.stack([inside, *y.aminmax()]).tolist()
     if not valid:
-        raise ValueError("x leaves [0, 1]: give pixels, not normalised images (the model normalises)")
+        raise ValueError(OUTSIDE)
     return y, (lowest, highest)
 
 
-def check_eps(eps: float) -> None:
+def check_pixels(x: Tensor) -> None:
+    """ValueError unless all of x, which is not empty, lies in [0, 1]. Waits for a GPU."""
+    lowest, highest = torch.stack(x.aminmax()).tolist()
+    if not (lowest >= 0 and highest <= 1):  # also where they are NaN
+        raise ValueError(OUTSIDE)
+
+
+def check_eps(eps: float, *, in_pixels: bool = True) -> None:
+    """ValueError unless eps is finite and >= 0, and at most 1 where it counts pixels in the maximum norm.
+
+    in_pixels: whether it does so; in normalised units, and in the norms L1 and L2, a radius may be larger.
+    """
     if not 0 <= eps < float("inf"):
         raise ValueError(f"eps={eps}: give a finite radius >= 0, e.g. 0.5/255 in pixels")
+    if in_pixels and eps > 1:
+        raise ValueError(f"eps={eps:g} is for pixels in [0, 1]: {eps:g} grey levels are {eps:g}/255")
 
 
 def check_steps(step: float, iterations: int, restarts: int) -> None:
+    """ValueError unless step is finite and > 0, iterations an int >= 1 and restarts an int >= 0."""
     if not 0 < step < float("inf"):
         raise ValueError(f"step={step}: give a step length > 0, e.g. eps/4")
-    if iterations < 1:
-        raise ValueError(f"iterations={iterations}: give at least 1")
-    if restarts < 0:
-        raise ValueError(f"restarts={restarts}: give 0 (start at x) or more random starts")
+    if not is_whole(iterations):
+        raise ValueError(f"iterations={iterations!r}: give a whole number, at least 1")
+    if not is_whole(restarts, 0):
+        raise ValueError(f"restarts={restarts!r}: give 0 (start at x) or a whole number of random starts")

@@ -45,9 +45,9 @@ def benchmark(
     needs 10 classes or more. Raises ValueError for bad arguments and for a model whose output is no finite
     logits (N, classes), ImportError for a damaged installation.
     """
-    y, labels = check_inputs(x, y, eps)
     if threat_model not in ("Linf", "L2"):
         raise ValueError(f'threat_model={threat_model!r}: choose "Linf" or "L2"')
+    y, labels = check_inputs(x, y, eps, in_pixels=threat_model == "Linf")
     evaluation = _module("eval")
     device = device_of(model, x)
     auto_attack = functools.partial(_OldAutoAttack, seed=seed)

@@ -72,6 +72,12 @@ def test_attack_refuses_nonsense():
         Attack("autoattack", eps=0.1).perturb(SmallNet(), torch.rand(1, 3, 8, 8), torch.tensor([0]))
 
 
+@pytest.mark.parametrize(("name", "value"), [("iterations", 2.5), ("restarts", 1.5)])
+def test_counts_of_pgd_are_whole(name, value):
+    with pytest.raises(ValueError, match=f"{name}={value}"):
+        Attack("pgd", eps=0.1, step=0.1, **{name: value})
+
+
 @pytest.mark.parametrize("kind", ["fgsm", "pgd", "autoattack"])
 def test_grey_levels_are_not_taken_for_pixels(kind) -> None:
     with pytest.raises(ValueError, match=r"8 grey levels are 8/255"):

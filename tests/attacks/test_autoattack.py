@@ -98,6 +98,29 @@ def test_flags_are_kept_and_not_printed(images, capfd):
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.parametrize(("norm", "eps"), [("L2", 1.5), ("L1", 12.0)])
+def test_radii_above_1_in_other_norms(model, images, norm, eps):
+    x, y = (each[:6] for each in images)
+    small, large = (
+        autoattack(model, x, y, eps=radius, norm=norm, version="custom", attacks=["apgd-ce"])
+        for radius in (0.01, eps)
+    )
+    assert large.correct.sum() < small.correct.sum()
+    assert (small.attack, large.attack) == (None, None)
+    assert large.name.startswith(f"autoattack_custom_{norm}_")
+
+
+@pytest.mark.parametrize("eps", [8, 1.5])
+def test_grey_levels_are_refused_before_the_first_image(images, eps):
+    def never(x):
+        raise AssertionError("the network was asked")
+
+    model = nn.Flatten()
+    model.forward = never
+    with pytest.raises(ValueError, match=f"{eps:g} grey levels are {eps:g}/255"):
+        autoattack(model, *images, eps=eps)
+
+
 # ---- resume --------------------------------------------------------------------------------------
 
 
@@ -171,6 +194,7 @@ def test_damaged_state_is_refused(model, images, tmp_path, content):
     [
         ({"eps": 0.0}, "eps > 0"),
         ({"eps": -1.0}, "eps=-1.0"),
+        ({"eps": 8}, "8 grey levels are 8/255"),
         ({"norm": "linf"}, "'linf'.*Linf, L2, L1"),
         ({"version": "fast"}, "standard, plus, rand, custom"),
         ({"version": "custom"}, 'with version="custom" only'),

@@ -316,9 +316,13 @@ def test_attack_runs_in_eval_mode(batch):
     [
         ({"eps": -0.1}, "eps=-0.1"),
         ({"eps": float("nan")}, "eps=nan"),
+        ({"eps": 8}, "8 grey levels are 8/255"),
         ({"step": 0}, "step=0"),
         ({"iterations": 0}, "iterations=0"),
+        ({"iterations": 2.5}, "iterations=2.5"),
+        ({"iterations": True}, "iterations=True"),
         ({"restarts": -1}, "restarts=-1"),
+        ({"restarts": 1.5}, "restarts=1.5"),
         ({"space": "pixels"}, "'pixel', 'normalized'"),
         ({"labels": "guessed"}, "'true', 'predicted'"),
         ({"x": torch.rand(2, 3, 8, 8) + 0.5}, r"leaves \[0, 1\]"),
