@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from gkp.attacks import Attack, frozen
 from gkp.attacks.ascent import Trace
+from gkp.attacks.linf import check_pixels
 from gkp.attacks.masking import TWICE, masked, repeatable
 from gkp.attacks.outcome import STRENGTH, Outcome
 from gkp.nets.channels.copying import CopyError
@@ -53,8 +54,9 @@ def outcome(
     fold: evaluate `quick(model, x)` in place of the model, in two thirds of the time. Rounding decides about
     one image in thousands under attack; False gives what the network itself answers, bit for bit. Who has
     many attacks calls `quick` once, and this with fold=False.
-    Raises ValueError for no images, integer images, unequal lengths, a batch size below 1, labels that are
-    no classes of the model, and a model whose output is no finite logits (N, classes).
+    Raises ValueError for no images, integer images, pixels outside [0, 1], unequal lengths, a batch size
+    below 1, labels that are no classes of the model, and a model whose output is no finite logits
+    (N, classes).
     """
     _check_images(x, batch_size)
     y, device, generator = class_labels(y, len(x)), device_of(model, x), attack.generator()
@@ -110,6 +112,8 @@ def _check_images(x: Tensor, batch_size: int) -> None:
             f"{len(x)} images, batch_size={batch_size}: give as many labels as images, at least one, and a "
             "batch size of at least 1"
         )
+    if x.numel():
+        check_pixels(x)
 
 
 def _judged(logits: Tensor, labels: Tensor, trace: Trace) -> tuple[Tensor, int | None]:

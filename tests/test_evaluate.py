@@ -105,6 +105,17 @@ def test_outcome_refuses(model, images, labels, batch_size):
         )
 
 
+@pytest.mark.parametrize("change", [lambda x: x * 255, lambda x: x - 1, lambda x: x / 0 * 0])
+@pytest.mark.parametrize("attack", [BENIGN, Attack("fgsm", eps=0.05)], ids=["none", "fgsm"])
+def test_outcome_refuses_what_are_no_pixels(model, images, change, attack):
+    x, y = images
+    last = torch.cat([x[:-1], change(x[-1:])])
+    with pytest.raises(ValueError, match=r"x leaves \[0, 1\]: give pixels"):
+        outcome(model, last, y, attack, batch_size=20)
+    with pytest.raises(ValueError, match=r"x leaves \[0, 1\]: give pixels"):
+        accuracy(model, last, y)
+
+
 class Named(nn.Sequential):
     @property
     def normalize(self):
