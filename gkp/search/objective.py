@@ -94,7 +94,7 @@ def resolve_beta(beta: str | float, channels: int, keep: int, first_use: int, ne
     stays frozen from then on. As in the released code a pruned kernel counts for `neighbours` pairs,
     also where fewer kernels than that are kept. 0 when nothing is pruned or no neighbour counts.
     """
-    if isinstance(beta, (int, float)):
+    if not isinstance(beta, str):
         return float(beta)
     size = keep if beta == "exact" else first_use
     pairs = (channels - size) * neighbours

@@ -58,7 +58,7 @@ class Selection:
 def select(
     weight: Tensor,
     *,
-    groups: int = 8,
+    groups: int | None = None,
     rate: float = 0.4375,
     beam_width: int = 2,
     check_step: int = 3,
@@ -77,18 +77,18 @@ def select(
 ) -> Selection:
     """Group the filters of a convolution and choose the input channels that each group keeps.
 
-    weight: (O, I, kh, kw), O divisible by `groups`. rate: fraction of kernels to remove, in (0, 1);
-    each group keeps int((1 - rate) * (I + 1)), as the released code does. beam_width: branches kept
-    per start kernel. check_step: extensions between two truncations of the beam. alpha: weight of
-    the cost rank against the smoothness rank (Eq. 2). beta: "reference" (fixed by the sizes at its
-    first use, as in the released code; the other strategies first use it on final sets, where it is
-    Eq. 3's), "exact" (Eq. 3) or a number. neighbours: how many nearest
-    kept kernels a pruned one is compared with; 0 drops the term. outer_in_beam: whether that term
-    counts while the beam is truncated. decision: "cost", or "smoothness" alone, picks the final set.
+    weight: (O, I, kh, kw), O divisible by `groups`; None is 8, or as many as `grouping` has rows. rate:
+    fraction of kernels to remove, in (0, 1); each group keeps int((1 - rate) * (I + 1)), as the released
+    code does. beam_width: branches kept per start kernel. check_step: extensions between two truncations
+    of the beam. alpha: weight of the cost rank against the smoothness rank (Eq. 2). beta: "reference"
+    (fixed by the sizes at its first use, as in the released code; the other strategies first use it on
+    final sets, where it is Eq. 3's), "exact" (Eq. 3) or a finite number. neighbours: how many nearest
+    kept kernels a pruned one is compared with; 0 drops the term. outer_in_beam: whether that term counts
+    while the beam is truncated. decision: "cost", or "smoothness" alone, picks the final set.
     strategy: "beam"; "greedy" (one branch per start); "exact" (a list of all sets, up to
     3 million, else an integer program, see `gkp.search.exact`); and, as
     controls, the "smoothest" or "roughest" kernels of each group, or "random" ones (needs `generator`).
-    grouping: "snaking", "random" (needs `generator`), "contiguous", or (groups, O/groups) indices.
+    grouping: "snaking", "random" (needs `generator`), "contiguous", or int64 (groups, O/groups) indices.
     variant: of the smoothness, see `gkp.search.smoothness`.
     arithmetic: "fast", or "released": every sum with the last bits of the released code's, see
     `gkp.search.released`, which costs O(keep^2) for each set and suits layers of up to some 128 channels.
@@ -104,6 +104,7 @@ def select(
     _check_means(arithmetic, starts)
     check_share(share, strategy, decision)
     weight = weight.detach().double().cpu()
+    groups = _groups(groups, grouping)
     order = _group(weight, groups, grouping, variant, generator, arithmetic)
     channels = weight.shape[1]
     keep = kept_count(channels, rate)
@@ -201,6 +202,19 @@ def _enumerate(problem: Problem, decision: str) -> tuple[Tensor, Tensor]:
     return torch.stack(kept), torch.stack(cost)
 
 
+def _groups(groups: int | None, grouping: str | Tensor) -> int:
+    """How many groups; ValueError where the indices in `grouping` are not as many rows as `groups` says."""
+    if not isinstance(grouping, Tensor):
+        return 8 if groups is None else groups
+    rows = len(grouping) if grouping.dim() == 2 else 0
+    if not rows or groups not in (None, rows):
+        raise ValueError(
+            f"grouping has shape {tuple(grouping.shape)} with groups={groups}: give indices of shape "
+            "(groups, filters / groups), and groups as many as their rows, or leave groups out"
+        )
+    return rows
+
+
 def _group(
     weight: Tensor,
     groups: int,
@@ -212,7 +226,7 @@ def _group(
     if isinstance(grouping, Tensor):
         if not torch.equal(grouping.flatten().sort().values, torch.arange(len(weight))):
             raise ValueError(f"grouping must hold each of the {len(weight)} filters once")
-        return grouping.view(groups, -1)
+        return grouping
     if grouping == "random":
         if generator is None:
             raise ValueError('grouping="random" needs generator=torch.Generator().manual_seed(...)')
@@ -242,11 +256,13 @@ def _check(
             "weight holds NaN or infinite values: the checkpoint is damaged or training diverged"
         )
     check_rate(rate)
-    if beam_width < 1 or check_step < 1 or neighbours < 0:
-        raise ValueError(
-            f"beam_width={beam_width} and check_step={check_step} must be at least 1, "
-            f"neighbours={neighbours} at least 0"
-        )
+    for name, value, least in (
+        ("beam_width", beam_width, 1),
+        ("check_step", check_step, 1),
+        ("neighbours", neighbours, 0),
+    ):
+        if not _is_whole(value, least):
+            raise ValueError(f"{name}={value!r}: give a whole number, at least {least}")
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha={alpha}: the weight of the cost rank lies in [0, 1]")
     for name, value, choices in (
@@ -255,17 +271,23 @@ def _check(
     ):
         if value not in choices:
             raise ValueError(f"{name} {value!r}: choose one of {', '.join(choices)}")
-    if isinstance(beta, str) and beta not in ("reference", "exact"):
-        raise ValueError(f'beta {beta!r}: choose "reference", "exact" or a number')
+    number = isinstance(beta, numbers.Real) and not isinstance(beta, bool) and math.isfinite(beta)
+    if not number and beta not in ("reference", "exact"):
+        raise ValueError(f'beta {beta!r}: choose "reference", "exact" or a finite number')
 
 
 def _check_means(arithmetic: str, starts: int | None) -> None:
     if arithmetic not in ARITHMETICS:
         raise ValueError(f"arithmetic {arithmetic!r}: choose one of {', '.join(ARITHMETICS)}")
-    if starts is not None and (isinstance(starts, bool) or not isinstance(starts, int) or starts < 1):
+    if starts is not None and not _is_whole(starts, 1):
         raise ValueError(
             f"starts={starts!r}: give how many kernels a search starts from, at least 1, or None for all"
         )
+
+
+def _is_whole(value: object, least: int) -> bool:
+    """Whether value is an integer, and no bool, of at least `least`."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= least
 
 
 def check_rate(rate: float) -> None:

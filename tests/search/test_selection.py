@@ -195,20 +195,38 @@ def test_kept_count_is_the_released_formula() -> None:
         ({"rate": math.nan}, "strictly between 0 and 1"),
         ({"groups": 7}, "does not divide the layer's 16 filters"),
         ({"beam_width": 0}, "at least 1"),
+        ({"beam_width": 1.5}, "beam_width=1.5: give a whole number"),
+        ({"beam_width": True}, "beam_width=True: give a whole number"),
+        ({"check_step": 2.5}, "check_step=2.5: give a whole number"),
+        ({"neighbours": 1.5}, "neighbours=1.5: give a whole number, at least 0"),
+        ({"starts": 1.5}, "starts=1.5"),
         ({"alpha": 1.5}, r"\[0, 1\]"),
         ({"beta": "auto"}, '"reference", "exact"'),
+        ({"beta": math.nan}, "beta nan: .* finite number"),
+        ({"beta": math.inf}, "beta inf: .* finite number"),
+        ({"beta": None}, "beta None: .* finite number"),
         ({"decision": "coin"}, "cost, smoothness"),
         ({"strategy": "magic"}, "beam, greedy, exact"),
         ({"grouping": "random"}, "needs generator"),
         ({"strategy": "random"}, "needs generator"),
         ({"arithmetic": "exact"}, "fast, released"),
         ({"grouping": "zigzag"}, "snaking, random, contiguous"),
-        ({"grouping": torch.zeros(16, dtype=torch.int64)}, "each of the 16 filters once"),
+        ({"grouping": torch.zeros(8, 2, dtype=torch.int64)}, "each of the 16 filters once"),
+        ({"grouping": torch.arange(16)}, r"grouping has shape \(16,\)"),
+        ({"grouping": torch.arange(16).view(4, 4), "groups": 8}, r"shape \(4, 4\) with groups=8"),
     ],
 )
 def test_errors_name_the_fix(options: dict, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         select(random_weight(0, 16, 16), **options)
+
+
+def test_given_indices_say_how_many_groups_there_are() -> None:
+    weight, indices = random_weight(0, 8, 16), torch.arange(8).view(4, 2)
+    found = select(weight, grouping=indices)
+    assert found.groups == 4
+    assert torch.equal(found.kept, select(weight, grouping=indices, groups=4).kept)
+    assert select(weight, grouping="contiguous").groups == 8
 
 
 def test_unusable_weights_are_refused() -> None:
