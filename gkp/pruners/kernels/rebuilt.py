@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from gkp.data import Split
 from gkp.nets.channels.copying import copied
 from gkp.nets.channels.surgery import convolution, filter_weight, guessed_input, replace_kernels
+from gkp.pruners.common.group_numbers import Groups, groups_of
 from gkp.pruners.common.images import batches, sample, scoring_copy
 from gkp.pruners.common.profile import FLAT, Profile, kernel_rates
 from gkp.pruners.common.registry import Cut, register
@@ -18,6 +19,7 @@ from gkp.pruners.reconstruction import patches
 from gkp.search import Selection, grouping
 from gkp.search.objective import kept_count
 from gkp.utils.logits import run
+from gkp.utils.whole import is_whole
 
 RIDGE = 1e-8  # times the mean of the diagonal: makes dead kernels harmless, moves nothing else
 
@@ -32,7 +34,7 @@ RIDGE = 1e-8  # times the mean of the diagonal: makes dead kernels harmless, mov
 def gkp_reconstruction(
     model: nn.Module,
     *,
-    groups: int,
+    groups: Groups,
     example_input: Tensor | None,
     data: Split,
     images: int = 256,
@@ -56,7 +58,10 @@ def gkp_reconstruction(
         name: convolution(model, name) for name in layers_to_prune(model, groups, indivisible, example_input)
     }
     rates = kernel_rates(model, layers, profile, which, example_input)
-    orders = {name: grouping.snaking(filter_weight(conv).cpu(), groups) for name, conv in layers.items()}
+    orders = {
+        name: grouping.snaking(filter_weight(conv).cpu(), groups_of(groups, name))
+        for name, conv in layers.items()
+    }
     grams = kernel_grams(model, orders, sample(data, images, seed), locations, batch_size, seed)
 
     def cut(rate: float) -> nn.Module:
@@ -108,7 +113,7 @@ def kernel_grams(
 
     orders: {layer: (groups, O / groups) filters}. ValueError for less than one location.
     """
-    if isinstance(locations, bool) or not isinstance(locations, int) or locations < 1:
+    if not is_whole(locations):
         raise ValueError(f"locations={locations!r}: give a number of positions per image, 1 or more")
     model, generator = scoring_copy(model), torch.Generator().manual_seed(seed)
     grams: dict[str, Tensor] = {}

@@ -101,3 +101,11 @@ def test_scales_rebuild_more_than_the_kernels_alone(resnet8: nn.Module, images: 
 def test_no_location_is_refused(resnet8: nn.Module, images: object) -> None:
     with pytest.raises(ValueError, match="locations=0: give a number of positions per image"):
         gkp.prune(resnet8, "gkp-reconstruction", data=images, locations=0)
+
+
+def test_layers_may_have_groups_of_their_own(resnet8: nn.Module, images: object) -> None:
+    groups = {"layer2.0.conv2": 4}
+    pruned = gkp.prune(resnet8, "gkp-reconstruction", groups=groups, data=images, images=4)
+    found = {name: len(m.kept) for name, m in pruned.named_modules() if isinstance(m, GroupedKernelConv2d)}
+    assert found.pop("layer2.0.conv2") == 4
+    assert set(found.values()) == {8}
