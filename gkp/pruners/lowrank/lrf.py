@@ -7,6 +7,7 @@ from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import skip_init  # whose layers draw no random numbers
 
 from gkp.nets.channels.copying import copied
 from gkp.nets.channels.surgery import SkippedLayers, convolution, kernel_layers
@@ -84,13 +85,16 @@ def factorise(conv: nn.Conv2d, rate: float, products: Tensor, order: list[int]) 
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     if drop_in:
         layers["reduce"] = _pointwise(mixture(slices, inputs).t(), conv)
-    last = layers["conv"] = nn.Conv2d(
+    last = layers["conv"] = skip_init(
+        nn.Conv2d,
         weight.shape[1],
         weight.shape[0],
         **window(conv),
         bias=conv.bias is not None and not drop_out,
         padding_mode=conv.padding_mode,
-    ).to(conv.weight)
+        dtype=conv.weight.dtype,
+        device=conv.weight.device,
+    )
     with torch.no_grad():
         last.weight.copy_(weight)
     if drop_out:
@@ -103,7 +107,15 @@ def factorise(conv: nn.Conv2d, rate: float, products: Tensor, order: list[int]) 
 
 def _pointwise(matrix: Tensor, like: nn.Conv2d, bias: bool = False) -> nn.Conv2d:
     """The 1x1 convolution that multiplies channels by `matrix` (out, in)."""
-    conv = nn.Conv2d(matrix.shape[1], matrix.shape[0], 1, bias=bias).to(like.weight)
+    conv = skip_init(
+        nn.Conv2d,
+        matrix.shape[1],
+        matrix.shape[0],
+        1,
+        bias=bias,
+        dtype=like.weight.dtype,
+        device=like.weight.device,
+    )
     with torch.no_grad():
         conv.weight.copy_(matrix[:, :, None, None])
     return conv
@@ -127,7 +139,7 @@ def lrf(model: nn.Module, *, groups: int, example_input: Tensor | None, data: ob
     is not verified. Layers that cannot be split are named in a warning, SkippedLayers; ValueError when no
     convolution can be split.
     """
-    layers, skipped = kernel_layers(model, 1)
+    layers, skipped = kernel_layers(model, 1, example_input)
     reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
     if not layers:
         raise ValueError(

@@ -203,3 +203,22 @@ def test_layers_that_cannot_be_split_are_named():
     assert isinstance(pruned[2], nn.Sequential)
     with pytest.raises(ValueError, match=r"this network has none \(1: it already has groups=2\)"):
         gkp.prune(model[:2], "lrf", example_input=torch.rand(1, 3, 16, 16))
+
+
+def test_the_example_says_what_the_network_reads():
+    """One channel of 28 x 28 and a flatten: no other input goes through."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 24**2, 10)
+    ).eval()
+    x = torch.rand(1, 1, 28, 28)
+    pruned = gkp.prune(model, "lrf", rate=0.5, example_input=x)
+    assert pruned[2].conv.weight.shape == (4, 4, 3, 3)
+    assert pruned(x).shape == (1, 10)
+
+
+def test_nothing_is_drawn_from_the_global_generator(resnet8):
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    gkp.prune(resnet8, "lrf", rate=0.5)
+    assert torch.equal(torch.get_rng_state(), before)
