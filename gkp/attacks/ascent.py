@@ -66,9 +66,10 @@ def allowed_box(model: nn.Module, x: Tensor, eps: float, space: str) -> Box:
 
 @dataclass
 class Trace:
-    """What the attack on one batch met. `zero_gradient`: bool (N,), where its first gradient, the one at
-    the images themselves, was exactly zero; None before there was one. `deferred`: nothing may wait for a
-    GPU; pixels and labels are taken to be sound, and whoever gave the trace looks at `finite` later."""
+    """What the attack on one batch met. `zero_gradient`: bool (N,), where its first gradient was exactly
+    zero, taken where the ascent starts: at the images, or with start="random" at a random point of each
+    box; None before there was one. `deferred`: nothing may wait for a GPU; pixels and labels are taken to
+    be sound, and whoever gave the trace looks at `finite` later."""
 
     zero_gradient: Tensor | None = None
     deferred: bool = False

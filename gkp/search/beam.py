@@ -126,7 +126,7 @@ def propose(beam: Beam, problem: Problem, width: int, *, merge: bool = True) -> 
     """Of every set, the `width` extensions by the kernels farthest from its kept ones.
 
     merge: hold equal sets once, in the fast arithmetic.
-    ."""
+    """
     width = min(width, problem.channels - beam.size)
     kernel, gain = (each.flatten() for each in farthest(beam.total, width))
     parent = torch.arange(len(beam.group)).repeat_interleave(width)
