@@ -183,19 +183,33 @@ def match_macs(
 ) -> tuple[nn.Module, float]:
     """The pruned copy whose multiply-adds (usual convention) come nearest to `macs`, and its rate.
 
-    Bisection on the method's own rate; `macs` is an absolute number per image. ValueError when the
-    nearest copy is further off than `tolerance` (relative; math.inf takes what comes nearest).
+    Bisection on the method's own rate; `macs` is an absolute number per image. Rates at which the method
+    refuses to cut, mostly because nothing of a layer would be left, are passed over. ValueError for macs
+    that are no positive number, a tolerance below 0, when no rate can be cut at, and when the nearest
+    copy is further off than `tolerance` (relative; math.inf takes what comes nearest).
     """
+    if not 0 < macs < math.inf or not tolerance >= 0:
+        raise ValueError(
+            f"macs={macs}, tolerance={tolerance}: give a positive number of multiply-adds per image and a "
+            "tolerance of 0 or more"
+        )
     example_input = default_input(model, example_input)
     low, high = 0.0, 1.0
     error, nearest, nearest_rate = math.inf, model, 0.0
+    refused: ValueError | None = None
     for _ in range(12):
         rate = (low + high) / 2
-        pruned = cut(rate)
+        try:
+            pruned = cut(rate)
+        except ValueError as reason:  # a smaller rate leaves more
+            high, refused = rate, reason
+            continue
         found = cost.count(pruned, example_input).macs
         if abs(found - macs) < error:
             error, nearest, nearest_rate = abs(found - macs), pruned, rate
         low, high = (rate, high) if found > macs else (low, rate)
+    if refused and nearest is model:
+        raise refused
     if error > tolerance * macs:
         raise ValueError(
             f"no rate comes within {tolerance:.0%} of {macs / 1e6:.3f} M multiply-adds: the nearest misses "

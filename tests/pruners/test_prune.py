@@ -1,6 +1,7 @@
 """The public call, `gkp.prune`, with SR-GKP and the shared machinery."""
 
 import copy
+import math
 import warnings
 
 import pytest
@@ -13,6 +14,7 @@ from gkp import pruners
 from gkp.nets import cost, models
 from gkp.nets.channels.surgery import SkippedLayers
 from gkp.nets.grouped import GroupedKernelConv2d
+from gkp.pruners.common.budget import cut_to
 from gkp.search import select
 
 X = torch.rand(1, 3, 32, 32)
@@ -115,3 +117,36 @@ def test_l1_keeps_the_largest_filters(resnet8: nn.Module) -> None:
     norms = resnet8.layer1[0].conv1.weight.abs().sum((1, 2, 3))
     kept = pruned.layer1[0].conv1.weight.abs().sum((1, 2, 3))
     assert torch.allclose(kept.sort().values, norms.sort().values[4:])
+
+
+def narrow() -> nn.Module:
+    """Its last convolution reads four channels, of which a rate of 0.8 and more leaves none."""
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)).eval()
+
+
+def test_rates_that_leave_nothing_are_passed_over() -> None:
+    model, x = narrow(), torch.rand(1, 3, 12, 12)
+    cut = pruners.prepare(model, "sr-gkp", groups=4, example_input=x)
+    with pytest.raises(ValueError, match="keeps no kernel"):
+        cut(0.875)
+    target = 0.15 * cost.count(model, x).macs
+    pruned, rate = pruners.match_macs(model, cut, target, example_input=x, tolerance=math.inf)
+    assert 0.7 < rate < 0.8
+    assert cost.count(pruned, x).macs == cost.count(cut(0.79), x).macs
+    assert torch.equal(cut_to(model, cut, 0.1, x)[0][2].weight, pruned[2].weight)
+
+    def never(rate: float) -> nn.Module:
+        raise ValueError("not at any rate")
+
+    with pytest.raises(ValueError, match="not at any rate"):
+        pruners.match_macs(model, never, target, example_input=x, tolerance=math.inf)
+
+
+@pytest.mark.parametrize(
+    ("macs", "tolerance"), [(math.nan, 0.1), (math.inf, math.inf), (0, 0.1), (1e5, math.nan)]
+)
+def test_targets_that_are_no_numbers_are_refused(macs: float, tolerance: float) -> None:
+    with pytest.raises(ValueError, match=f"macs={macs}, tolerance={tolerance}: give a positive number"):
+        pruners.match_macs(narrow(), lambda rate: narrow(), macs, example_input=X, tolerance=tolerance)

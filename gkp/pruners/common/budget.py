@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -41,8 +42,9 @@ def cut_to(model: nn.Module, cut: Cut, ratio: float, example: Tensor) -> tuple[n
             "no convolution but the first: this network has no prunable multiply-adds to keep a share of; "
             "choose a rate instead (gkp.prune)"
         )
-    pruned = cut(1 - ratio)
-    if abs(prunable_macs(pruned, example) - ratio * prunable) <= CLOSE * ratio * prunable:
-        return pruned, 1 - ratio
+    with suppress(ValueError):  # of a layer that would lose all its kernels
+        pruned = cut(1 - ratio)
+        if abs(prunable_macs(pruned, example) - ratio * prunable) <= CLOSE * ratio * prunable:
+            return pruned, 1 - ratio
     target = cost.count(model, example).macs - (1 - ratio) * prunable
     return pruners.match_macs(model, cut, target, example_input=example, tolerance=math.inf)
