@@ -79,6 +79,9 @@ def of_tensors(images: Tensor, labels: Tensor, *, part: str = "train", dataset: 
     images: uint8 (N, 3, H, W), as read from files, not normalised. labels: integers (N,), from 0.
     ValueError for other shapes or types, or without images.
     """
+    for name, given in (("images", images), ("labels", labels)):
+        if not isinstance(given, Tensor):
+            raise ValueError(f"the {name} are a {type(given).__name__}: give torch.as_tensor({name})")
     if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] != 3 or not len(images):
         raise ValueError(
             f"the images are {images.dtype} {tuple(images.shape)}: give uint8 (N, 3, H, W), for pixels x in "

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gkp.data import Split
 from gkp.deploy import graphs, runtimes
 from gkp.deploy.choice import GAIN, Setting
 from gkp.deploy.timing import interleaved
@@ -24,7 +25,7 @@ def check(int8: bool, data: Any, runtime: str) -> None:
         return
     if runtime != "onnxruntime":
         raise ValueError(f'int8=True is for runtime="onnxruntime", not for {runtime!r}: leave it out')
-    if data is None or len(data) < 2:
+    if not isinstance(data, Split) or len(data) < 2:
         raise ValueError("int8=True needs images: give data=gkp.data.load(...), at least 2 of them")
 
 

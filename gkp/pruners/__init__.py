@@ -34,6 +34,7 @@ from gkp.search import check_rate
 from gkp.train import fine_tune
 from gkp.train.recipe import SHORT, Recipe
 from gkp.utils.precision import full_precision
+from gkp.utils.whole import is_whole
 
 __all__ = [
     "Cut",
@@ -80,6 +81,8 @@ def prune(
     """
     common = {"groups": groups, "example_input": example_input, "data": data, **options}
     check_rate(rate)
+    if not isinstance(recipe, Recipe):
+        raise ValueError(f"the recipe is a {type(recipe).__name__}: give gkp.Recipe(epochs=..., lr=..., ...)")
     refuse_other_than_networks(model)
     inner = unwrapped(model)
     with torch.inference_mode(False):  # weights made inside of it could not be trained
@@ -176,6 +179,9 @@ def _check_options(entry: Method, options: dict[str, Any]) -> None:
     if unknown:
         known = ", ".join(entry.options) or "none"
         raise ValueError(f"{entry.name} has no option {', '.join(unknown)}; its options: {known}")
+    seeded, seed = isinstance(entry.options.get("seed"), int), options.get("seed", 0)
+    if seeded and (not is_whole(seed, -(2**63)) or seed >= 2**63):
+        raise ValueError(f"seed={seed!r}: give an int of at most 64 bits, such as 0")
 
 
 def match_macs(

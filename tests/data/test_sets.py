@@ -211,6 +211,12 @@ def test_tensors_of_ones_own_are_a_split_like_any_other() -> None:
         (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.tensor([0.0, 1.0]), "give 2 whole numbers"),
         (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, -1]), "give 2 whole numbers"),
         (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.tensor([0]), "give 2 whole numbers"),
+        (
+            torch.zeros(2, 3, 8, 8, dtype=torch.uint8),
+            np.array([0, 1]),
+            "the labels are a ndarray",
+        ),
+        (np.zeros((2, 3, 8, 8), np.uint8), torch.tensor([0, 1]), "the images are a ndarray"),
     ],
 )
 def test_other_tensors_are_refused_with_what_to_give(images, labels, match) -> None:

@@ -171,6 +171,7 @@ def test_a_file_that_computes_something_else_is_not_written(
         ({"threads": True}, "threads=True"),
         ({"rounds": 0}, "rounds=0"),
         ({"int8": True}, "int8=True needs images"),
+        ({"int8": True, "data": 3}, "int8=True needs images"),
         ({"int8": True, "runtime": "torch", "path": "net.pt2"}, 'for runtime="onnxruntime"'),
         ({"data": [1, 2]}, "data is for int8=True"),
         ({"example_input": torch.zeros(1, 4, 32, 32)}, "does not run on an example of shape"),

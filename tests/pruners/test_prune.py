@@ -150,3 +150,22 @@ def test_rates_that_leave_nothing_are_passed_over() -> None:
 def test_targets_that_are_no_numbers_are_refused(macs: float, tolerance: float) -> None:
     with pytest.raises(ValueError, match=f"macs={macs}, tolerance={tolerance}: give a positive number"):
         pruners.match_macs(narrow(), lambda rate: narrow(), macs, example_input=X, tolerance=tolerance)
+
+
+@pytest.mark.parametrize("seed", [0.5, "1", None, True, 2**70])
+def test_a_seed_is_an_int(resnet8: nn.Module, seed: object) -> None:
+    with pytest.raises(ValueError, match="seed=.*: give an int"):
+        gkp.prune(resnet8, "random", seed=seed)
+
+
+def test_a_recipe_is_a_recipe(resnet8: nn.Module) -> None:
+    with pytest.raises(ValueError, match="the recipe is a dict: give gkp.Recipe"):
+        gkp.prune(resnet8, "slimming", recipe={"epochs": 1})
+
+
+@pytest.mark.parametrize(("kind", "shape"), [("1d", (1, 8, 16)), ("3d", (1, 8, 8, 8, 8))])
+def test_networks_without_2d_convolutions_hear_what_holds(kind: str, shape: tuple[int, ...]) -> None:
+    conv = getattr(nn, f"Conv{kind}")
+    model = nn.Sequential(conv(8, 8, 3), nn.ReLU(), conv(8, 8, 3), nn.Flatten()).eval()
+    with pytest.raises(ValueError, match=f"it has Conv{kind}, and only kernels of Conv2d"):
+        gkp.prune(model, "sr-gkp", example_input=torch.rand(shape))

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from gkp.nets.channels.layers import unwrapped
 from gkp.nets.channels.surgery import (
@@ -71,7 +72,7 @@ def layers_to_prune(
     if not layers:
         raise ValueError(
             f"no convolution can be pruned with groups={groups} "
-            f"({summary(skipped) or 'none is larger than 1x1'}): {_remedy(model, skipped)}"
+            f"({summary(skipped) or _none_there(model)}): {_remedy(model, skipped)}"
         )
     if skipped and indivisible == "refuse":
         raise ValueError(
@@ -79,6 +80,14 @@ def layers_to_prune(
         )
     warn_of(skipped)
     return layers
+
+
+def _none_there(model: nn.Module) -> str:
+    """Why none of the network's layers came into question."""
+    kinds = {type(module).__name__ for module in model.modules() if isinstance(module, _ConvNd)} - {"Conv2d"}
+    if kinds:
+        return f"it has {', '.join(sorted(kinds))}, and only kernels of Conv2d are grouped"
+    return "none but what reads the image is a 2d convolution larger than 1x1"
 
 
 def _remedy(model: nn.Module, skipped: Mapping[str, str]) -> str:
