@@ -256,13 +256,13 @@ def _check(
             "weight holds NaN or infinite values: the checkpoint is damaged or training diverged"
         )
     check_rate(rate)
-    for name, value, least in (
+    for what, count, least in (
         ("beam_width", beam_width, 1),
         ("check_step", check_step, 1),
         ("neighbours", neighbours, 0),
     ):
-        if not _is_whole(value, least):
-            raise ValueError(f"{name}={value!r}: give a whole number, at least {least}")
+        if not _is_whole(count, least):
+            raise ValueError(f"{what}={count!r}: give a whole number, at least {least}")
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha={alpha}: the weight of the cost rank lies in [0, 1]")
     for name, value, choices in (
