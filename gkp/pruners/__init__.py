@@ -32,6 +32,7 @@ from gkp.pruners.lowrank import cc, lrf  # noqa: F401
 from gkp.pruners.trained import admm, dhp, dhspg, gal, group_sl, hesso, masking, slimming  # noqa: F401
 from gkp.search import check_rate
 from gkp.train import fine_tune
+from gkp.train.checks import laid_last, placed_back
 from gkp.train.recipe import SHORT, Recipe
 from gkp.utils.precision import full_precision
 from gkp.utils.whole import is_whole
@@ -105,11 +106,13 @@ def _trained(model: nn.Module, method: str, rate: float, recipe: Recipe, common:
     device = next(model.parameters()).device
     modes = {name: module.training for name, module in model.named_modules()}
     teacher = copied(model) if recipe.distillation else None
+    last = laid_last(model)
     session = start(model, method, rate=rate, epochs=recipe.epochs, **common)
     pruning, tuning = session.recipes(recipe)
     fine_tune(model, common["data"], pruning, hooks=session.hooks, device=device, teacher=teacher)
     pruned = session.finish(model)(rate)
     fine_tune(pruned, common["data"], tuning, device=device, teacher=teacher)
+    placed_back(pruned, last)
     for name, module in pruned.named_modules():
         module.training = modes.get(name, module.training)
     return pruned

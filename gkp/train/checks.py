@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +60,30 @@ def placed_for(model: nn.Module, split: Split, device: torch.device) -> torch.me
             _lay_out(model, torch.contiguous_format)
             return torch.contiguous_format
     return torch.channels_last
+
+
+def laid_last(model: nn.Module) -> set[str]:
+    """Names of the parameters and buffers (O, I, kh, kw) that lie channels last."""
+    named = (*model.named_parameters(), *model.named_buffers())
+    return {name for name, tensor in named if _layout(tensor) == torch.channels_last}
+
+
+def placed_back(model: nn.Module, last: Collection[str]) -> None:
+    """What was true before `placed`, in place: channels last for what is in `last` (`laid_last`) alone.
+
+    Gradients go, which the training has left.
+    """
+    model.zero_grad(set_to_none=True)
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        layout = torch.channels_last if name in last else torch.contiguous_format
+        if tensor.dim() == 4 and layout != _layout(tensor):
+            tensor.data = tensor.data.clone(memory_format=layout)
+
+
+def _layout(tensor: Tensor) -> torch.memory_format:
+    """By its strides, which tell it of kernels of one pixel too; of one channel both layouts are the same."""
+    last = tensor.dim() == 4 and tensor.stride(1) == 1 and tensor.stride(3) != 1
+    return torch.channels_last if last else torch.contiguous_format
 
 
 def _lay_out(model: nn.Module, layout: torch.memory_format) -> None:

@@ -19,6 +19,7 @@ from gkp.data import Split
 from gkp.nets.channels.layers import copied
 from gkp.pruners.lowrank import cc
 from gkp.train import Recipe
+from gkp.train.checks import laid_last
 
 SCORING = [name for name in pruners.methods() if pruners.get(name).needs.startswith("images")]
 SWEPT = ("hesso", "otov2-dhspg", "group-sl", "dhp")  # over all blocks, in trained/test_odd_networks.py
@@ -72,6 +73,21 @@ def test_a_network_that_keeps_what_it_computed_is_pruned(method: str) -> None:
     model(X)
     pruned = prune(model, method, rate=0.5)
     assert pruned(X).shape == (8, 5)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("method", [name for name in pruners.methods() if pruners.get(name).start])
+def test_training_leaves_neither_its_layout_nor_gradients(method: str, layout: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), nn.ReLU()),
+        *(nn.Conv2d(8, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)),
+    ).to(memory_format=layout)
+    pruned = prune(model, method, rate=0.5)
+    for place in (0, 3, 6):
+        assert (pruned[place].weight.stride(3) == 1) == (model[place].weight.stride(3) == 1)
+    assert all(parameter.grad is None for parameter in pruned.parameters())
+    assert laid_last(model) == laid_last(pruned)
 
 
 # ---- every method on some networks -------------------------------------------------------------------
