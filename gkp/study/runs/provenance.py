@@ -19,17 +19,18 @@ from gkp.train.rounded import rounds
 from gkp.utils.files import sha256_file
 
 CODE = Path(__file__).resolve().parents[3]  # the repository that this code is in
+COMPUTES = ("gkp", "benchmarks", "pyproject.toml", "requirements.lock")  # what results come from
 LIBRARIES = ("torch", "torchvision", "numpy")
 
 
 def provenance(device: torch.device | str, code: Path = CODE) -> dict[str, Any]:
     """Code, lock file, versions and machine; no host name and no path.
 
-    "dirty" says whether tracked files of the code differ from the commit, None outside a repository;
+    "dirty" says whether tracked files of COMPUTES differ from the commit, None outside a repository;
     "bfloat16" how convolutions in that precision are computed there, if there are any.
     """
     lock = code / "requirements.lock"
-    changed = _git(code, "status", "--porcelain", "--untracked-files=no")
+    changed = _git(code, "status", "--porcelain", "--untracked-files=no", "--", *COMPUTES)
     return {
         "commit": _git(code, "rev-parse", "HEAD"),
         "dirty": None if changed is None else bool(changed),

@@ -4,6 +4,7 @@ import copy
 import errno
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,24 @@ def test_provenance_says_what_computed_the_numbers_and_not_where(tmp_path: Path)
     assert facts["device"] == device_name("cpu")
     assert os.uname().nodename not in json.dumps(facts)
     assert peak_memory_mb("cpu")["process"] > 10
+
+
+def test_provenance_calls_dirty_what_changed_in_the_code_alone(tmp_path: Path) -> None:
+    def git(*command: str) -> None:
+        name = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+        subprocess.run(["git", "-C", str(tmp_path), *name, *command], check=True, capture_output=True)
+
+    for file in ("gkp/code.py", "results/record.json"):
+        (tmp_path / file).parent.mkdir()
+        (tmp_path / file).write_text("1")
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "first")
+    assert provenance("cpu", tmp_path)["dirty"] is False
+    (tmp_path / "results/record.json").write_text("2")
+    assert provenance("cpu", tmp_path)["dirty"] is False
+    (tmp_path / "gkp/code.py").write_text("2")
+    assert provenance("cpu", tmp_path)["dirty"] is True
 
 
 def test_weights_hash_depends_on_names_and_values_alone() -> None:

@@ -85,9 +85,10 @@ def commits(store: Store) -> str:
     files = [file for file in store.files() if file.suite != LIVE]
     changed = sum(file.provenance.dirty is True for file in files)
     return (
-        f"- {changed} of {len(files)} records say `dirty`: tracked files (code, pages or figures) differed "
-        "from the commit that they name, which then tells their code only nearly. Networks do not rest on "
-        "it: their weights are here with hashes, and `reproduce.sh evaluate` attacks them again.\n"
+        f"- {changed} of {len(files)} records say `dirty`: tracked files differed from the commit that they "
+        "name, which then tells their code only nearly (in older ones pages and records count, too). "
+        "Networks do not rest on it: their weights are here with hashes, and `reproduce.sh evaluate` attacks "
+        "them again.\n"
     )
 
 
