@@ -54,19 +54,19 @@ def lengths(short: Comparison, long: Comparison, names: Sequence[str]) -> Figure
     """
     figure = new_figure(DOUBLE, 2.9)
     ends = [records.trained[0].run.epochs for records in (short, long)]
-    titles, shown = long.titles, set()
+    titles, shown, counts = long.titles, set[str](), set[int]()
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         frame = training.longer(short, long, name)
         for row in frame.itertuples():
             axes.plot((0, 1), (row.short, row.long), linewidth=1, **look(row.label).line)
         shown |= set(frame.label)
+        counts |= set(frame.seeds)
         axes.set_xticks((0, 1), [f"{end}" for end in ends])
         axes.set(xlim=(-0.25, 1.25), title=_wrapped(titles[name]), xlabel=f"epochs\n{frame.n.max():,} images")
         axes.yaxis.set_major_locator(MaxNLocator(6))
     figure.axes[0].set_ylabel("accuracy (%)", color=INK)
     legend(figure, shown)
-    common = sorted({record.run.seed for record in short.trained} & set(long.seeds))
-    seeds = f"seed{'s' * (len(common) > 1)} {', '.join(map(str, common))}"
+    seeds = f"{' to '.join(map(str, sorted({min(counts), max(counts)})))} seed{'s' * (max(counts) > 1)}"
     figure.suptitle(
         f"{_network(long)}: the same networks after {ends[0]} and {ends[1]} epochs, {seeds}",
         x=0.01, ha="left", fontsize=8, weight="bold",

@@ -12,6 +12,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 
@@ -26,7 +27,7 @@ from gkp.study.runs.run import Run
 ROW = 0.15  # inches of a method
 # Methods this many times as far out as the median one, and this many points, are outside of a panel.
 FAR, NEAR, MARGIN = 8.0, 8.0, 0.06
-REACHES = (1, 3, 5, 8)  # times the usual distance between a marker and its name
+REACHES = ((1, 1), (2, 6), (1, 12), (3, 18), (5, 24))  # across and up: usual distances of a name
 NARROW = 16  # letters in a line above one of many panels
 BOLD: dict[str, Any] = {"fontsize": 8, "weight": "bold"}
 ZERO: dict[str, Any] = {"color": INK, "linewidth": 0.8, "zorder": 1}
@@ -231,14 +232,15 @@ def _direct_labels(axes: Axes, both: pd.DataFrame) -> None:
     ]
     for label in sorted(places, key=lambda label: label not in SPOTLIGHT):
         front, colour = label in SPOTLIGHT, spotlit(label).colour
-        for reach, ((dx, dy), ha, va) in itertools.product(REACHES if front else REACHES[:1], sides):
+        for (wide, high), ((dx, dy), ha, va) in itertools.product(REACHES if front else REACHES[:1], sides):
             line = {"arrowstyle": "-", "color": colour, "linewidth": 0.6}
             text = axes.annotate(
-                method_title(label), places[label], xytext=(reach * dx, reach * dy),
+                method_title(label), places[label], xytext=(wide * dx, high * dy),
                 textcoords="offset points", ha=ha, va=va, fontsize=7, color=colour,
-                weight="bold" if front else "normal", arrowprops=line if reach > 1 else None,
+                weight="bold" if front else "normal", arrowprops=line if high > 1 else None,
             )  # fmt: skip
-            box = text.get_window_extent(canvas.get_renderer())
+            text.update_positions(canvas.get_renderer())
+            box = Text.get_window_extent(text, canvas.get_renderer())  # without the line to the marker
             free = axes.bbox.contains(box.x0, box.y0) and axes.bbox.contains(box.x1, box.y1)
             if free and not box.count_overlaps(taken):
                 taken.append(box)

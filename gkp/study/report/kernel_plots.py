@@ -211,9 +211,9 @@ def front(records: Comparison, clean: str, robust: str) -> Figure:
     handles = [Line2D([], [], color=c, marker="o", linestyle="", label=p) for p, c in colours.items()]
     known = [name for name in SELECTIONS if name in set(crossed.selection)]
     handles += [Line2D([], [], color=INK, marker=SELECTIONS[n], linestyle="", label=n) for n in known]
-    title = "colour: stages, marker: kernels"
+    title = "colour: stages\nmarker: kernels"
     if "first" in set(crossed.which):
-        title += ",\nhollow: which layers"
+        title += "\nhollow: which layers"
         handles.append(
             Line2D(
                 [], [], color=INK, marker="o", markerfacecolor="white", linestyle="", label="first of a block"

@@ -151,7 +151,7 @@ def epsilon_curve(records: Comparison, kind: str = "fgsm", names: Sequence[str] 
     note = (
         f"{frame.n.max():,} images; grey: the other methods; bars: paired 95 % interval of SR-GKP over images"
     )
-    note += f"\nin part beyond the panel: {', '.join(outside)}" if outside else ""
+    note += f"\nin part beyond the panel: {'; '.join(outside)}" if outside else ""
     defended = any(r.run.recipe and r.run.recipe.adversarial for r in records.trained)
     if kind == "fgsm" and not defended:
         note += "\nat large eps a single step overshoots: what it leaves there is no robustness"
