@@ -1,6 +1,6 @@
 """Every ratio of speed, measured side by side, kept as records: python -m benchmarks [PART ...]
 
-    python -m benchmarks                      # all parts; an hour on two cores
+    python -m benchmarks                      # all parts; two to three hours
     python -m benchmarks attacks training     # some of them
 
 Each part prints its table and is written to results/benchmarks/, from where notebook 04 and
