@@ -260,8 +260,10 @@ def speedups(frame: pd.DataFrame) -> Figure:
     axes.axvline(1, **DASHED)
     axes.set(xscale="log", ylim=(len(places) - 0.4, -0.6))
     axes.set_yticks(range(len(places)), list(places))
-    most, step = frame.high.max(), 2 if frame.high.max() < 16 else 4
-    ticks = [step**power for power in range(-2, 10) if 0.2 < step**power <= 2 * most]
+    least, most = frame.low.min(), frame.high.max()
+    near, step = most < 4, 2 if most < 16 else 4
+    steps = (0.5, 0.75, 1, 1.25, 1.5, 2, 3, 4) if near else [step**power for power in range(-2, 10)]
+    ticks = [tick for tick in steps if least / 1.2 < tick < 1.2 * most]
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticklabels([f"{tick:g}" for tick in ticks])
