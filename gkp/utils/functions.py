@@ -13,13 +13,22 @@ def rebound(value: Any, known: dict[int, Any]) -> Any:
     Lists and dictionaries are changed in place, functions made again: their closures, defaults, attributes,
     the objects of methods and the arguments of partials are looked through. Others stay the same object.
     """
-    if isinstance(value, list):
-        value[:] = [rebound(each, known) for each in value]
-    elif isinstance(value, dict):
-        for key, each in value.items():
-            value[key] = rebound(each, known)
+    return _rebound(value, known, set())
+
+
+def _rebound(value: Any, known: dict[int, Any], seen: set[int]) -> Any:
+    """`rebound`; seen: ids of containers met, which may hold themselves. Only what changes is set."""
+    if isinstance(value, list | dict):
+        if id(value) in seen:
+            return value
+        seen.add(id(value))
+        for key, each in list(value.items() if isinstance(value, dict) else enumerate(value)):
+            new = _rebound(each, known, seen)
+            if new is not each:
+                value[key] = new
     elif type(value) is tuple:
-        return tuple(rebound(each, known) for each in value)
+        items = tuple(_rebound(each, known, seen) for each in value)
+        return items if any(a is not b for a, b in zip(items, value, strict=True)) else value
     elif isinstance(value, (FunctionType, MethodType, functools.partial)) and _holds(value, known, set()):
         return _made_again(value, known, {})
     return value

@@ -157,6 +157,27 @@ def test_functions_that_hold_nothing_of_the_network_stay_the_same_object() -> No
     assert copied(model).scaled is model.scaled
 
 
+class Frozen(dict):
+    """As configurations often are."""
+
+    def __setitem__(self, *_: object) -> None:
+        raise TypeError
+
+    def __reduce__(self) -> tuple:
+        return Frozen, (dict(self),)
+
+
+def test_containers_that_hold_themselves_or_take_nothing_are_copied() -> None:
+    model = nn.Conv2d(3, 4, 3)
+    model.ring, model.config = [model.forward, lambda x: model(x)], Frozen(width=4)
+    model.ring.append(model.ring)
+    new, x = copied(model), torch.rand(1, 3, 6, 6)
+    assert new.ring[2] is new.ring
+    assert new.config == {"width": 4}
+    with not_called(model):
+        assert torch.equal(new.ring[1](x), model.forward(x))
+
+
 def test_a_function_that_calls_itself_is_made_again() -> None:
     class Repeated(nn.Module):
         def __init__(self) -> None:
