@@ -6,6 +6,7 @@ pixels in [0, 1] and the preprocessing of a checkpoint cannot be forgotten.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100, "imagenet": 1000}  # of each data set
 
 VGG16_WIDTHS = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M")
 
@@ -185,6 +188,7 @@ class CifarVGG16(nn.Module):
         return self.linear(torch.flatten(self.pool(self.features(self.normalize(x))), 1))
 
 
+TORCHVISION = "torchvision:"  # before the name of a network of torchvision's
 RESNET_DEPTHS = (8, 14, 20, 32, 44, 56, 110)
 
 
@@ -210,3 +214,28 @@ def create(
     if network in names():
         return CifarResNet(int(network.removeprefix("resnet")), num_classes, mean, std, zeros)
     raise ValueError(f"unknown network {network!r}: choose one of {', '.join(names())}")
+
+
+def base_network(
+    network: str,
+    *,
+    num_classes: int = 10,
+    mean: Sequence[float] = CIFAR_MEAN,
+    std: Sequence[float] = CIFAR_STD,
+    zeros: str = "after",
+) -> nn.Module:
+    """`create`, and torchvision's classifiers as "torchvision:resnet18", pixels in.
+
+    A torchvision network stands as `network` behind a `normalize` of its own; not GoogLeNet and Inception,
+    which preprocess differently with pretrained weights. ValueError for unknown names.
+    """
+    if not network.startswith(TORCHVISION):
+        return create(network, num_classes=num_classes, mean=mean, std=std, zeros=zeros)
+    import torchvision
+
+    name = network.removeprefix(TORCHVISION)
+    known = torchvision.models.list_models(torchvision.models, exclude=("googlenet", "inception_v3"))
+    if name not in known:
+        raise ValueError(f"unknown torchvision network {name!r}: choose one of {', '.join(known)}")
+    inner = torchvision.models.get_model(name, weights=None, num_classes=num_classes)
+    return nn.Sequential(OrderedDict(normalize=Normalize(mean, std), network=inner))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from gkp import data
-from gkp.nets import zoo
+from gkp.nets import models
 
 
 def test_digits_are_the_same_everywhere():
@@ -174,7 +174,7 @@ def test_a_folder_may_be_named_in_any_way(two_classes, monkeypatch):
 
 
 def test_every_data_set_that_a_network_can_be_for_has_an_image_size():
-    assert set(data.IMAGE_SIZES) == set(zoo.CLASSES)
+    assert set(data.IMAGE_SIZES) == set(models.CLASSES)
     for name in ("digits",):
         assert data.load(name, "test").images.shape[2:] == (data.IMAGE_SIZES[name],) * 2
 

@@ -12,6 +12,7 @@ from torch import nn
 
 import gkp
 from gkp.nets import checkpoint, models
+from gkp.nets.files.header import header_sha256
 from gkp.nets.grouped import GroupedKernelConv2d
 from gkp.search import Selection
 
@@ -133,7 +134,7 @@ def test_other_number_types(tmp_path):
 
 def test_a_pruned_torchvision_network(tmp_path):
     torch.manual_seed(0)
-    model = checkpoint.base_network("torchvision:resnet18", num_classes=5, mean=models.IMAGENET_MEAN).eval()
+    model = models.base_network("torchvision:resnet18", num_classes=5, mean=models.IMAGENET_MEAN).eval()
     block = model.network.layer1[0]
     block.conv1, block.bn1, block.conv2 = (
         nn.Conv2d(64, 9, 3, 1, 1),
@@ -144,7 +145,7 @@ def test_a_pruned_torchvision_network(tmp_path):
     assert_same(loaded, model)
     assert loaded.network.fc.out_features == 5
     with pytest.raises(ValueError, match="resnet18"):
-        checkpoint.base_network("torchvision:resnet19")
+        models.base_network("torchvision:resnet19")
 
 
 def test_a_network_of_ones_own_needs_its_base(tmp_path):
@@ -322,7 +323,7 @@ def with_header(good, path, change):
     header = checkpoint.read_header(path)
     change(header)
     if "header" in header:
-        header["header"] = checkpoint.header_sha256(header)
+        header["header"] = header_sha256(header)
     safetensors.torch.save_file(safetensors.torch.load(good), path, {"gkp": json.dumps(header)})
 
 

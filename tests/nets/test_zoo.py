@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 from gkp.nets import checkpoint, models, zoo
+from gkp.nets.files import published
+from gkp.nets.files.tensors import tensors_sha256
 from gkp.utils import files, unpickle
 
 
@@ -18,7 +20,9 @@ def alone(monkeypatch, tmp_path):
     monkeypatch.setenv("GKP_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     for name in ("AKAMASTER_URL", "AUTHORS_URL"):
-        monkeypatch.setattr(zoo, name, "http://127.0.0.1:9/" + getattr(zoo, name).rpartition("/")[2])
+        monkeypatch.setattr(
+            published, name, "http://127.0.0.1:9/" + getattr(published, name).rpartition("/")[2]
+        )
 
 
 class TheirBlock(nn.Module):
@@ -61,8 +65,8 @@ def their_file(alone, monkeypatch, tmp_path, serve):
     path = tmp_path / "upstream" / "resnet20_cifar10_ba.pt"
     path.parent.mkdir()
     torch.save(net, path)
-    monkeypatch.setattr(zoo, "AUTHORS_URL", f"{serve(path.parent)}/{path.name}")
-    monkeypatch.setattr(zoo, "AUTHORS_TENSORS", checkpoint.tensors_sha256(net.state_dict()))
+    monkeypatch.setattr(published, "AUTHORS_URL", f"{serve(path.parent)}/{path.name}")
+    monkeypatch.setattr(published, "AUTHORS_TENSORS", tensors_sha256(net.state_dict()))
     return path, net, mark
 
 
@@ -71,8 +75,8 @@ def test_public_networks_are_loaded_without_a_random_draw(monkeypatch, their_fil
     theirs = models.create("resnet56").state_dict()
     tensors = {key: value for key, value in theirs.items() if not key.startswith("normalize.")}
     if name == "resnet56":
-        monkeypatch.setattr(zoo, "_fetch", lambda *_: "resnet56")
-        monkeypatch.setattr(zoo.unpickle, "read_module", lambda _: tensors)
+        monkeypatch.setattr(published, "_fetch", lambda *_: "resnet56")
+        monkeypatch.setattr(published.unpickle, "read_module", lambda _: tensors)
     state = torch.get_rng_state()
     zoo.load_model(name)
     assert torch.equal(torch.get_rng_state(), state)
@@ -101,12 +105,12 @@ def test_other_arrays_than_the_authors_are_refused(their_file):
     net.stage_1[0].conv_a.weight.data[0, 0, 0, 0] += 1e-6
     torch.save(net, path)
     with pytest.raises(
-        ValueError, match=rf"resnet20_cifar10_ba\.pt .* should be {zoo.AUTHORS_TENSORS} but is"
+        ValueError, match=rf"resnet20_cifar10_ba\.pt .* should be {published.AUTHORS_TENSORS} but is"
     ):
         zoo.load_model("resnet20", weights="authors")
 
 
-def published(monkeypatch, folder, *, digits):
+def akamasters(monkeypatch, folder, *, digits):
     """An akamaster-like ResNet-32 in `folder`, with that many digits of its hash known; (path, module)."""
     torch.manual_seed(1)
     net = models.create("resnet32", zeros="around")
@@ -115,14 +119,14 @@ def published(monkeypatch, folder, *, digits):
     torch.save({"state_dict": state, "best_prec1": 9.0}, folder / "new")
     sha256 = files.sha256_file(folder / "new")
     path = (folder / "new").rename(folder / f"resnet32-{sha256[:8]}.th")
-    monkeypatch.setitem(zoo.AKAMASTER, "resnet32", sha256[:digits])
+    monkeypatch.setitem(published.AKAMASTER, "resnet32", sha256[:digits])
     return path, net
 
 
 @pytest.mark.parametrize("digits", [8, 64])
 def test_akamaster_by_url_then_offline(alone, monkeypatch, tmp_path, serve, digits):
-    path, net = published(monkeypatch, tmp_path / "upstream", digits=digits)
-    monkeypatch.setattr(zoo, "AKAMASTER_URL", serve(path.parent) + "/")
+    path, net = akamasters(monkeypatch, tmp_path / "upstream", digits=digits)
+    monkeypatch.setattr(published, "AKAMASTER_URL", serve(path.parent) + "/")
     model = zoo.load_model("resnet32")
     assert all(
         torch.equal(model.state_dict()[name], value)
@@ -138,8 +142,8 @@ def test_akamaster_by_url_then_offline(alone, monkeypatch, tmp_path, serve, digi
 
 @pytest.mark.parametrize("digits", [8, 64])
 def test_a_damaged_download_is_refused_and_not_kept(alone, monkeypatch, tmp_path, serve, digits):
-    path, _ = published(monkeypatch, tmp_path / "upstream", digits=digits)
-    monkeypatch.setattr(zoo, "AKAMASTER_URL", serve(path.parent) + "/")
+    path, _ = akamasters(monkeypatch, tmp_path / "upstream", digits=digits)
+    monkeypatch.setattr(published, "AKAMASTER_URL", serve(path.parent) + "/")
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ValueError, match=path.name):
         zoo.load_model("resnet32")
@@ -148,7 +152,7 @@ def test_a_damaged_download_is_refused_and_not_kept(alone, monkeypatch, tmp_path
 
 @pytest.mark.parametrize("below", ["", "akamaster"])
 def test_offline_folder_is_used_and_checked(alone, monkeypatch, tmp_path, below):
-    path, net = published(monkeypatch, tmp_path / "upstream", digits=64)
+    path, net = akamasters(monkeypatch, tmp_path / "upstream", digits=64)
     (tmp_path / "given" / below).mkdir(parents=True)
     path = path.rename(tmp_path / "given" / below / path.name)
     monkeypatch.setenv("GKP_CHECKPOINTS", str(tmp_path / "given"))
@@ -214,7 +218,7 @@ def test_own_files_by_weights_and_by_path(tmp_path):
 
 
 def test_shipped_checkpoints_are_checked_against_the_manifest(tmp_path, monkeypatch):
-    monkeypatch.setattr(zoo, "SHIPPED", tmp_path)
+    monkeypatch.setattr(published, "SHIPPED", tmp_path)
     with pytest.raises(FileNotFoundError, match="manifest"):
         zoo.load_model("suite/run")
     model, path = models.create("resnet8").eval(), tmp_path / "suite" / "run.safetensors"
@@ -265,7 +269,7 @@ def test_public_networks_classify_real_images(cifar10_test, ak20, authors20):
 
 
 def test_the_real_public_file_has_the_hash_and_the_names_we_know(ak20):
-    path = zoo._offline("resnet20-12fca82f.th", "akamaster")
+    path = published._offline("resnet20-12fca82f.th", "akamaster")
     tensors = unpickle.read_module(path)
     reference = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
     assert len(tensors) == len(reference)

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from gkp.nets.checkpoint import tensors_sha256
+from gkp.nets.files.tensors import tensors_sha256
 from gkp.train.rounded import rounds
 from gkp.utils.files import sha256_file
 

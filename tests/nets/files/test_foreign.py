@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 import gkp
-from gkp.nets import checkpoint, foreign, models
+from gkp.nets import checkpoint, models
+from gkp.nets.files import foreign
 
 
 @pytest.fixture(scope="module")
