@@ -190,19 +190,25 @@ def front(records: Comparison, clean: str, robust: str) -> Figure:
 
     Colour: which stage loses how much. Marker: how kernels are chosen; hollow where only the first
     convolution of a block loses any. Dots: controls and filters, with their names where these find room.
+    Crosses: from the lowest to the highest training, where there are several.
     """
     frame = factors.front(records, clean, robust)
     figure = new_figure(DOUBLE * 0.85, 3.8)
     axes = figure.subplots()
     best = frame[frame.best].sort_values("clean")
-    axes.step(best.clean, best.robust, where="pre", color=FAINT, linewidth=0.9, zorder=1)
+    axes.step(
+        best.clean, best.robust, where="pre", color=FAINT, linewidth=0.9, linestyle=(0, (2, 1.5)), zorder=1
+    )
     crossed = frame[frame.selection != "–"]
     colours = {profile: PROFILES[profile] for profile in stages.PROFILES if profile in set(crossed.profile)}
     for row in frame.itertuples():
-        if row.selection == "–":
-            axes.plot(row.clean, row.robust, ".", color=spotlit(row.label).colour, zorder=2)
+        filters = row.selection == "–"
+        colour = spotlit(row.label).colour if filters else colours[row.profile]
+        axes.hlines(row.robust, row.clean_low, row.clean_high, color=colour, linewidth=0.6, zorder=2)
+        axes.vlines(row.clean, row.robust_low, row.robust_high, color=colour, linewidth=0.6, zorder=2)
+        if filters:
+            axes.plot(row.clean, row.robust, ".", color=colour, zorder=2)
         else:
-            colour = colours[row.profile]
             face = colour if row.which == "all" else "white"
             marker = SELECTIONS.get(row.selection, "o")
             axes.plot(row.clean, row.robust, marker, color=colour, markerfacecolor=face, ms=5.5, zorder=3)
@@ -228,13 +234,18 @@ def front(records: Comparison, clean: str, robust: str) -> Figure:
 def _name_dots(axes: Axes, frame: pd.DataFrame) -> None:
     """Names of what is no grouped kernel, on the first side on which they meet no marker, line or name."""
     figure = axes.figure.figure
-    axes.margins(x=0.14, y=0.08)
+    axes.margins(x=0.2, y=0.08)
     figure.draw_without_rendering()
     renderer, to_pixels = FigureCanvasAgg(figure).get_renderer(), axes.transData.transform
     taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in to_pixels(frame[["clean", "robust"]])]
     corners = to_pixels(frame[frame.best].sort_values("clean")[["clean", "robust"]])
     for (x, y), (after, below) in itertools.pairwise(corners):  # the front goes down, then right
         taken += [Bbox([(x - 1, below), (x + 1, y)]), Bbox([(x, below - 1), (after, below + 1)])]
+    low, high = (to_pixels(frame[[f"clean_{end}", f"robust_{end}"]]) for end in ("low", "high"))
+    for (x, y), (left, lowest), (right, highest) in zip(
+        to_pixels(frame[["clean", "robust"]]), low, high, strict=True
+    ):
+        taken += [Bbox([(left, y - 1), (right, y + 1)]), Bbox([(x - 1, lowest), (x + 1, highest)])]
     dots = frame[frame.selection == "–"].sort_values("label", key=lambda labels: ~labels.isin(SPOTLIGHT))
     for row in dots.itertuples():
         name = method_title(base(row.label)) + (f", {row.profile}" if row.profile != "–" else "")

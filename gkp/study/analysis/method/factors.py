@@ -232,7 +232,10 @@ def retrained(comparison: Comparison, other: Comparison, names: Sequence[str]) -
 
 
 def front(comparison: Comparison, clean: str, robust: str) -> pd.DataFrame:
-    """label, the factors, clean, robust (percent), best: whether no other network has more of both."""
+    """label, the factors, clean, robust (percent), best: whether no other network has more of both.
+
+    And clean_low, clean_high, robust_low, robust_high: those of its lowest and of its highest training.
+    """
     found = table(comparison, [clean, robust]).pivot(
         index=["label", *PUBLISHED], columns="attack", values="mean"
     )
@@ -243,7 +246,23 @@ def front(comparison: Comparison, clean: str, robust: str) -> pd.DataFrame:
          & ((found.clean > row.clean) | (found.robust > row.robust))).any()
         for row in found.itertuples()
     ]  # fmt: skip
-    return found.assign(best=[not lost for lost in beaten])
+    return found.assign(best=[not lost for lost in beaten]).merge(_spread(comparison, clean, robust))
+
+
+def _spread(comparison: Comparison, clean: str, robust: str) -> pd.DataFrame:
+    """label and the lowest and highest accuracies (percent) among its trainings, or its one evaluation's."""
+    rows = [
+        {
+            "label": record.label,
+            "clean": 100 * metrics[clean].accuracy,
+            "robust": 100 * metrics[robust].accuracy,
+        }
+        for record in comparison.compared
+        if {clean, robust} <= (metrics := record.metrics()).keys()
+    ]
+    ends = pd.DataFrame(rows, columns=["label", "clean", "robust"]).groupby("label").agg(["min", "max"])
+    ends.columns = [f"{name}_{'low' if end == 'min' else 'high'}" for name, end in ends.columns]
+    return ends.reset_index()
 
 
 # ---- why -----------------------------------------------------------------------------------------

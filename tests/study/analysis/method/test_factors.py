@@ -153,6 +153,24 @@ def test_the_front_is_what_nothing_beats_in_both(known: Comparison) -> None:
     assert not found.best.all()
 
 
+def test_the_front_says_how_far_the_trainings_of_a_network_lie_apart(known: Comparison) -> None:
+    worse = [
+        with_metrics(r, {**r.metrics(), CLEAN: measured(ATTACKS[CLEAN], torch.arange(IMAGES) < IMAGES // 10)})
+        if r.label == "sr-gkp" and r.run.seed == 2
+        else r
+        for r in known
+    ]
+    found = factors.front(Comparison(worse), CLEAN, ROBUST).set_index("label")
+    ours, accuracies = (
+        found.loc["sr-gkp"],
+        [100 * r.metrics()[CLEAN].accuracy for r in worse if r.label == "sr-gkp"],
+    )
+    assert (ours.clean_low, ours.clean_high) == (10, max(accuracies))
+    assert ours.clean_low < ours.clean < ours.clean_high
+    alone = found.loc["gkp-greedy"]  # one training
+    assert alone.clean_low == alone.clean == alone.clean_high
+
+
 def test_the_figure_has_a_marker_for_every_network(known: Comparison) -> None:
     figure = kernel_plots.front(known, CLEAN, ROBUST)
     axes = figure.axes[0]
