@@ -224,7 +224,7 @@ def ranks_text(sources: Sequence[Comparison], first: str, others: Sequence[str])
                     {
                         "attack": comparison.titles[other],
                         "rank correlation": f"{r['correlation']:+.2f}",
-                        "95 % interval": f"{r['low']:+.2f} to {r['high']:+.2f}",
+                        "interval": f"{r['low']:+.2f} to {r['high']:+.2f}",
                         "networks": str(r["networks"]),
                         "images": f"{r['images']:,}",
                     }

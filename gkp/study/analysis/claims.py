@@ -241,16 +241,21 @@ def _matching(claim: Claim, records: Sequence[Filed], label: str | None = None) 
 
 
 def _pairs(claim: Claim, records: Sequence[Filed], others: Sequence[Filed]) -> list[tuple[Tensor, Tensor]]:
-    """Per common seed, which images the claim's network and the other one have right, the same images."""
+    """Per common seed, which images the claim's network and the other one have right, the same images.
+
+    As `Comparison.pairs`: the untouched network, which no seed made, has all seeds.
+    """
     attack, label = claim.ours["attack"], claim.ours["label"]
-    own, other = (
-        {
-            seed: metrics[attack].right
-            for seed, metrics in _measured(claim, _matching(claim, side, name))
-            if attack in metrics
-        }
+    sides = [
+        [r for r in _matching(claim, side, name) if isinstance(r, Record)]
         for side, name in ((records, label), (others, claim.ours.get("against", label)))
+    ]
+    own, other = (
+        {seed: metrics[attack].right for seed, metrics in _measured(claim, side) if attack in metrics}
+        for side in sides
     )
+    if len(other) == 1 and all(r.run.recipe is None and not r.pruned for r in sides[1]):
+        other = dict.fromkeys(own, *other.values())
     sizes = {seed: min(len(own[seed]), len(other[seed])) for seed in sorted(own.keys() & other.keys())}
     return [(own[seed][:n], other[seed][:n]) for seed, n in sizes.items()]
 

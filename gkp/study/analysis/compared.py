@@ -138,11 +138,18 @@ class Comparison:
     ) -> dict[int, tuple[Tensor, Tensor]]:
         """Seed that both have -> the answers of the two, (label, attack), on the images that both saw.
 
-        others: where the second is, if not here.
+        others: where the second is, if not here. The untouched network, which no seed made, has all seeds.
         """
-        own, other = self.right(*first), (others or self).right(*second)
+        place = others or self
+        own, other = self.right(*first), place.right(*second)
+        own, other = self._as_often(first[0], own, other), place._as_often(second[0], other, own)
         sizes = {seed: min(len(own[seed]), len(other[seed])) for seed in sorted(own.keys() & other.keys())}
         return {seed: (own[seed][:n], other[seed][:n]) for seed, n in sizes.items()}
+
+    def _as_often(self, label: str, own: dict[int, Tensor], other: dict[int, Tensor]) -> dict[int, Tensor]:
+        """The answers `own` of the network of that label, for every seed of `other` where no seed made it."""
+        seedless = all(r.run.recipe is None and not r.pruned for r in self if r.label == label)
+        return dict.fromkeys(other, *own.values()) if seedless and len(own) == 1 else own
 
     @cached_property
     def points(self) -> dict[tuple[str, str, str], Point]:

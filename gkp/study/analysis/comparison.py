@@ -200,6 +200,19 @@ def without_extra_seeds(comparison: Comparison) -> Comparison:
     return Comparison(r for r in comparison if r.label not in extra or r.run.seed in common)
 
 
+def extra_seeds_text(comparison: Comparison) -> str:
+    """What `without_extra_seeds` leaves out, as a sentence after others; "" for nothing."""
+    shown = without_extra_seeds(comparison)
+    if len(shown) == len(comparison):
+        return ""
+    _, _, common = _seeds(comparison)
+    which, more = ", ".join(map(str, sorted(common))), len(comparison) - len(shown)
+    return (
+        f" Shown is seed {which}, which most networks have; {more} trainings by others stand in results.csv, "
+        "means over all in details.md and docs/results.md."
+    )
+
+
 def _seeds(comparison: Comparison) -> tuple[dict[str, set[int]], int, set[int]]:
     """Seeds of every trained network; how many most have; those that all with at least as many share."""
     seeds: dict[str, set[int]] = {}

@@ -152,12 +152,12 @@ def suite_tables(suite: str, comparison: Comparison) -> dict[Path, str]:
     """figures/<suite>/results.{md,csv,tex}; {} for a suite without attacked networks.
 
     The first table has the paper's units, the second pixels. The csv has every training, the tables those of
-    `compare.without_extra_seeds`.
+    `compare.without_extra_seeds`, and say so.
     """
     if not comparison.met:
         return {}
     shown = compare.without_extra_seeds(comparison)
-    folder, note = Path("figures") / suite, footnote(shown)
+    folder, note = Path("figures") / suite, footnote(shown) + compare.extra_seeds_text(comparison)
     pixel = [name for name, attack in comparison.met.items() if compare.in_pixels(attack)]
     frames = [summary(shown, comparison.met.keys() - set(pixel))]
     frames += [summary(shown, [BENIGN, *pixel])] if pixel else []

@@ -249,7 +249,7 @@ def ladder(records: Comparison) -> Figure:
         axes.set_title(f"{title}: the same {frame.n.max():,} images")
         axes.set(
             xlabel="",
-            ylabel="" if axes.get_subplotspec().colspan.start else "accuracy (%)",
+            ylabel="" if axes.get_subplotspec().colspan.start else "accuracy (%), line: median",
             ylim=(-3, 100),
             xlim=(-0.5, len(order) - 0.1),
         )

@@ -111,7 +111,7 @@ def test_ranks_are_shown_from_the_first_suite_whose_networks_met_the_attack():
         {
             "attack": "FGSM 0.01 norm., pred.",
             "rank correlation": "+1.00",
-            "95 % interval": "+1.00 to +1.00",
+            "interval": "+1.00 to +1.00",
             "networks": "5",
             "images": "400",
         }

@@ -11,7 +11,7 @@ from gkp.study.analysis import claims
 from gkp.study.analysis.claims import Claim
 from gkp.study.analysis.method import speed
 from gkp.study.runs.record import Record
-from gkp.study.runs.run import Run
+from gkp.study.runs.run import UNPRUNED, Run
 from gkp.utils.stats import paired_difference, student
 
 BENIGN = {"suite": "small", "attack": "benign"}
@@ -170,6 +170,16 @@ def test_a_longer_training_is_compared_with_the_same_label_of_another_suite() ->
     assert found.status == "OK"
     pinned = make_claim(at_least=0, ours={**ours, "seed": 1})
     assert claims.judge([pinned], lambda suite: suites[suite])[0].values == pytest.approx((10,))
+
+
+def test_the_untouched_network_is_compared_with_every_training() -> None:
+    """80, 85 and 90 of 100 against the one network of 70, which no seed made."""
+    runs = [Run("digits", "resnet8", "l1", weights="x", rate=0.4375, seed=seed) for seed in range(3)]
+    records = [make_record(run, correct=80 + 5 * run.seed) for run in runs]
+    records.append(make_record(Run("digits", "resnet8", UNPRUNED, weights="x"), correct=70))
+    ours = {**BENIGN, "label": records[0].label, "against": "unpruned"}
+    found = claims.judge([make_claim(at_least=0, ours=ours)], lambda _: records)[0]
+    assert found.values == pytest.approx((10, 15, 20))
 
 
 def records_of_one(*corrects: int) -> list[Record]:

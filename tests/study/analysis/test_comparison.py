@@ -174,3 +174,22 @@ def test_tables_leave_out_nothing_but_extra_seeds():
     assert list(compare.without_extra_seeds(Comparison(one_has_one))) == one_has_one
     each_its_own = [r for r in records if r.run.seed == (1 if r.label == "l1" else 0)]
     assert list(compare.without_extra_seeds(Comparison(each_its_own))) == each_its_own
+
+
+def test_the_untouched_network_has_every_seed():
+    several = comparison(FEW, seeds=(0, 1, 2))
+    pairs = several.pairs(("sr-gkp", "benign"), ("unpruned", "benign"))
+    untouched = several.right("unpruned", "benign")[0]
+    assert list(pairs) == [0, 1, 2]
+    assert all(other.equal(untouched) for _, other in pairs.values())
+    assert list(several.pairs(("unpruned", "benign"), ("sr-gkp", "benign"))) == [0, 1, 2]
+    alone = Comparison(r for r in several if r.run.seed == 0)
+    assert list(alone.pairs(("sr-gkp", "benign"), ("unpruned + fine-tune", "benign"), several)) == [0]
+
+
+def test_trainings_that_a_table_leaves_out_are_counted_under_it():
+    several = Comparison([*comparison(FEW), *(r for r in comparison(("l1",), seeds=(1, 2)) if r.pruned)])
+    assert compare.extra_seeds_text(comparison(FEW)) == ""
+    assert "Shown is seed 0, which most networks have; 2 trainings by others" in (
+        compare.extra_seeds_text(several)
+    )

@@ -5,6 +5,7 @@ Accuracies are in percent, differences in points. A cell without a record has a 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
@@ -21,6 +22,7 @@ from gkp.study.analysis.paired import LEVEL, alike, p_text
 from gkp.study.runs import protocols, suites
 from gkp.study.runs.pace import passes
 from gkp.study.runs.store import Store
+from gkp.study.runs.suites import stages
 from gkp.study.runs.suites.stages import FINETUNINGS
 
 
@@ -69,22 +71,32 @@ def tested_text(frame: pd.DataFrame, titles: Mapping[str, str]) -> pd.DataFrame:
 
 
 def variance_text(comparison: Comparison, names: Sequence[str]) -> pd.DataFrame:
-    """attack, factor, share of the variance, best and worst level and the points between them.
+    """attack, profiles, factor, share of the variance, best and worst level and the points between them.
 
-    No rows for attacks under which too few networks are there to tell factors apart.
+    Of all networks, and without those of the reverse profile, which is there to show the price of a bad one
+    and decides how much a profile seems to carry. No rows where too few are there to tell factors apart.
     """
     rows = []
-    for name in names:
-        if not factors.separable(comparison, name):
+    for name, (profiles, networks) in itertools.product(names, _without_reverse(comparison).items()):
+        if not factors.separable(networks, name):
             continue
-        for row in factors.variance(comparison, name).to_dict("records"):
-            text = {"attack": comparison.titles[name], "factor": row["factor"]}
+        for row in factors.variance(networks, name).to_dict("records"):
+            text = {"attack": comparison.titles[name], "profiles": profiles, "factor": row["factor"]}
             text["share of the variance"] = f"{row['share']:.0f} %"
             if row["factor"] != "rest":
                 text["best against worst"] = f"{row['best']} against {row['worst']}"
                 text["points"] = f"{row['points']:+.2f} ({row['low']:+.2f} to {row['high']:+.2f})"
             rows.append(text)
     return pd.DataFrame(rows).fillna("–")
+
+
+def _without_reverse(comparison: Comparison) -> dict[str, Comparison]:
+    """Words -> the networks, whole and without those of the reverse profile where it has any."""
+    reverse = {r.hash for own, r in factors.crossed(comparison) if own["profile"] == stages.REVERSE}
+    found = {"all": comparison}
+    if reverse:
+        found[f"without {stages.REVERSE}"] = Comparison(r for r in comparison if r.hash not in reverse)
+    return found
 
 
 # ---- costs and other fine-tunings ----------------------------------------------------------------

@@ -27,9 +27,16 @@ def details_of(suite: str, store: Store) -> str:
     comparison = Comparison(store.of_suite(suite))
     tables = [*paired_tests(comparison), *SPECIAL.get(suite, lambda store, comparison: ())(store, comparison)]
     parts = [f"## {title}\n\n{to_markdown(frame)}" for title, frame in tables if len(frame)]
-    title = suites.get(suite).title if suite in suites.SUITES else suite
-    above = f"# {title}\n\nMade from the records by `python -m gkp report`.\n\n"
+    title, there = (suites.get(suite).title if suite in suites.SUITES else suite), ""
+    if suite in suites.SUITES and (left := missing(suite, store)):
+        there = f" Of the suite's {len(store.suite(suite).ordered())} runs {left} have none yet."
+    above = f"# {title}\n\nMade from the records by `python -m gkp report`.{there}\n\n"
     return above + "\n".join(parts) if parts else ""
+
+
+def missing(suite: str, store: Store) -> int:
+    """How many runs of the suite have no record."""
+    return sum(store.find(run) is None for run in store.suite(suite).ordered())
 
 
 def paired_tests(comparison: Comparison) -> Tables:
@@ -48,7 +55,8 @@ def paired_tests(comparison: Comparison) -> Tables:
             yield title, several
             continue
         frames = {titles[name]: paired.against(comparison, name, control) for name in names}
-        title = f"Points against {control}; McNemar's exact test on the same images, Holm-corrected"
+        test = "exact test" if len(comparison.seeds) == 1 else "test, exact where both have one training,"
+        title = f"Points against {control}; McNemar's {test} on the same images, Holm-corrected"
         yield title, paired.against_text(frames)
     yield "What training had driven to zero before the cut", vanished_text(comparison)
 
@@ -108,8 +116,9 @@ def _longer(store: Store, comparison: Comparison) -> Tables:
         yield title, training.longer_text(short, comparison, names)
         title = (
             f"Whether the methods rank alike after {epochs}: correlations of the pruned networks (bootstrap "
+            "over images, moved to the measured value: approximate), and pairs of all trained networks that "
+            "are told apart"
         )
-        title += "over images), and pairs of all trained networks that are told apart"
         yield title, training.ranks_kept_text(short, comparison, names)
     strong = [entry.attack.name for entry in protocols.strong()]
     met = comparison.having(strong)

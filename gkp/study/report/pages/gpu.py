@@ -24,7 +24,7 @@ def rates() -> str:
         f"Measured on one NVIDIA H200: a training step of a {network} at batch {pace.BATCH} in bfloat16 "
         f"takes {pace.STEP_MS['cuda']:g} ms alone and {pace.STEP_MS['fleet']:g} ms for each of {pace.FLEET} "
         "that train side by side, accuracy after every epoch included; attacks in float32 take "
-        f"{pace.ATTACK_PASSES:,} forward and backward passes a second. Nothing else was measured: other "
+        f"{pace.ATTACK_PASSES:,} forward and backward passes a second. The table counts with these: other "
         "networks are taken to need time in proportion to their multiply-adds, which is too much for a wide "
         "one like VGG-16, and pruned ones that of the unpruned one, whose program they share.\n"
     )

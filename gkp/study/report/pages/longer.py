@@ -120,19 +120,21 @@ def ranks(evidence: Evidence) -> str:
     for attack in compared_lengths(evidence):
         found = training.ranks(short, long, attack)
         counts.append(training.order_kept(short, long, attack))
-        texts = [f"{r['correlation']:.2f} ({r['low']:.2f} to {r['high']:.2f})" for r in found.values()]
+        texts = [f"{r['correlation']:.2f} ({r['low']:.1f} to {r['high']:.1f})" for r in found.values()]
         parts.append(f"{named(evidence, attack)} {signed(' and '.join(texts))}")
+        networks = int(found["spearman"]["networks"])
     clear, same, away, other = (
         sum(count[name] for count in counts) for name in ("significant", "same", "open", "other")
     )
     trust = "may" if other == 0 and same > away else "may not"
     return (
-        f"**Do they rank alike?** Spearman's and Kendall's correlations of the pruned networks between "
-        f"{epochs(evidence, SHORT_56)} and {epochs(evidence, LONG_56)} epochs, with bootstrap intervals over "
-        f"images: {'; '.join(parts)}. Of {clear} differences between two networks that are significant after "
-        f"the long training, {same} are so after the short one, the same way, and {other} the other way; "
-        f"{away} are not significant there. So the short recipe {trust} be trusted with whom it puts clearly "
-        "ahead among these networks, not with how much is left, nor with the order of methods that lie close."
+        f"**Do they rank alike?** Spearman's and Kendall's correlations of the {networks} pruned networks "
+        f"between {epochs(evidence, SHORT_56)} and {epochs(evidence, LONG_56)} epochs, in brackets roughly "
+        f"what other images would leave open: {'; '.join(parts)}. Of {clear} differences between networks "
+        f"that are significant after the long training, {same} are so after the short one, the same way, and "
+        f"{other} the other way; {away} are not significant there. So the short recipe {trust} be trusted "
+        "with whom it puts clearly ahead among these networks, not with how much is left, nor with the order "
+        "of methods that lie close."
     )
 
 

@@ -19,7 +19,8 @@ from gkp.train.recipe import Recipe
 
 # The factors of the profiles' suite, the most telling levels first: which stage loses how much, how kernels
 # are chosen, and whether all convolutions lose kernels or the first of each block.
-EARLY, PROFILES = "6:3:1", ("6:3:1", "1:1:0", "1:3:6", "sensitivity", "flat")
+EARLY, REVERSE = "6:3:1", "1:3:6"
+PROFILES = (EARLY, "1:1:0", REVERSE, "sensitivity", "flat")
 SELECTIONS, WHICH = ("beam", "random", "greedy", "reconstruction"), ("all", "first")
 SELECTING = {"greedy": "gkp-greedy", "reconstruction": "gkp-reconstruction"}  # selections that are methods
 BEYOND = {("1:1:0", "first")}  # even one kernel each leaves more multiply-adds than the target
