@@ -14,6 +14,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from gkp.attacks.ascent import uniform
 from gkp.train.augment import crop_and_flip, draw_epoch, stream_seed
+from gkp.train.fleet.trial import unrepeatable
 from gkp.train.hooks import Hooks
 from gkp.train.recipe import Recipe
 from gkp.train.state import identity_of, load_state
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 AUGMENTED_AT_ONCE = 8192  # images
 RECORDED = ("fgsm", "pgd")  # kinds of attacks on training batches
+TRIED = 8  # images, to see what a forward pass changes
 
 
 @dataclass
@@ -36,7 +38,7 @@ class Member:
     validation: Split | None = None
     test: Split | None = None
     seed: int = 0
-    state_path: Path | None = None
+    state_path: str | Path | None = None
     hooks: Hooks = field(default_factory=Hooks)
     attacks: Mapping[str, Attack] = field(default_factory=dict)
     start: nn.Module | None = None
@@ -56,17 +58,21 @@ class Member:
 
     def epochs_saved(self, identity: dict[str, str] | None = None) -> int:
         """How many epochs its state file holds, 0 without one; StateError when it is of another training."""
-        if self.state_path is None or not self.state_path.exists():
+        if self.state_path is None or not Path(self.state_path).exists():
             return 0
         return len(load_state(self.state_path, identity or self.identity())["epochs"])
 
     def why_alone(self) -> str:
-        """Why `fine_tune` has to train it by itself; "" where a fleet can."""
+        """Why `fine_tune` has to train it by itself; "" where a fleet can.
+
+        Runs a copy of the network once, see `gkp.train.fleet.trial`.
+        """
         modules, attack = list(self.model.modules()), self.recipe.adversarial
         reasons = {
             "epochs are chosen by attacks": bool(self.attacks),
             "its batches meet neither FGSM nor PGD": bool(attack and attack.kind not in RECORDED),
             "its method adds to the loss": self.hooks.penalty is not None or self.hooks.loss is not None,
+            "some of its weights are shared": shared(self.model),
             "some of its weights are frozen": not all(p.requires_grad for p in self.model.parameters()),
             "its weights are of several types": len({p.dtype for p in self.model.parameters()}) > 1,
             "it has dropout": any(isinstance(m, _DropoutNd) and m.p > 0 for m in modules),
@@ -74,7 +80,17 @@ class Member:
                 isinstance(m, _BatchNorm) and m.track_running_stats and m.momentum is None for m in modules
             ),
         }
-        return next((reason for reason, holds in reasons.items() if holds), "")
+        if reason := next((reason for reason, holds in reasons.items() if holds), ""):
+            return reason
+        few = self.train.pixels(slice(TRIED))
+        few = few.repeat(2, 1, 1, 1) if len(few) == 1 else few
+        return unrepeatable(self.model, few.to(next(self.model.parameters()).device))
+
+
+def shared(model: nn.Module) -> bool:
+    """Whether a parameter has two names."""
+    names = len(list(model.named_parameters(remove_duplicate=False)))
+    return names > len(list(model.named_parameters()))
 
 
 class Images:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ def snapshot(lane: Lane) -> dict[str, Any]:
 def restore(lane: Lane, about: dict[str, str]) -> None:
     """Put the saved state back where there is one; StateError when it is damaged or of another training."""
     path = lane.member.state_path
-    if path is None or not path.exists():
+    if path is None or not Path(path).exists():
         return
     content = load_state(path, about)
     lane.history = History.from_state_dict(content)

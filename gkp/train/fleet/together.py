@@ -57,11 +57,13 @@ def train_together(
     networks, StateError for a state file that is damaged or of another run, OSError when a state cannot be
     written.
     """
-    ready = [_ready(member) for member in members]
     if side_by_side is not None and side_by_side < 1:
         raise ValueError(f"side_by_side={side_by_side}: give 1 or more")
     if save_epochs < 1:
         raise ValueError(f"save_epochs={save_epochs}: give 1 or more")
+    if len({id(member.model) for member in members}) < len(members):
+        raise ValueError("two members train the same network: give each a copy of its own (copy.deepcopy)")
+    ready = [_ready(member) for member in members]
     fleet = _Fleet(ready, torch.device(device), save_epochs)
     total = sum(m.recipe.epochs for m in ready)
     with (progress or Progress("off")).task("train together", total, done=fleet.epochs_saved()) as task:

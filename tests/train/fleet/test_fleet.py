@@ -258,9 +258,43 @@ def test_a_loss_that_is_no_number_ends_its_member_alone():
 # ---- what is refused -------------------------------------------------------------------------------
 
 
+class Normed(nn.Module):
+    """A convolution, a norm that runs `times`, and a line; with functional dropout where asked for."""
+
+    def __init__(self, norm, times=1, p=0.0):
+        super().__init__()
+        self.conv, self.norm, self.line, self.times, self.p = (
+            nn.Conv2d(3, 8, 3),
+            norm,
+            nn.Linear(8, 10),
+            times,
+            p,
+        )
+
+    def forward(self, x):
+        x = self.conv(x)
+        for _ in range(self.times):
+            x = self.norm(x)
+        return self.line(nn.functional.dropout(x.relu(), self.p, self.training).mean((2, 3)))
+
+
+def tied_net():
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3), nn.Flatten(1), nn.LazyLinear(10)
+    )
+    net(torch.zeros(1, 3, 8, 8))
+    net[2].weight = net[1].weight
+    return net
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
+        ({"model": tied_net()}, "shared"),
+        ({"model": Normed(nn.InstanceNorm2d(8, track_running_stats=True))}, "changes norm.running_mean"),
+        ({"model": Normed(nn.utils.spectral_norm(nn.Conv2d(8, 8, 1)))}, "changes norm.weight_u"),
+        ({"model": Normed(nn.BatchNorm2d(8), times=2)}, "norm runs more than once"),
+        ({"model": Normed(nn.BatchNorm2d(8), p=0.5)}, "draws random numbers"),
         ({"recipe": replace(QUICK, adversarial=Attack("highpass", theta=0.1))}, "neither FGSM nor PGD"),
         ({"hooks": Hooks(penalty=lambda model, epoch: None)}, "adds to the loss"),
         ({"model": small_net(0.5)}, "dropout"),
@@ -328,3 +362,25 @@ def test_hooks_and_resuming_on_a_gpu(tmp_path):
     (history,) = train_together([rest], device="cuda")
     assert len(history.epochs) == 4
     assert same_weights(whole.model, rest.model)
+
+
+def test_a_trial_leaves_network_and_random_numbers_alone():
+    member = Member(Normed(nn.BatchNorm2d(8)), TRAIN, QUICK)
+    before, state = copy.deepcopy(member.model.state_dict()), torch.get_rng_state()
+    member.model.train()
+    assert member.why_alone() == ""
+    assert member.model.training
+    assert all(torch.equal(value, before[name]) for name, value in member.model.state_dict().items())
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_one_network_is_trained_once():
+    member = Member(small_net(), TRAIN, QUICK)
+    with pytest.raises(ValueError, match=r"train the same network: give each a copy"):
+        train_together([member, replace(member, seed=1)])
+
+
+def test_a_state_may_be_named_by_text(tmp_path):
+    member = Member(small_net(), TRAIN, QUICK, state_path=str(tmp_path / "a.pt"))
+    train_together([member])
+    assert member.epochs_saved(replace(member, model=small_net()).identity()) == QUICK.epochs
