@@ -22,9 +22,10 @@ from gkp.nets import models
 from gkp.study.execute import ahead
 from gkp.study.execute.context import Context, OutOfTime
 from gkp.study.execute.one_run import BATCH, Attacked, attack, start_model
-from gkp.study.execute.queue import Queue, alone, claim_first, has_start, report_failure
+from gkp.study.execute.queue import Queue, claim_first, has_start, report_failure
 from gkp.study.execute.steps import Unfinished, prune, prune_and_train, splits_of
 from gkp.study.execute.workers import work_together
+from gkp.study.runs.locks import alone
 from gkp.study.runs.protocols import Entry
 from gkp.study.runs.run import Run
 from gkp.train import History

@@ -9,12 +9,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from gkp.study.execute.context import Context, OutOfTime
 from gkp.study.execute.leftovers import is_of, kept_until_done, remove_states, temporary_files
 from gkp.study.execute.one_run import execute
 from gkp.study.runs import pace as estimates
+from gkp.study.runs.locks import alone
 from gkp.study.runs.run import Run
 from gkp.study.runs.store import Store, is_complete
 
@@ -90,19 +91,19 @@ def has_start(run: Run, store: Store) -> bool:
 
 
 def affordable(runs: list[Run], context: Context) -> list[Run]:
-    """Runs whose estimate fits into the time left; when none fits, those that can be continued later."""
+    """Runs whose estimate fits into the time left; when none fits, all: what they have done is kept."""
     if context.deadline is None:
         return runs
     left = (context.deadline - time.monotonic()) / 60
     fitting = [run for run in runs if estimates.minutes(run, context.device.type) <= left]
-    return fitting or [run for run in runs if run.epochs > 1]
+    return fitting or runs
 
 
 @contextmanager
 def claim_first(runs: Sequence[Run], root: Path) -> Iterator[Run | None]:
     """The first run that no other process works on, held until the end of the block; None if all are taken.
 
-    The lock is the operating system's, so that of a killed process is free again at once.
+    Until then `gkp.study.runs.merge` leaves its record alone, too.
     """
     for run in runs:
         lock = alone(run.hash, root)
@@ -122,13 +123,6 @@ def is_claimed(run: Run, root: Path) -> bool:
     """Whether some process works on the run now."""
     with claim_first([run], root) as claimed:
         return claimed is None
-
-
-def alone(name: str, root: Path) -> FileLock:
-    """The lock of that name, for a `with` block in which no other process is; nothing is held yet."""
-    path = root / "work" / "locks" / f"{name}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(path, mode=0o666)
 
 
 def tidy(queue: Queue, context: Context) -> None:

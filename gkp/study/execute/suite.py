@@ -12,11 +12,12 @@ from pathlib import Path
 from gkp.study.execute.ahead import keeping
 from gkp.study.execute.context import Context, pick_device
 from gkp.study.execute.fleet import measured, train_queue
-from gkp.study.execute.queue import Queue, alone, tidy, work
+from gkp.study.execute.queue import Queue, tidy, work
 from gkp.study.execute.threads import begun_with_in, computing_with
 from gkp.study.execute.workers import work_together
 from gkp.study.facts.method import OF_RECORDS, record_facts
 from gkp.study.runs import pace, suites
+from gkp.study.runs.locks import alone
 from gkp.study.runs.provenance import provenance
 from gkp.study.runs.record import Fact
 from gkp.study.runs.store import EPOCHS, Store, is_complete

@@ -7,7 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from filelock import Timeout
+
 from gkp import evaluate
+from gkp.study.runs.locks import alone
 from gkp.study.runs.record import Fact, Record
 from gkp.study.runs.record_parts import Kept
 from gkp.study.runs.store import Store
@@ -21,28 +24,47 @@ def merge(source: str | Path, store: Store) -> list[str]:
 
     A record is taken when none of its configuration is here, or when it has every measurement of the one
     here and others too. Where each has some of the same weights that the other lacks, the one here gets
-    them (`united`). Weights come along, from below `source`. All is checked before anything is written:
-    FileNotFoundError where there are no records, or weights are missing; ValueError for weights with
-    another SHA-256 than recorded; DamagedRecord, naming the file.
+    them (`united`). Weights come along, from below `source`. A record whose run is being worked on here is
+    left. All is checked before anything is written: FileNotFoundError where there are no records, or weights
+    are missing; ValueError for weights with another SHA-256 than recorded; DamagedRecord, naming the file.
     """
     other = Store(source)
     records = other.files()
     if not records:
         raise FileNotFoundError(f"no records in {other.results}: give a folder that holds results/ of gkp")
-    here = {record.hash: record for record in store.files()}
-    wanted, lines = [], []
+    weights: list[dict[str, bytes]] = []
     for record in records:
-        chosen, line = _chosen(record, here.get(record.hash))
-        lines.append(line)
-        if chosen is not None:
-            wanted.append(chosen)
-    weights = {file: data for record in wanted for file, data in _weights(record, other, store).items()}
-    for file, data in weights.items():
-        atomic_write_bytes(store.root / file, data)
-    for record in wanted:
-        store.write(record)
+        chosen, _ = _chosen(record, _here(record, store))
+        weights.append(_weights(chosen, other, store) if chosen is not None else {})
+    lines = [_take(record, files, store) for record, files in zip(records, weights, strict=True)]
     store.update_manifest()
     return sorted(lines, key=lambda line: line.startswith("left"))
+
+
+def _take(record: Record | Fact, weights: Mapping[str, bytes], store: Store) -> str:
+    """Write what is to be written of the record, while nobody works on its run; a line that says so.
+
+    weights: {file below a root: content} that come along.
+    """
+    try:
+        name = record.hash if isinstance(record, Record) else f"{record.suite}-{record.label}"
+        with alone(name, store.root).acquire(blocking=False):
+            chosen, line = _chosen(record, _here(record, store))
+            if chosen is not None:
+                for file, data in weights.items():
+                    atomic_write_bytes(store.root / file, data)
+                store.write(chosen)
+            return line
+    except Timeout:
+        return f"left {record.suite}/{record.stem}: a process here works on it; merge again when that is done"
+
+
+def _here(record: Record | Fact, store: Store) -> Record | Fact | None:
+    """What this store has of the same configuration."""
+    if isinstance(record, Record):
+        return store.find(record.run)
+    path = store.path(record.suite, record.stem)
+    return store.read(path) if path.exists() else None
 
 
 def _chosen(record: Record | Fact, here: Record | Fact | None) -> tuple[Record | Fact | None, str]:

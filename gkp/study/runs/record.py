@@ -114,6 +114,20 @@ class Record(Filed):
         checkpoints = {rule: kept.json for rule, kept in self.kept.items()}
         return {**self.source, "checkpoints": checkpoints, "evaluations": list(self.evaluations)}
 
+    def contradictions(self) -> Iterator[str]:
+        """What it says of itself that cannot be, in words. ValueError where an attack's bits are damaged."""
+        if self.run.hash != self.hash:
+            yield (
+                f"it has the hash of {self.stem} but another configuration (where a default changed, raise "
+                "gkp.study.runs.run.VERSION)"
+            )
+        for rule, kept in self.kept.items():
+            for name, metric in kept.metrics.items():
+                if name != metric.attack.name:
+                    yield f"under {name} ({rule}) stands {metric.attack.name}"
+                elif found := metric.contradiction():
+                    yield f"under {name} ({rule}) {found}"
+
     @property
     def epochs(self) -> tuple[EpochRow, ...]:
         """The course of its training; () without one."""

@@ -111,6 +111,15 @@ class Metric:
         """bool (n,): which images are classified right. ValueError where the bits are damaged."""
         return unpack_bits(self.bits, self.n)
 
+    def contradiction(self) -> str:
+        """What it says of itself that cannot be, in words; "" for nothing. ValueError as for `right`."""
+        right = int(unpack_bits(self.bits, self.n).sum())
+        if self.correct != right:
+            return f"{self.correct} images are said to be right, the bits have {right}"
+        if abs(self.accuracy - right / self.n) > 1e-9:
+            return f"its accuracy is said to be {self.accuracy:g}, the bits give {right / self.n:g}"
+        return ""
+
     @property
     def outcome(self) -> Outcome:
         signs = (self.zero_gradient, self.repeatable, self.flags)

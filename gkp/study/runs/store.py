@@ -65,10 +65,18 @@ class Store:
         advice = "delete it and run the suite again, or restore it from git"
         try:
             record = parse(json.loads(data.decode("utf-8"), parse_constant=_refuse_constant))
+            wrong = next(record.contradictions(), "") if isinstance(record, Record) else ""
         except (ValueError, RecursionError) as error:
             raise DamagedRecord(f"damaged record {path}: {error}; {advice}") from error
         if record.version != VERSION or path.stem != record.stem:
             raise DamagedRecord(f"{path} holds {record.stem} of version {record.version}; {advice}")
+        if path.parent.name != record.suite:
+            raise DamagedRecord(
+                f"{path} is a record of the suite {record.suite!r}, in whose folder all suites find it: "
+                "delete this copy"
+            )
+        if wrong:
+            raise DamagedRecord(f"damaged record {path}: {wrong}; {advice}")
         return record
 
     def files(self, suite: str | None = None) -> list[Record | Fact]:
@@ -110,14 +118,8 @@ class Store:
         """The record of that configuration, whatever suite it was made for; None when there is none."""
         for path in self._ending(f"-{run.hash[:8]}.json"):
             record = self.read(path)
-            if not isinstance(record, Record) or record.hash != run.hash:
-                continue
-            if record.run.hash != run.hash:
-                raise DamagedRecord(
-                    f"{path} has the hash of {run.stem} but another configuration: "
-                    "a default changed, so raise gkp.study.runs.run.VERSION"
-                )
-            return record
+            if isinstance(record, Record) and record.hash == run.hash:
+                return record
         return None
 
     def _ending(self, ending: str) -> list[Path]:

@@ -10,8 +10,9 @@ from record_factory import RUN, edited, make_record, measured, with_metrics, wit
 from gkp.attacks import Attack
 from gkp.nets import models
 from gkp.nets.checkpoint import save_model
+from gkp.study.runs.locks import alone
 from gkp.study.runs.merge import merge, united
-from gkp.study.runs.record import Record
+from gkp.study.runs.record import Fact, Record
 from gkp.study.runs.store import Store
 
 FILE = "checkpoints/small/net.safetensors"
@@ -152,3 +153,20 @@ def test_nothing_is_written_when_one_file_is_damaged(elsewhere: Store, tmp_path:
     with pytest.raises(ValueError, match="another SHA-256"):
         merge(elsewhere.root, Store(tmp_path / "here"))
     assert not (tmp_path / "here").exists()
+
+
+def test_what_is_being_worked_on_is_left_until_it_is_done(elsewhere: Store, tmp_path: Path):
+    here = Store(tmp_path / "here")
+    with alone(RUN.hash, here.root):
+        (line,) = merge(elsewhere.root, here)
+    assert line == f"left small/{RUN.stem}: a process here works on it; merge again when that is done"
+    assert here.find(RUN) is None
+    assert merge(elsewhere.root, here) == [f"took small/{RUN.stem}"]
+
+
+def test_facts_of_one_name_in_two_suites_are_two(tmp_path: Path):
+    there, here = Store(tmp_path / "there"), Store(tmp_path / "here")
+    here.write(Fact.of("times", "one", {"a": 1}, {"commit": None}))
+    there.write(Fact.of("times", "two", {"a": 2}, {"commit": None}))
+    assert merge(there.root, here)[0].startswith("took two/times")
+    assert [here.fact(suite, "times").facts for suite in ("one", "two")] == [{"a": 1}, {"a": 2}]

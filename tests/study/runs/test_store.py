@@ -55,20 +55,39 @@ def test_a_record_cut_anywhere_is_named_and_refused(
     [
         ({"version": VERSION + 1}, "version"),
         ({"stem": "l1-s1-00000000"}, "holds l1-s1"),
-        ({"hash": "0" * 16}, None),
+        ({"hash": "0" * 16}, "another configuration"),
+        ({"suite": "other"}, "of the suite 'other', in whose folder"),
+        ({"suite": "../other"}, "of the suite '../other', in whose folder"),
     ],
-    ids=["other version", "renamed", "foreign hash"],
+    ids=["other version", "renamed", "foreign hash", "copied to another suite", "pointing elsewhere"],
 )
-def test_a_record_that_is_not_what_its_name_says(store: Store, change: dict, message: str | None) -> None:
+def test_a_record_that_is_not_what_its_name_says(store: Store, change: dict, message: str) -> None:
     record = make_record()
     path = store.path("small", RUN.stem)
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(record.json | change))
-    if message is None:
-        assert store.find(RUN) is None  # the same 8 digits by accident
-        return
     with pytest.raises(DamagedRecord, match=message):
         store.find(RUN)
+
+
+BENIGN = ("checkpoints", "last", "metrics", "benign")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (((*BENIGN, "correct"), 91), "91 images are said to be right, the bits have 90"),
+        (((*BENIGN, "accuracy"), 0.91), "its accuracy is said to be 0.91, the bits give 0.9"),
+        (((*BENIGN, "bits"), "/w=="), "do not hold the bits of 100 images"),
+        (((*BENIGN, "attack", "kind"), "fgsm"), "under benign"),
+    ],
+)
+def test_a_record_that_contradicts_itself_is_named(store: Store, change: tuple, message: str) -> None:
+    path = store.path("small", RUN.stem)
+    path.parent.mkdir(parents=True)
+    path.write_text(edited(make_record(), change).text)
+    with pytest.raises(DamagedRecord, match=rf"{RUN.stem}\.json: .*{message}"):
+        store.all()
 
 
 def test_a_default_that_changed_under_an_old_hash_is_noticed(store: Store) -> None:
