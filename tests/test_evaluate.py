@@ -242,6 +242,9 @@ def test_sound_evaluation_passes():
                 seen(replace(PGD, iterations=20), 34),
                 seen(replace(PGD, iterations=50, step=1 / 255, restarts=1), 34),
                 seen(Attack("autoattack", eps=8 / 255), 30),
+                # Another start, or another eps with another start, is no weaker attack than those above.
+                seen(replace(PGD, iterations=60, start="random"), 36),
+                seen(replace(PGD, eps=9 / 255, step=PGD.step * 9 / 8, start="random"), 38),
                 # A different space or weaker labels at the same number compare with nothing above.
                 seen(replace(fgsm_8, space="normalized"), 80),
                 seen(replace(fgsm_8, labels="predicted"), 60),
@@ -294,6 +297,31 @@ def test_predicted_labels_repair_errors():
     benign = Outcome("benign", torch.tensor([True, True, True, False]), 1.0, BENIGN)
     (sentence,) = self_check([benign, repaired])
     assert "1 of 4 images are wrong when clean and right when attacked" in sentence
+
+
+def test_starts_do_not_depend_on_what_became_of_earlier_batches():
+    """A first batch that is wrong already takes its random starts from the others, and so it must."""
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
+    x = torch.rand(100, 3, 2, 2)
+    with torch.no_grad():
+        right = model(x).argmax(1)
+    wrong = torch.cat([(right[:50] + 1) % 4, right[50:]])
+    attack = Attack("pgd", eps=0.02, step=0.02, iterations=1, restarts=3, start="random")
+    after, alone = (outcome(model, x, y, attack, batch_size=50, fold=False) for y in (wrong, right))
+    assert not after.correct[:50].any()
+    assert alone.correct[:50].any()
+    assert 0 < alone.correct[50:].sum() < 50
+    assert torch.equal(after.correct[50:], alone.correct[50:])
+
+
+def test_every_eps_of_a_curve_is_checked_before_the_first(model, images):
+    calls = []
+    with pytest.raises(ValueError, match="2 grey levels are 2/255"):
+        epsilon_curve(
+            model, *images, [0.01, 2], attack=Attack("fgsm"), progress=lambda *numbers: calls.append(numbers)
+        )
+    assert calls == []
 
 
 def test_different_numbers_of_images_compare_on_the_common_ones():

@@ -75,7 +75,7 @@ def autoattack(
     y, labels = _check(x, y, eps, norm, batch_size)
     settings: Settings = {"eps": eps, "norm": norm, "version": version, "attacks": list(attacks)}
     settings |= {"seed": seed, "batch_size": batch_size, **_fingerprints(model, x, y)}
-    done = _load_state(state_path, settings)
+    done = _load_state(state_path, settings, len(x))
     device = device_of(model, x)
     with torch.inference_mode(False), frozen(model), quiet(device) as flags:
         x, y = usable(x), usable(y)
@@ -236,22 +236,25 @@ def _sha256(tensor: Tensor) -> str:
     return sha256_bytes(f"{array.dtype} {array.shape} ".encode() + array.tobytes())
 
 
-def _load_state(path: str | Path | None, settings: Settings) -> list[dict[str, Any]]:
-    """The batches that are done; [] without a state."""
+def _load_state(path: str | Path | None, settings: Settings, images: int) -> list[dict[str, Any]]:
+    """The batches that are done of so many images; [] without a state."""
     if path is None or not Path(path).exists():
         return []
     try:
         state = json.loads(Path(path).read_text(encoding="utf-8"))
-        stored = state["settings"]
+        different = [key for key in settings if state["settings"].get(key) != settings[key]]
         batches: list[dict[str, Any]] = state["batches"]
-    except (ValueError, KeyError, TypeError) as error:
+        sizes = [len(batch["broken_by"]) for batch in batches]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is no state of AutoAttack: give another state_path") from error
-    different = [key for key in settings if stored.get(key) != settings[key]]
     if different:
         raise ValueError(
             f"{path} belongs to a different evaluation ({', '.join(different)}): give another state_path, "
             "or delete the file to start again"
         )
+    whole = settings["batch_size"]
+    if sizes != [min(whole, images - first) for first in range(0, images, whole)][: len(sizes)]:
+        raise ValueError(f"{path} is damaged: its batches are not of these images; delete it to start again")
     return batches
 
 

@@ -67,6 +67,7 @@ def fgsm(
     """
     trace = trace or Trace()
     y, span = check_inputs(x, y, eps, labels, deferred=trace.deferred, in_pixels=space == "pixel")
+    x = x.detach()
     choose("loss", loss, LOSSES)
     box = allowed_box(model, x, eps, space)
     with frozen(model):
@@ -107,6 +108,7 @@ def pgd(
     """
     trace = trace or Trace()
     y, span = check_inputs(x, y, eps, labels, deferred=trace.deferred, in_pixels=space == "pixel")
+    x = x.detach()
     check_steps(step, iterations, restarts)
     choose("start", start, STARTS)
     box = allowed_box(model, x, eps, space)

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from gkp.attacks.autoattack import Checked, quiet
 from gkp.attacks.linf import check_inputs, frozen
 from gkp.utils.logits import check_classes, device_of, logits
+from gkp.utils.whole import is_whole
 
 
 def benchmark(
@@ -48,6 +49,10 @@ def benchmark(
     if threat_model not in ("Linf", "L2"):
         raise ValueError(f'threat_model={threat_model!r}: choose "Linf" or "L2"')
     y, labels = check_inputs(x, y, eps, in_pixels=threat_model == "Linf")
+    if not len(x):
+        raise ValueError("there are no images: give at least one")
+    if not is_whole(batch_size):
+        raise ValueError(f"batch_size={batch_size!r}: give a whole number, 1 or more")
     evaluation = _module("eval")
     device = device_of(model, x)
     auto_attack = functools.partial(_OldAutoAttack, seed=seed)

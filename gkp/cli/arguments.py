@@ -22,6 +22,7 @@ from gkp.utils.nearest import shown, unknown
 Misuse: Any = typer.BadParameter.__base__  # click's UsageError, of whichever click this typer carries
 
 MOST_MINUTES = 60 * 24 * 365
+MOST_TRAINED = 1024
 MOST_EPOCHS = 10_000
 MOST_IMAGES = 10_000_000
 MOST_GROUPS = 1_000_000
@@ -126,6 +127,14 @@ Epochs = Annotated[
 Images = Annotated[
     int | None,
     _option(whole("--images", 1, MOST_IMAGES), "N", "Only the first N test images, for a quick look."),
+]
+SideBySide = Annotated[
+    int | None,
+    _option(
+        whole("--side-by-side", 1, MOST_TRAINED),
+        "N",
+        "Networks that train at once in one process; on a GPU found by measuring.",
+    ),
 ]
 Jobs = Annotated[int, _option(whole("--jobs", 1, most_jobs()), "N", "Processes that share the work.")]
 BudgetMinutes = Annotated[

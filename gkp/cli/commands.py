@@ -117,10 +117,7 @@ def run(
     cuda_graphs: Annotated[
         bool, typer.Option("--cuda-graphs", help="Replay training steps as CUDA graphs; nothing on a CPU.")
     ] = False,
-    side_by_side: Annotated[
-        int | None,
-        typer.Option(min=1, help="Networks that train at once in one process; on a GPU found by measuring."),
-    ] = None,
+    side_by_side: arguments.SideBySide = None,
     slurm: cluster.Slurm = None,
 ) -> None:
     """Prune, fine-tune and attack everything of these suites that has no record yet.
@@ -234,7 +231,7 @@ def networks(
     known = anybody.networks()
     for name in names or ():
         if name not in known:
-            raise ValueError(unknown("torchvision classifier", name, known))
+            raise ValueError(unknown("torchvision classifier", name, known, more="docs/NETWORKS.md has all"))
     anybody.run(root / report.NETWORKS, names or known, lambda text: print(text, flush=True))
 
 
@@ -259,7 +256,7 @@ def notebooks(
     write: Annotated[
         bool, typer.Option("--write", help="Replace the committed notebooks; else the result is in work/.")
     ] = False,
-    jobs: Annotated[int, typer.Option(min=1, help="How many at a time.")] = 1,
+    jobs: arguments.Jobs = 1,
     root: arguments.Root = Path("."),
 ) -> None:
     """Execute the notebooks with papermill, by the Python that runs this."""

@@ -59,16 +59,19 @@ def load_model(
     return _public(name, dataset, weights)
 
 
-def named_model(name: str, dataset: str | None = None) -> tuple[str, nn.Module, str]:
+def named_model(
+    name: str, dataset: str | None = None, *, shipped: Path | None = None
+) -> tuple[str, nn.Module, str]:
     """(what it was made from, the network, its data set) for a `name` of `load_model`; errors as there.
 
-    dataset: as in `load_model`. A file of this tool, one shipped with it too, says what it was made from and
-    for; torchvision's weights are for ImageNet, other public ones for CIFAR-10. ValueError when `dataset`
-    is none of models.CLASSES or another than that, and for weights that are not finite numbers.
+    dataset: as in `load_model`. shipped: the folder of checkpoints with manifest.json where "suite/run" is
+    looked for, by default this repository's. A file of this tool says what it was made from and for;
+    torchvision's weights are for ImageNet, other public ones for CIFAR-10. ValueError when `dataset` is none
+    of models.CLASSES or another than that, and for weights that are not finite numbers.
     """
     if dataset is not None and dataset not in models.CLASSES:
         raise ValueError(unknown("data set", dataset, models.CLASSES))
-    path, network = _path_of(name), name
+    path, network = _path_of(name, shipped), name
     made_for = "imagenet" if name.startswith(models.TORCHVISION) else dataset or "cifar10"
     if path is not None:
         loaded, header = own_file(path)
@@ -101,7 +104,7 @@ def own_file(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
         raise ValueError(f"{error}; give a file that gkp.nets.checkpoint.save_model wrote") from error
 
 
-def _path_of(name: str) -> Path | None:
+def _path_of(name: str, shipped: Path | None) -> Path | None:
     """The file behind a name that is a path, or the id of a shipped checkpoint; None for a network's name."""
     path = Path(name)
     if path.suffix == ".safetensors":
@@ -111,7 +114,7 @@ def _path_of(name: str) -> Path | None:
             f"{shown(name)} is no .safetensors file of this tool: load it in Python and save it with "
             "gkp.nets.checkpoint.save_model"
         )
-    return published.shipped_file(name) if "/" in name else None
+    return published.shipped_file(name, shipped) if "/" in name else None
 
 
 def _theirs(name: str, dataset: str, path: Path) -> nn.Module:

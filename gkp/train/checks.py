@@ -16,6 +16,8 @@ from gkp.utils.logits import HALF, check_classes, class_labels, logits, run, wei
 def check(model: nn.Module, splits: Mapping[str, Split]) -> None:
     """ValueError unless these data and this network can train: uint8 images, labels that are classes,
     finite logits (N, classes), weights of at least float32. Leaves the model in eval mode."""
+    if next(model.parameters(), None) is None:
+        raise ValueError("the network has no parameters: there is nothing to train")
     if (kind := weight_type(model)) in HALF:
         raise ValueError(
             f"the weights are {kind}, in which small updates are lost: train model.float(), for instance "

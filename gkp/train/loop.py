@@ -22,7 +22,7 @@ from gkp.evaluate import outcome
 from gkp.train.augment import crop_and_flip, draw_epoch, pixels, stream_seed
 from gkp.train.checks import check, diverged, joins_last, placed_for
 from gkp.train.graphs import Replayed, recordable
-from gkp.train.history import Chosen, EpochRow, History
+from gkp.train.history import TITLES, Chosen, EpochRow, History
 from gkp.train.hooks import Hooks, Step
 from gkp.train.losses import answered, objective, prepared
 from gkp.train.recipe import PAPER, SHORT, Recipe, learning_rate, sgd
@@ -63,7 +63,8 @@ def fine_tune(
 
     The model takes pixels in [0, 1]. `validation` is evaluated after every epoch and its best weights are
     kept in the History; `test` likewise, which is the paper's way of choosing and looks at the test set.
-    attacks: name -> attack on all of `test` after every epoch, whose best weights are kept too.
+    attacks: name -> attack on all of `test` after every epoch, whose best weights are kept too; not
+    "validation" or "test", which are the clean scores.
     With `state_path` every epoch is saved there and the same call continues where it stopped; the file
     stays afterwards, its removal is up to the caller.
 
@@ -87,6 +88,8 @@ def fine_tune(
     check(model, splits)
     if attacks and test is None:
         raise ValueError("attacks are made on the test images after every epoch: give test too")
+    if taken := TITLES.keys() & (attacks or {}):
+        raise ValueError(f"an attack is called {min(taken)!r}, as a clean score is: give it another name")
     joined = joins_last(model, train, recipe.batch_size)
     identity = identity_of(model, splits, recipe, seed, attacks or {}, teacher)
     device, hooks, attacks = torch.device(device), hooks or Hooks(), attacks or {}

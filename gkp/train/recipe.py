@@ -76,6 +76,10 @@ class Recipe:
         self._one_way()
 
     def _one_way(self) -> None:
+        from gkp.attacks import Attack  # which few recipes need
+
+        if not isinstance(self.adversarial, Attack | None):
+            raise ValueError(f'adversarial={self.adversarial!r}: give a gkp.attacks.Attack("fgsm", eps=...)')
         ways = ("adversarial", "gradient_penalty", "distillation")
         if len(chosen := [name for name in ways if getattr(self, name)]) > 1:
             raise ValueError(f"{chosen[0]} and {chosen[1]} are two ways of fine-tuning: choose one of them")

@@ -44,12 +44,14 @@ def identity_of(
         f"{part} data": splits[part].fingerprint if part in splits else "none"
         for part in ("training", "validation", "test")
     }
+    frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
     return {
         "recipe": json.dumps(recipe.json, sort_keys=True),
         "seed": str(seed),
         "attacks": json.dumps({name: asdict(attack) for name, attack in attacks.items()}, sort_keys=True),
         **data,
         "initial weights": _digest(model),
+        **({"frozen weights": ", ".join(frozen)} if frozen else {}),
         **({} if teacher is None else {"teacher": _digest(teacher)}),
     }
 

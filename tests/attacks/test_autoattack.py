@@ -181,12 +181,39 @@ def test_state_of_another_evaluation_is_refused(model, images, tmp_path, name):
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"settings": {}}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        '{"settings": {}}',
+        '{"settings": [], "batches": []}',
+        '{"settings": {}, "batches": [{}]}',
+    ],
+)
 def test_damaged_state_is_refused(model, images, tmp_path, content):
     path = tmp_path / "aa.json"
     path.write_text(content)
     with pytest.raises(ValueError, match="is no state of AutoAttack"):
         autoattack(model, *images, eps=EPS, state_path=path, **CUSTOM)
+
+
+@pytest.mark.parametrize("change", ["one image more", "batches twice", "a batch too few in between"])
+def test_a_state_with_other_numbers_of_images_is_refused(model, images, tmp_path, change):
+    path = tmp_path / "aa.json"
+    options = {"eps": EPS, "batch_size": 8, "state_path": path, **CUSTOM}
+    autoattack(model, *images, **options)
+    state = json.loads(path.read_text())
+    first, *others = state["batches"]
+    state["batches"] = {
+        "one image more": [first | {"broken_by": [*first["broken_by"], -1]}, *others],
+        "batches twice": 2 * state["batches"],
+        "a batch too few in between": [first, others[-1]],
+    }[change]
+    path.write_text(json.dumps(state))
+    with pytest.raises(ValueError, match="damaged: its batches are not of these images"):
+        autoattack(model, *images, **options)
 
 
 @pytest.mark.parametrize(

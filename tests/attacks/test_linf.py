@@ -115,6 +115,24 @@ def test_inside_the_normalized_box(seed, eps):
     assert after.max() <= ((1 - mean) / std).max() + 1e-5
 
 
+@pytest.mark.parametrize("end", [0.0, 1.0])
+def test_black_and_white_images_stay_in_the_normalized_box(end):
+    """A step of any length ends on the smallest or the largest value that a pixel of any channel has."""
+    net, x = SmallNet(0).eval(), torch.full((2, 3, 8, 8), end)
+    after = net.normalize(fgsm(net, x, torch.tensor([0, 1]), eps=9, space="normalized"))
+    ends = net.normalize(torch.stack([torch.zeros(3, 1, 1), torch.ones(3, 1, 1)]))
+    torch.testing.assert_close(after.min(), ends.min(), rtol=0, atol=1e-5)
+    torch.testing.assert_close(after.max(), ends.max(), rtol=0, atol=1e-5)
+
+
+def test_images_that_want_a_gradient_give_attacks_that_do_not(net, batch):
+    x, y = batch
+    x.requires_grad_()
+    assert not fgsm(net, x, y, eps=0.1).requires_grad
+    assert not pgd(net, x, y, eps=0.1, step=0.1, iterations=2, restarts=1).requires_grad
+    assert x.grad is None
+
+
 @few
 @given(st.integers(0, 100), SPACES)
 def test_eps_zero_is_the_identity(seed, space):

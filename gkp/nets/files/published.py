@@ -100,9 +100,10 @@ def torchvision(name: str, weights: str | os.PathLike[str] | None) -> nn.Module:
     return tensors_into(model, {"network." + dot.sub(r"\1\2", key): value for key, value in state.items()})
 
 
-def shipped_file(name: str) -> Path:
-    """The file of the checkpoint "suite/run" of this repository, its SHA-256 checked."""
-    manifest = SHIPPED / "manifest.json"
+def shipped_file(name: str, folder: Path | None = None) -> Path:
+    """The file of the checkpoint "suite/run" below `folder`, by default SHIPPED; its SHA-256 is checked."""
+    folder = folder or SHIPPED
+    manifest = folder / "manifest.json"
     if not manifest.is_file():
         raise FileNotFoundError(
             f"{manifest} is missing, so there is no checkpoint {name}: clone the repository"
@@ -112,7 +113,7 @@ def shipped_file(name: str) -> Path:
     if file not in entries:
         choices = sorted(entry.removesuffix(".safetensors") for entry in entries)
         raise ValueError(unknown("checkpoint", name, choices, more=f"choose one of those in {manifest}"))
-    path = SHIPPED / file
+    path = folder / file
     if not path.is_file():
         raise FileNotFoundError(f"{path} is in the manifest but missing: restore it with git checkout")
     files.verify(path, entries[file]["sha256"])

@@ -104,7 +104,9 @@ def _folded(record: Record, attack: Attack) -> bool:
 
 def named(name: str, dataset: str | None, images: int | None, context: Context) -> str:
     """`one` of a network by its name in `zoo.named_model`; ValueError where the images do not fit it."""
-    network, model, dataset = zoo.named_model(name, dataset)
+    here = context.store.checkpoints
+    shipped = here if (here / "manifest.json").exists() else None
+    network, model, dataset = zoo.named_model(name, dataset, shipped=shipped)
     if dataset not in data.DATASETS:
         raise ValueError(
             f"{name} is for {dataset}, whose images are not read here: in Python, give gkp.evaluate.accuracy "
