@@ -303,15 +303,15 @@ def test_starts_do_not_depend_on_what_became_of_earlier_batches():
     """A first batch that is wrong already takes its random starts from the others, and so it must."""
     torch.manual_seed(1)
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
-    x = torch.rand(100, 3, 2, 2)
+    x = torch.rand(400, 3, 2, 2)
     with torch.no_grad():
         right = model(x).argmax(1)
     wrong = torch.cat([(right[:50] + 1) % 4, right[50:]])
-    attack = Attack("pgd", eps=0.02, step=0.02, iterations=1, restarts=3, start="random")
+    attack = Attack("pgd", eps=0.06, step=0.06, iterations=1, restarts=3, start="random")
     after, alone = (outcome(model, x, y, attack, batch_size=50, fold=False) for y in (wrong, right))
     assert not after.correct[:50].any()
     assert alone.correct[:50].any()
-    assert 0 < alone.correct[50:].sum() < 50
+    assert 0 < alone.correct[50:].sum() < 350
     assert torch.equal(after.correct[50:], alone.correct[50:])
 
 

@@ -160,11 +160,35 @@ def test_evaluate_of_one_network_prints_its_accuracy_and_interval(
     assert high - low > 5
 
 
+def test_evaluate_looks_for_a_run_below_its_root(
+    shipped: Store, network: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = shipped.checkpoints / "mine" / "run.safetensors"
+    files.atomic_write_bytes(file, network.read_bytes())
+    manifest = {"mine/run.safetensors": {"sha256": files.sha256_file(network)}}
+    files.atomic_write_text(shipped.checkpoints / "manifest.json", json.dumps(manifest))
+    name = "mine/run"
+    options = ("--images", 40, "--device", "cpu")
+    assert gkp(monkeypatch, "evaluate", "--model", name, "--root", shipped.root, *options) == 0
+    assert "| benign" in capsys.readouterr().out
+    assert gkp(monkeypatch, "evaluate", "--model", name, *options) == 2
+
+
 def test_evaluate_agrees_with_a_true_record(
     shipped: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert evaluate_again(shipped, monkeypatch) == 0
     assert "1 of 1 accuracies within 0.05 points" in capsys.readouterr().out
+
+
+def reverse(metric: dict) -> None:
+    """Wrong for right and right for wrong, in the JSON of a metric."""
+    right = ~unpack_bits(metric["bits"], 60)
+    metric |= {
+        "bits": pack_bits(right),
+        "correct": int(right.sum()),
+        "accuracy": right.double().mean().item(),
+    }
 
 
 def test_evaluate_attacks_weights_once_that_several_rules_chose(
@@ -180,7 +204,7 @@ def test_evaluate_attacks_weights_once_that_several_rules_chose(
     assert "1 of 1 accuracies" in said
 
     metric = record["checkpoints"]["last"]["metrics"]["benign"]  # two that differ are both looked at
-    metric["bits"] = pack_bits(~unpack_bits(metric["bits"], 60))
+    reverse(metric)
     path.write_text(json.dumps(record))
     assert evaluate_again(shipped, monkeypatch) == 1
     assert "1 of 2 accuracies" in capsys.readouterr().out
@@ -191,8 +215,7 @@ def test_evaluate_finds_a_record_that_is_not_true(
 ) -> None:
     (path,) = shipped.results.rglob("*.json")
     record = json.loads(path.read_text())
-    metric = record["checkpoints"]["last"]["metrics"]["benign"]
-    metric["bits"] = pack_bits(~unpack_bits(metric["bits"], 60))
+    reverse(record["checkpoints"]["last"]["metrics"]["benign"])
     path.write_text(json.dumps(record))
     assert evaluate_again(shipped, monkeypatch) == 1
     assert "DIFFERS" in capsys.readouterr().out

@@ -133,6 +133,7 @@ class Tupled(nn.Module):
     ("model", "change", "message"),
     [
         (Tupled(), {}, "a tuple of 2"),
+        (nn.Flatten(), {}, "no parameters: there is nothing to train"),
         (small_net()[1][:7], {}, r"shape \(1, 32, 2, 2\)"),
         (pooled_norm(), {"images": torch.zeros(16, 1, 8, 8, dtype=torch.uint8)}, r"\(1, 1, 8, 8\).*channels"),
         (small_net(), {"labels": torch.arange(16) - 1}, "label -1"),

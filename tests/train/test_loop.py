@@ -122,6 +122,12 @@ def test_attacks_after_every_epoch_need_test_images():
         train(attacks={"fgsm": Attack("fgsm", eps=0.1)})
 
 
+@pytest.mark.parametrize("name", ["test", "validation"])
+def test_an_attack_is_not_called_as_a_clean_score(name):
+    with pytest.raises(ValueError, match=f"an attack is called '{name}', as a clean score is"):
+        train(attacks={name: Attack("fgsm", eps=0.1)}, test=VALIDATION)
+
+
 def test_the_later_of_equally_good_epochs_is_chosen():
     history, model = History(), nn.Linear(1, 1)
     for epoch, accuracy in enumerate([0.5, 0.7, 0.7, 0.6], start=1):

@@ -113,3 +113,8 @@ def test_recipe_is_json_with_its_attack():
     recipe = replace(SHORT, adversarial=Attack("pgd", eps=8 / 255, step=2 / 255, iterations=3))
     restored = json.loads(json.dumps(asdict(recipe)))
     assert Recipe(**{**restored, "adversarial": Attack(**restored["adversarial"])}) == recipe
+
+
+def test_an_attack_of_training_batches_is_an_attack() -> None:
+    with pytest.raises(ValueError, match=r"adversarial='fgsm': give a gkp.attacks.Attack"):
+        replace(SHORT, adversarial="fgsm")

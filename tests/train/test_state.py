@@ -23,6 +23,12 @@ def saved_state(tmp_path_factory):
     return path.read_bytes()
 
 
+def frozen_first():
+    model = small_net()
+    next(model.parameters()).requires_grad_(False)
+    return model
+
+
 @pytest.mark.parametrize(
     ("what", "options"),
     [
@@ -32,6 +38,7 @@ def saved_state(tmp_path_factory):
         ("test data", {"test": VALIDATION}),
         ("attacks, test data", {"test": VALIDATION, "attacks": {"fgsm": Attack("fgsm", eps=0.1)}}),
         ("initial weights", {"model": CifarResNet(8)}),
+        ("frozen weights", {"model": frozen_first()}),
     ],
 )
 def test_the_state_of_another_run_is_refused(tmp_path, saved_state, what, options):

@@ -5,18 +5,21 @@ import errno
 import json
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from record_factory import RUN, edited, make_record
+from record_factory import RUN, edited, make_record, with_right
 
+from gkp.attacks import Attack
+from gkp.study.runs import protocols
 from gkp.study.runs.provenance import device_name, peak_memory_mb, provenance, weights_sha256
 from gkp.study.runs.record import parse
 from gkp.study.runs.run import VERSION, Run
-from gkp.study.runs.store import DamagedRecord, Store
+from gkp.study.runs.store import DamagedRecord, Store, asked_for
 
 
 @pytest.fixture
@@ -192,3 +195,27 @@ def test_a_record_that_was_replaced_is_read_anew(store: Store) -> None:
     assert store.read(path) is Store(store.root).read(path)  # parsed once
     store.write(make_record(correct=80))
     assert store.read(path).metrics()["benign"].correct == 80
+
+
+def test_a_file_in_its_place_is_read_anew_even_with_its_size_and_time(store: Store) -> None:
+    path = store.write(make_record(correct=90))
+    times = path.stat().st_atime_ns, path.stat().st_mtime_ns
+    assert store.read(path).metrics()["benign"].correct == 90
+    other = store.root / "other.json"
+    other.write_text(make_record(correct=80).text.ljust(path.stat().st_size))
+    os.utime(other, ns=times)
+    assert other.stat().st_size == path.stat().st_size
+    other.replace(path)
+    assert store.read(path).metrics()["benign"].correct == 80
+
+
+def test_a_suite_sees_what_is_said_of_its_own_attacks_alone(store: Store) -> None:
+    asked, other = protocols.paper()[1].attack, Attack("fgsm", eps=0.25)
+    right = torch.arange(100) < 50
+    record = with_right(with_right(make_record(), asked, right), other, right)
+    kept = record.kept["last"]
+    said = (f"{asked.name} leaves 3 of 100 images more right", f"{other.name} cannot reach eps")
+    record = replace(record, kept={"last": replace(kept, self_check=said)})
+    seen = asked_for(record, replace(RUN, evaluation=protocols.paper())).kept["last"]
+    assert seen.metrics.keys() == {"benign", asked.name}
+    assert seen.self_check == said[:1]
