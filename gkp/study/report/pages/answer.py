@@ -143,9 +143,9 @@ def small_eps(evidence: Evidence) -> str:
     frame = points(trained, [clean.claim.ours["attack"]])
     kept = frame[frame.label != "unpruned"]["mean"]
     return (
-        f"At the usual 8/255 in pixels PGD-50 leaves {clean.ours:g} % of 250 images right of each of the "
-        f"{len(clean.values)} ResNet-20 trained on clean images that met it: robustness here is about small "
-        f"eps. Trained on attacked images, {len(kept)} keep {kept.min():.0f} to {kept.max():.0f} %."
+        f"At the usual 8/255 in pixels PGD-50 leaves {clean.ours:g} % of 250 images right of the "
+        f"{len(clean.values)} ResNet-20 trained on clean ones that met it: robustness here is about small "
+        f"eps. Trained on attacked ones, {len(kept)} keep {kept.min():.0f} to {kept.max():.0f} %."
     )
 
 

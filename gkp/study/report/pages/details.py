@@ -53,7 +53,6 @@ def paired_tests(comparison: Comparison) -> Tables:
         if len(several):
             title = f"Points against {control}, paired by seed; Student's 95 % intervals, not corrected"
             yield title, several
-            continue
         frames = {titles[name]: paired.against(comparison, name, control) for name in names}
         test = "exact test" if len(comparison.seeds) == 1 else "test, exact where both have one training,"
         title = f"Points against {control}; McNemar's {test} on the same images, Holm-corrected"

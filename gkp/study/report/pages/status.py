@@ -18,7 +18,7 @@ STATUSES = ("OK", "MISS", "OPEN", "MISSING")
 # First letter of a claim's id -> what is printed there, by the paper or by its release.
 PAPER = {
     "C": "multiply-adds and parameters of networks",
-    "P": "accuracies of Tables 9 to 12",
+    "P": "accuracies of Tables 9 to 12, a row per method",
     "W": "accuracies of the ResNet-56, with eps as large in pixels as the paper's",
 }
 RELEASE = {

@@ -55,7 +55,7 @@ def test_every_claim_has_one_group_and_live_ones_have_none() -> None:
 
 def test_printed_numbers_count_those_without_a_record() -> None:
     frame = status.printed(JUDGED[:4], {"cifar10-resnet32": 5, "cifar10-vgg16": 2}).set_index("printed")
-    assert list(frame.loc["paper: accuracies of Tables 9 to 12"]) == [0, 1, 7, 8]
+    assert list(frame.loc["paper: accuracies of Tables 9 to 12, a row per method"]) == [0, 1, 7, 8]
     assert list(frame.loc["sum"]) == [2, 2, 7, 11]
 
 
