@@ -77,21 +77,32 @@ def placed_back(model: nn.Module, last: Collection[str]) -> None:
     """
     model.zero_grad(set_to_none=True)
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        layout = torch.channels_last if name in last else torch.contiguous_format
-        if tensor.dim() == 4 and layout != _layout(tensor):
-            tensor.data = tensor.data.clone(memory_format=layout)
+        _lay(tensor, torch.channels_last if name in last else torch.contiguous_format)
 
 
 def _layout(tensor: Tensor) -> torch.memory_format:
-    """By its strides, which tell it of kernels of one pixel too; of one channel both layouts are the same."""
-    last = tensor.dim() == 4 and tensor.stride(1) == 1 and tensor.stride(3) != 1
+    """By its strides, which tell it of single channels and kernels of one pixel too."""
+    strides, usual = tensor.stride(), _strides(tensor, torch.contiguous_format)
+    last = tensor.dim() == 4 and strides != usual and strides == _strides(tensor, torch.channels_last)
     return torch.channels_last if last else torch.contiguous_format
+
+
+def _strides(tensor: Tensor, layout: torch.memory_format) -> tuple[int, ...]:
+    return torch.empty(tensor.shape, device="meta", memory_format=layout).stride()
 
 
 def _lay_out(model: nn.Module, layout: torch.memory_format) -> None:
     for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.dim() == 4:
-            tensor.data = tensor.data.to(memory_format=layout)
+        _lay(tensor, layout)
+
+
+def _lay(tensor: Tensor, layout: torch.memory_format) -> None:
+    """Give a tensor (O, I, kh, kw) the strides of `layout`, in place.
+
+    Tensor.contiguous leaves some as they are: of one channel, both layouts are contiguous.
+    """
+    if tensor.dim() == 4 and tensor.stride() != _strides(tensor, layout):
+        tensor.data = tensor.data.clone(memory_format=layout)
 
 
 def first_image(model: nn.Module, split: Split) -> Tensor:

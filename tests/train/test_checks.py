@@ -8,7 +8,7 @@ from small_training import random_split, same_weights, small_net, without_second
 from torch import nn
 
 from gkp.train import fine_tune
-from gkp.train.checks import joins_last
+from gkp.train.checks import joins_last, laid_last, placed, placed_back
 from gkp.train.hooks import Hooks, Step
 from gkp.train.recipe import Recipe
 
@@ -162,3 +162,19 @@ def test_a_network_whose_logits_are_nan_is_named() -> None:
     model[1][9].weight.data[0, 0] = torch.nan
     with pytest.raises(ValueError, match="image 0 .*NaN"):
         fine_tune(model, random_split(16), RECIPE)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_every_weight_lies_afterwards_as_before(layout: torch.memory_format) -> None:
+    """Depthwise ones too, of one channel a filter, which count as contiguous in both layouts."""
+    shapes = ((8, 3, 3, 3), (8, 1, 3, 3), (8, 1, 1, 3), (8, 8, 1, 1), (8, 1, 1, 1), (1, 8, 1, 1))
+    weights = (torch.rand(shape).contiguous(memory_format=layout) for shape in shapes)
+    model = nn.ParameterList(weights).to(memory_format=layout)
+    model.register_buffer("mask", torch.rand(8, 1, 3, 3).clone(memory_format=layout))
+    before = {name: (value.stride(), value.clone()) for name, value in model.state_dict().items()}
+    last = laid_last(model)
+    placed(model, torch.device("cpu"))
+    placed_back(model, last)
+    for name, value in model.state_dict().items():
+        assert value.stride() == before[name][0]
+        assert torch.equal(value, before[name][1])
