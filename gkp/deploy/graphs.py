@@ -6,6 +6,7 @@ torch.onnx takes long for a large network, so that it runs once; the forms are p
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -79,16 +80,19 @@ def chain(network: nn.Sequential, x: Tensor) -> Graph:
 def _named_layers(proto: Any, network: nn.Module) -> frozenset[str]:
     """Convolutions and linear layers of `network` that are one node with their own weight and bias.
 
-    The exporter may have merged others with what follows them, under their names.
+    The exporter may have merged others with what follows them, under their names. A layer that runs twice is
+    two nodes of one weight, and stays as the exporter wrote it.
     """
     from onnx import numpy_helper
 
     modules, values = dict(network.named_modules()), {t.name: t for t in proto.graph.initializer}
+    readers = Counter(key for node in proto.graph.node for key in node.input)
     found = set()
     for node in proto.graph.node:
-        name = node.input[1].removesuffix(".weight") if node.op_type in ("Conv", "Gemm") else ""
+        name = _layer(node)
         layer = modules.get(name)
-        if not isinstance(layer, nn.Conv2d if node.op_type == "Conv" else nn.Linear):
+        kind = nn.Conv2d if node.op_type == "Conv" else nn.Linear
+        if not isinstance(layer, kind) or readers[node.input[1]] > 1:
             continue
         held = [numpy_helper.to_array(values[key]) for key in node.input[1:] if key in values]
         none = np.zeros(len(layer.weight), np.float32)  # a bias of zeros is left out, too
@@ -96,6 +100,11 @@ def _named_layers(proto: Any, network: nn.Module) -> frozenset[str]:
         if len(held) == len(node.input) - 1 and all(map(np.array_equal, own, [*held, none])):
             found.add(name)
     return frozenset(found)
+
+
+def _layer(node: Any) -> str:
+    """The name of the layer whose weight a convolution or a product reads; else empty."""
+    return node.input[1].removesuffix(".weight") if node.op_type in ("Conv", "Gemm") else ""
 
 
 def with_forms(
@@ -113,7 +122,7 @@ def with_forms(
     modules = dict(network.named_modules())
     tensors: dict[str, Tensor] = {}
     for node in graph.proto.graph.node:
-        name = node.input[1].removesuffix(".weight") if node.op_type in ("Conv", "Gemm") else ""
+        name = _layer(node)
         if name not in graph.layers:
             new.graph.node.append(node)
             continue

@@ -134,6 +134,48 @@ def test_batch_norms_that_the_exporter_folds_stay_folded(tmp_path: Path, all_win
     assert report["largest_error_of_logits_std"] < 1e-4
 
 
+class Twice(nn.Module):
+    """A convolution and a linear layer that run twice, among others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.again = nn.Conv2d(3, 16, 3, 2), nn.Conv2d(16, 16, 3, padding=1)
+        self.last, self.linear, self.head = nn.Conv2d(16, 16, 3), nn.Linear(16, 16), nn.Linear(16, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.again(self.again(self.first(x).relu()).relu())
+        return self.head(self.linear(self.linear(self.last(x).mean((2, 3))).relu()))
+
+
+@pytest.mark.parametrize("prunes", [False, True])
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "torch"])
+def test_a_layer_that_runs_twice_stays_dense(
+    runtime: str, prunes: bool, tmp_path: Path, all_win: None
+) -> None:
+    if runtime == "openvino" and importlib.util.find_spec("openvino") is None:
+        pytest.skip("openvino is not installed")
+    torch.manual_seed(0)
+    network = Twice().eval()
+    if prunes:
+        network = gkp.prune(network, groups=2, strategy="random", example_input=X[:1])
+        assert groupings(network).keys() >= {"again", "last"}
+    path = tmp_path / f"net{runtimes.SUFFIXES[runtime]}"
+    split = data.load("digits", "test") if runtime == "onnxruntime" else None
+    report = gkp.export(
+        network,
+        path,
+        example_input=X,
+        runtime=runtime,
+        threads=1,
+        rounds=1,
+        int8=split is not None,
+        data=split,
+    )
+    assert "again" not in {layer["layer"] for layer in report["layers"]}
+    assert ("last" in {layer["layer"] for layer in report["layers"]}) == prunes
+    assert report["largest_error_of_logits_std"] < exporting.TOLERANCE
+
+
 def test_eight_bits_are_measured_and_tell_their_accuracy(pruned: nn.Module, tmp_path: Path) -> None:
     split = data.load("digits", "test")
     path = tmp_path / "net.onnx"
