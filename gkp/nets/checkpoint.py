@@ -14,7 +14,7 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor, nn
 
-from gkp.nets.files import description, foreign
+from gkp.nets.files import attributes, description, foreign
 from gkp.nets.files.header import (
     FORMAT,
     NeedsBase,
@@ -45,7 +45,8 @@ def save_model(
     one's own choose any name and give as `base` an unpruned instance, here and to `load_file`. about: JSON
     values to keep beside it. ValueError, before anything is written, when the path ends otherwise than in
     .safetensors, and when the model holds something that a file cannot describe: modules not in KINDS in
-    place of the network's own, hooks, masks, an extra state (get_extra_state).
+    place of the network's own, hooks, masks, an extra state (get_extra_state), attributes unlike those of
+    `base` that are no numbers, texts or flat lists of them.
     """
     if Path(path).suffix != ".safetensors":
         raise ValueError(f"{path}: give a name that ends in .safetensors, as only those load")
@@ -121,6 +122,7 @@ def _prove(
             ours, theirs = repr(model.get_submodule(name)), repr(rebuilt.get_submodule(name))
             if ours != theirs:
                 raise ValueError(f"{name or network} cannot be described in a file: {ours} would be {theirs}")
+    attributes.must_agree(model, rebuilt)
 
 
 def load_file(path: str | Path, *, base: nn.Module | None = None) -> nn.Module:

@@ -13,6 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gkp.nets.channels.replacement import replace_module
+from gkp.nets.files import attributes
+from gkp.nets.files.attributes import is_plain
 from gkp.nets.grouped import GroupedKernelConv2d, GroupedKernelLinear
 from gkp.nets.grouped_base import GroupedKernels
 from gkp.nets.models import Nothing
@@ -42,7 +45,6 @@ KINDS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
 }
 CHANGED = "changed"  # a module of the network's own, with other values and sizes
 _KIND_OF = {kind: name for name, (kind, _) in KINDS.items()}
-_PLAIN = (bool, int, float, str, type(None))
 
 
 def differences(model: nn.Module, base: nn.Module, path: str = "") -> dict[str, Any]:
@@ -54,11 +56,11 @@ def differences(model: nn.Module, base: nn.Module, path: str = "") -> dict[str, 
         return _replaced(model, path)
     if type(model) in _KIND_OF:
         arguments = KINDS[_KIND_OF[type(model)]][1]
-        same = _arguments(model, arguments) == _arguments(base, arguments)
-        return {} if same else _replaced(model, path)
+        if _arguments(model, arguments) != _arguments(base, arguments):
+            return _replaced(model, path)
     if list(_children(model)) != list(_children(base)):
         return _replaced(model, path)
-    values = _changed_values(model, base)
+    values = attributes.changed(model, base)
     resized = _sizes(model) != _sizes(base)
     entries: dict[str, Any] = {path: {"kind": CHANGED, "values": values}} if values or resized else {}
     if not entries and not _children(model) and repr(model) != repr(base):
@@ -78,27 +80,6 @@ def _replaced(module: nn.Module, path: str) -> dict[str, Any]:
     if not path:
         raise ValueError(f"the model is a {type(module).__name__}, unlike the network it is to be saved as")
     return {path: _describe(module, path)}
-
-
-def _changed_values(model: nn.Module, base: nn.Module) -> dict[str, Any]:
-    """Plain attributes that both have with different values."""
-    others = vars(base)
-    return {
-        name: value
-        for name, value in vars(model).items()
-        if not name.startswith("_")
-        and name != "training"
-        and name in others
-        and _is_plain(value)
-        and _is_plain(others[name])
-        and value != others[name]
-    }
-
-
-def _is_plain(value: Any) -> bool:
-    return isinstance(value, _PLAIN) or (
-        isinstance(value, (tuple, list)) and all(isinstance(each, _PLAIN) for each in value)
-    )
 
 
 def _sizes(module: nn.Module) -> dict[str, torch.Size]:
@@ -147,17 +128,26 @@ def rebuild(
             if entry["kind"] == CHANGED:
                 _change(base.get_submodule(path), entry["values"], path, tensors)
             else:
-                base.set_submodule(path, _build(entry, path, tensors))
+                _put(base, path, _build(entry, path, tensors))
     for name, original in names.items():
-        base.set_submodule(name, base.get_submodule(original))
+        _put(base, name, base.get_submodule(original))
     return base
+
+
+def _put(network: nn.Module, path: str, new: nn.Module) -> None:
+    """Put `new` at `path`, and for what stood there alone into plain lists of modules, too."""
+    old = network.get_submodule(path)
+    if sum(module is old for _, module in network.named_modules(remove_duplicate=False)) == 1:
+        replace_module(network, old, new)
+    else:
+        network.set_submodule(path, new)
 
 
 def _change(module: nn.Module, values: dict[str, Any], path: str, tensors: dict[str, Tensor]) -> None:
     """Plain values of `module`, and places of the right size for its own tensors."""
     for name, value in values.items():
-        before = vars(module).get(name, module)
-        if not _is_plain(before) or not _is_plain(value):
+        before = attributes.held(module, name)
+        if not is_plain(before) or not is_plain(value):
             raise ValueError(f"{path}.{name} is no plain value, so that a file cannot change it")
         setattr(module, name, tuple(value) if isinstance(before, tuple) else copy.copy(value))
     for name, tensor in {**module._parameters, **module._buffers}.items():
