@@ -15,6 +15,7 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from gkp.nets.files import attributes, description, foreign
+from gkp.nets.files.attributes import COMPILED
 from gkp.nets.files.header import (
     FORMAT,
     NeedsBase,
@@ -43,13 +44,16 @@ def save_model(
 
     network: the name the model was made from ("resnet20", "torchvision:resnet18", ...). For a network of
     one's own choose any name and give as `base` an unpruned instance, here and to `load_file`. about: JSON
-    values to keep beside it. ValueError, before anything is written, when the path ends otherwise than in
-    .safetensors, and when the model holds something that a file cannot describe: modules not in KINDS in
-    place of the network's own, hooks, masks, an extra state (get_extra_state), attributes unlike those of
-    `base` that are no numbers, texts or flat lists of them.
+    values to keep beside it. What torch.compile puts around a network is left out.
+
+    ValueError, before anything is written, when the path ends otherwise than in .safetensors, and when the
+    model holds something that a file cannot describe: modules not in KINDS in place of the network's own,
+    hooks, masks, an extra state (get_extra_state), attributes unlike those of `base` that are no numbers,
+    texts or flat lists of them.
     """
     if Path(path).suffix != ".safetensors":
         raise ValueError(f"{path}: give a name that ends in .safetensors, as only those load")
+    model, base = _uncompiled(model), None if base is None else _uncompiled(base)
     state = state_of(model)
     if any(value.is_meta for value in state.values()):
         raise ValueError(f"this {network} is on the meta device: load its weights before saving")
@@ -84,6 +88,13 @@ def save_model(
     data = safetensors.torch.save(tensors, {"gkp": as_text(header)})
     files.atomic_write_bytes(path, data)
     return files.sha256_bytes(data)
+
+
+def _uncompiled(model: nn.Module) -> nn.Module:
+    """The network inside torch.compile."""
+    while COMPILED in model._modules:
+        model = model.get_submodule(COMPILED)
+    return model
 
 
 def _new_aliases(
@@ -136,6 +147,8 @@ def load_file(path: str | Path, *, base: nn.Module | None = None) -> nn.Module:
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     if header.get("tensors") != tensors_sha256(tensors):
         raise ValueError(f"{path} is damaged: its tensors are not those that were saved; copy it again")
+    if base is not None and not all(name.startswith(f"{COMPILED}.") for name in tensors):
+        base = _uncompiled(base)  # older files may hold the network with what torch.compile puts around it
     try:
         return _rebuild(header, tensors, base).eval()
     except NeedsBase as error:

@@ -25,6 +25,7 @@ from gkp.nets.files.code import asked_for, written
 
 _PLAIN = (bool, int, float, str, type(None))
 _KEPT = {*vars(nn.Module()), "_compiled_call_impl"}  # by nn.Module itself
+COMPILED = "_orig_mod"  # what torch.compile calls the module inside
 _BY_PARTS = (SimpleNamespace, argparse.Namespace)
 # Where copies are the same object.
 _SINGLE = (type, enum.Enum, torch.dtype, torch.layout, torch.memory_format)
@@ -38,8 +39,10 @@ def is_plain(value: Any) -> bool:
 
 
 def own(module: nn.Module) -> dict[str, Any]:
-    """Attributes of the instance but for what nn.Module keeps: tensors, modules, hooks, the mode."""
-    return {name: value for name, value in vars(module).items() if name not in _KEPT}
+    """Attributes of the instance but for what nn.Module keeps, tensors, modules, hooks, the mode, and what
+    torch.compile puts around a module."""
+    kept = vars(module) if COMPILED in module._modules else _KEPT
+    return {name: value for name, value in vars(module).items() if name not in kept}
 
 
 def held(module: nn.Module, name: str) -> Any:

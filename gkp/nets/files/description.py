@@ -11,7 +11,8 @@ from collections import OrderedDict
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.nn.utils import parametrize
 
 from gkp.nets.channels.replacement import replace_module
 from gkp.nets.files import attributes
@@ -52,7 +53,7 @@ def differences(model: nn.Module, base: nn.Module, path: str = "") -> dict[str, 
 
     ValueError names what cannot be described.
     """
-    if type(model) is not type(base):
+    if _kind(model) != _kind(base):
         return _replaced(model, path)
     if type(model) in _KIND_OF:
         arguments = KINDS[_KIND_OF[type(model)]][1]
@@ -71,6 +72,13 @@ def differences(model: nn.Module, base: nn.Module, path: str = "") -> dict[str, 
     return entries
 
 
+def _kind(module: nn.Module) -> Any:
+    """Its class, or what stands for those that PyTorch makes for a single instance."""
+    if isinstance(module, fx.GraphModule):
+        return fx.GraphModule, module.code
+    return parametrize.type_before_parametrizations(module)
+
+
 def _children(module: nn.Module) -> dict[str, nn.Module]:
     """All modules right below, also those that stand there twice."""
     return {name: child for name, child in module._modules.items() if child is not None}
@@ -78,7 +86,10 @@ def _children(module: nn.Module) -> dict[str, nn.Module]:
 
 def _replaced(module: nn.Module, path: str) -> dict[str, Any]:
     if not path:
-        raise ValueError(f"the model is a {type(module).__name__}, unlike the network it is to be saved as")
+        raise ValueError(
+            f"the model is a {type(module).__name__}, unlike the network it is to be saved as: give a base "
+            "of its class, and of its code if torch.fx made it; of a DataParallel save model.module"
+        )
     return {path: _describe(module, path)}
 
 

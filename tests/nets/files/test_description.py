@@ -251,3 +251,83 @@ def test_plain_files_mention_neither_sharing_nor_flags(tmp_path) -> None:
 def test_a_network_without_values_is_refused(tmp_path) -> None:
     with pytest.raises(ValueError, match="on the meta device: load its weights before saving"):
         through_a_file(Network().to("meta"), Network(), tmp_path)
+
+
+def three_layers() -> nn.Sequential:
+    layers = (nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+
+
+def compiled(net: nn.Module) -> nn.Module:
+    return torch.compile(net, backend="eager")
+
+
+def parametrised(wrap):
+    """`wrap` computes the weight of the first layer."""
+
+    def make(net: nn.Sequential) -> nn.Module:
+        wrap(net[0])
+        return net
+
+    return make
+
+
+CLASSES_OF_ONE_INSTANCE = {
+    "weight norm": parametrised(nn.utils.parametrizations.weight_norm),
+    "spectral norm": parametrised(nn.utils.parametrizations.spectral_norm),
+    "torch.fx": torch.fx.symbolic_trace,
+    "torch.compile": compiled,
+}
+
+
+@pytest.mark.parametrize("method", ["l1", "sr-gkp"])
+@pytest.mark.parametrize("name", CLASSES_OF_ONE_INSTANCE)
+def test_classes_that_pytorch_makes_for_each_instance(name: str, method: str, tmp_path) -> None:
+    torch.manual_seed(0)
+    make, x = CLASSES_OF_ONE_INSTANCE[name], torch.rand(2, 3, 10, 10)
+    pruned = gkp.prune(make(three_layers()).eval(), method, groups=2, example_input=x[:1])
+    assert_same(through_a_file(pruned, make(three_layers()), tmp_path), pruned, x)
+
+
+@pytest.mark.parametrize("around", [(True, False), (False, True), (True, True)])
+def test_networks_are_saved_without_what_compiles_them(around: tuple[bool, bool], tmp_path) -> None:
+    nets = [three_layers(), three_layers()]
+    model, base = (compiled(net) if wraps else net for net, wraps in zip(nets, around, strict=True))
+    assert_same(through_a_file(model, base, tmp_path), nets[0], torch.rand(2, 3, 10, 10))
+    assert all(
+        "_orig_mod" not in name
+        for name in checkpoint.load_file(tmp_path / "net.safetensors", base=nets[1]).state_dict()
+    )
+
+
+def test_a_compiled_layer_stays_compiled(tmp_path) -> None:
+    model, base = three_layers(), three_layers()
+    for net in (model, base):
+        net[2] = compiled(net[2])
+    loaded = through_a_file(model, base, tmp_path)
+    assert torch.equal(loaded.state_dict()["2._orig_mod.weight"], model[2].weight)
+
+
+def test_a_file_of_a_compiled_network_with_its_wrapper_loads(tmp_path, monkeypatch) -> None:
+    """As older versions wrote it."""
+    model = compiled(three_layers())
+    monkeypatch.setattr(checkpoint, "_uncompiled", lambda net: net)
+    loaded = through_a_file(model, compiled(three_layers()), tmp_path)
+    monkeypatch.undo()
+    again = checkpoint.load_file(tmp_path / "net.safetensors", base=compiled(three_layers()))
+    assert list(again.state_dict()) == list(loaded.state_dict()) == list(model.state_dict())
+
+
+def test_other_parametrisations_and_other_code_are_refused(tmp_path) -> None:
+    normed = CLASSES_OF_ONE_INSTANCE["weight norm"]
+    spectral = CLASSES_OF_ONE_INSTANCE["spectral norm"]
+    for model, base in ((normed, lambda net: net), (normed, spectral)):
+        with pytest.raises(ValueError, match="which a file cannot describe"):
+            through_a_file(model(three_layers()), base(three_layers()), tmp_path)
+    longer = torch.fx.symbolic_trace(nn.Sequential(three_layers(), nn.Identity()))
+    with pytest.raises(
+        ValueError, match="a Sequential, unlike the network .* of its code if torch.fx made it"
+    ):
+        through_a_file(longer, torch.fx.symbolic_trace(three_layers()), tmp_path)
+    with pytest.raises(ValueError, match=r"DataParallel, unlike .* save model\.module"):
+        through_a_file(nn.DataParallel(three_layers()), three_layers(), tmp_path)
