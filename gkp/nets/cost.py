@@ -18,11 +18,12 @@ Both count one multiply-add as 1.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from gkp.nets import products
 from gkp.nets.grouped import GroupedKernelConv2d, GroupedKernelLinear
@@ -65,12 +66,10 @@ def _paper_count(model: nn.Module, example_input: Tensor) -> Cost:
         nonlocal macs
         macs += _paper_macs(module, next(iter((*inputs, *named.values()))), output)
 
-    handles = [module.register_forward_hook(add, with_kwargs=True) for module in model.modules()]
-    try:
-        products.run_once(model, example_input)
-    finally:
-        for handle in handles:
-            handle.remove()
+    def watch(trial: nn.Module) -> Iterator[RemovableHandle]:
+        return (module.register_forward_hook(add, with_kwargs=True) for module in trial.modules())
+
+    products.run_once(model, example_input, watch)
     return Cost(macs, sum(int(p.count_nonzero()) for p in model.parameters()))
 
 

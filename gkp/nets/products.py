@@ -7,7 +7,7 @@ code. So nothing depends on the type of a module or on how it is called.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import prod
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.hooks import RemovableHandle
 
-from gkp.nets.channels.copying import left_alone
+from gkp.nets.channels.copying import CopyError, copied, left_alone
 from gkp.nets.grouped_base import GroupedKernels
 
 aten = torch.ops.aten
@@ -36,6 +36,7 @@ OPEN = frozenset(
 )  # operators elsewhere may hide products
 
 Found = list[tuple[Any, int]]
+Watch = Callable[[nn.Module], Iterable[RemovableHandle]]
 
 
 def products(model: nn.Module, example_input: Tensor) -> Found:
@@ -54,11 +55,13 @@ def by_layer(model: nn.Module, names: Iterable[str], example_input: Tensor) -> d
     return found
 
 
-def run_once(model: nn.Module, example_input: Tensor) -> None:
+def run_once(model: nn.Module, example_input: Tensor, watch: Watch = lambda _: ()) -> None:
     """Run the first image of `example_input` in eval mode without gradients; the model is left as it was.
 
-    The image takes the device of the parameters and, where they share one, their floating type. Grouped
-    kernels run as such, and attention without its fused kernel. ValueError names the shape when it fails.
+    What runs is a copy, whose forward may change it; the model where none can be made, and then its buffers
+    and attributes are put back. watch: puts hooks into what runs and returns their handles. The image takes
+    the device of the parameters and, where they share one, their floating type. Grouped kernels run as such,
+    and attention without its fused kernel. ValueError names the shape when it fails.
     """
     if not isinstance(example_input, Tensor) or example_input.dim() < 2 or not len(example_input):
         raise ValueError(
@@ -67,29 +70,36 @@ def run_once(model: nn.Module, example_input: Tensor) -> None:
     if any(is_lazy(parameter) for parameter in model.parameters()):
         raise ValueError("the network has layers without shapes yet: run it once on an image first")
     image = _like_parameters(model, example_input[:1].clone())  # it may work in place
+    trial: nn.Module = model
+    handles: list[RemovableHandle] = []
+    with suppress(CopyError):  # only a forward that changes what `left_alone` cannot put back needs the copy
+        trial = copied(model)
     try:
-        with left_alone(model), _only_products(model), torch.no_grad():
-            model(image)
+        with left_alone(model), _only_products(trial), torch.no_grad():
+            handles += watch(trial)
+            trial(image)
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
         raise ValueError(
             f"the network does not run on an input of shape {tuple(image.shape)} and type {image.dtype} "
             f"({reason}): give an example_input (N, C, H, W) of the size that it is for"
         ) from error
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _counted(model: nn.Module, example_input: Tensor, layers: dict[str, int]) -> Found:
     counter = _Counter()
-    handles = [
-        handle for name in layers for handle in _add_up(counter, model.get_submodule(name), name, layers)
-    ]
-    handles += [handle for module in model.modules() for handle in _leave_out(counter, module)]
-    try:
-        with counter:
-            run_once(model, example_input)
-    finally:
-        for handle in handles:
-            handle.remove()
+
+    def watch(trial: nn.Module) -> Iterator[RemovableHandle]:
+        for name in layers:
+            yield from _add_up(counter, trial.get_submodule(name), name, layers)
+        for module in trial.modules():
+            yield from _leave_out(counter, module)
+
+    with counter:
+        run_once(model, example_input, watch)
     if counter.unknown:
         raise ValueError(
             f"cannot count the operators {', '.join(sorted(counter.unknown))} of this network: say what they "

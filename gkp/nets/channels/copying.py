@@ -36,7 +36,7 @@ def copied(model: Network) -> Network:
                 memo[id(tensor)] = tensor.detach().clone()
     try:
         new = copy.deepcopy(model, dict(memo))
-    except (TypeError, RuntimeError, AttributeError, ValueError, NotImplementedError) as error:
+    except Exception as error:  # whatever the classes of a user raise
         raise CopyError(f"the network cannot be copied: {_culprit(model, memo) or error}") from error
     for old, parameter in zip(model.parameters(), new.parameters(), strict=False):
         with_attributes(parameter, old)
@@ -103,7 +103,10 @@ def _culprit(model: nn.Module, memo: dict[int, Any]) -> str:
 
 @contextmanager
 def left_alone(model: nn.Module) -> Iterator[None]:
-    """Afterwards the network's buffers and attributes are as before: a forward may count, average or keep."""
+    """Afterwards the network's buffers and attributes are as before: a forward may count, average or keep.
+
+    For networks that cannot be copied. Parameters and what lies deeper in objects are not put back.
+    """
     own = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
     before = [(module, dict(vars(module)), dict(module._buffers)) for module in own]
     tensors = [

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from gkp.nets.channels.copying import left_alone, not_called
+from gkp.nets.channels.copying import not_called
 from gkp.nets.channels.groups import Bundle, Channels
 from gkp.nets.channels.layers import answers_in, channel_axis, copied, in_groups, mixes, tensors_in, unwrapped
 from gkp.nets.channels.running import OnePrecision, as_float, plainly, run, seeded, set_mode
@@ -179,7 +179,7 @@ def alike(a: Tensor, b: Tensor, tolerance: float = TOLERANCE) -> bool:
 def must_agree(pruned: nn.Module, reference: nn.Module, x: Tensor, how: str) -> None:
     """ValueError unless both networks give the same on x, up to rounding in their own precision.
 
-    Both run in eval mode; their modes are put back.
+    Copies of both run, in eval mode: a forward may change its network.
     """
     whole = _answers(reference, x)
     if _nothing_finite(whole):
@@ -204,7 +204,10 @@ def must_agree(pruned: nn.Module, reference: nn.Module, x: Tensor, how: str) -> 
 
 @full_precision()
 def must_run(pruned: nn.Module, model: nn.Module, x: Tensor) -> None:
-    """ValueError unless `pruned`, alone, takes what `model` takes and gives results of the same shapes."""
+    """ValueError unless `pruned`, alone, takes what `model` takes and gives results of the same shapes.
+
+    Copies of both run.
+    """
     whole = [tuple(answer.shape) for answer in _answers(model, x)]
     with not_called(model):
         found = [tuple(answer.shape) for answer in _answers(pruned, x)]
@@ -220,9 +223,9 @@ def _precisions(model: nn.Module) -> list[torch.dtype]:
 
 
 def _answers(model: nn.Module, x: Tensor) -> list[Tensor]:
-    """What the network gives for x, in its own precision and eval mode; it is left as it was."""
-    with left_alone(model), torch.no_grad(), seeded():
-        return list(answers_in(run(model.eval(), as_float(x, _precisions(model)[0]))))
+    """What a copy of the network gives for x, in its own precision and eval mode."""
+    with torch.no_grad(), seeded():
+        return list(answers_in(run(copied(model).eval(), as_float(x, _precisions(model)[0]))))
 
 
 def _blamed(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from gkp.nets import products
 from gkp.nets.channels.groups import Bundle, Channels
@@ -117,12 +118,10 @@ def _elements(model: nn.Module, names: Iterable[str], example_input: Tensor) -> 
     def note(name: str, _: nn.Module, __: Any, output: Tensor) -> None:
         found[name] += output.numel()
 
-    handles = [model.get_submodule(name).register_forward_hook(partial(note, name)) for name in found]
-    try:
-        products.run_once(model, example_input)
-    finally:
-        for handle in handles:
-            handle.remove()
+    def watch(trial: nn.Module) -> Iterator[RemovableHandle]:
+        return (trial.get_submodule(name).register_forward_hook(partial(note, name)) for name in found)
+
+    products.run_once(model, example_input, watch)
     return found
 
 

@@ -9,10 +9,12 @@ target between nothing and all but one kernel of each layer with p_l > 0 is met 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from gkp.nets import products
 from gkp.nets.channels.layers import unwrapped
@@ -159,21 +161,14 @@ def stages_of(
     model = unwrapped(model)
     place: dict[str, tuple[int, ...]] = dict.fromkeys(layers, (0,))
 
-    def watch(name: str, module: nn.Module) -> None:
-        def hook(_: nn.Module, __: object, output: Tensor) -> None:
-            own = tuple(output.shape[1:-1] if isinstance(module, nn.Linear) else output.shape[2:])
-            place[name] = max(place[name], own, key=math.prod)
+    def note(name: str, module: nn.Module, _: object, output: Tensor) -> None:
+        own = tuple(output.shape[1:-1] if isinstance(module, nn.Linear) else output.shape[2:])
+        place[name] = max(place[name], own, key=math.prod)
 
-        handles.append(module.register_forward_hook(hook))
+    def watch(trial: nn.Module) -> Iterator[RemovableHandle]:
+        return (trial.get_submodule(name).register_forward_hook(partial(note, name)) for name in place)
 
-    handles: list[torch.utils.hooks.RemovableHandle] = []
-    try:
-        for name in place:
-            watch(name, model.get_submodule(name))
-        products.run_once(model, example_input)
-    finally:
-        for handle in handles:
-            handle.remove()
+    products.run_once(model, example_input, watch)
     sizes = sorted(set(place.values()), key=lambda size: (-math.prod(size), size))
     return {size: [name for name in place if place[name] == size] for size in sizes}
 

@@ -1,9 +1,12 @@
 """gkp.nets.channels.copying: every network that can be copied is, and the rest is named."""
 
+import copy
 import functools
 import threading
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -126,6 +129,7 @@ WRAPS = {
 
 @pytest.mark.parametrize("method", ["sr-gkp", "l1", "lrf"])
 def test_a_pruned_network_with_a_hook_sees_its_input(method: str) -> None:
+    torch.manual_seed(0)  # one network in sixty is dead behind its ReLUs
     model, x = Hooked().eval(), torch.rand(2, 3, 8, 8)
     model(x)
     pruned = gkp.prune(model, method, groups=4, example_input=x[:1])
@@ -216,15 +220,17 @@ def test_what_runs_the_original_is_refused_by_name() -> None:
 # ---- runs that leave a network alone -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "use",
-    [
-        lambda model, x: gkp.prune(model, "sr-gkp", groups=4, example_input=x),
-        lambda model, x: gkp.prune(model, "l1", example_input=x),
-        lambda model, x: cost.count(model, x),
-        lambda model, x: cost.count(model, x, convention="paper"),
-    ],
-)
+USES = [
+    lambda model, x: gkp.prune(model, "sr-gkp", groups=4, example_input=x),
+    lambda model, x: gkp.prune(model, "sr-gkp", groups=4, example_input=x, profile="falling"),
+    lambda model, x: gkp.prune(model, "l1", example_input=x),
+    lambda model, x: gkp.prune(model, "group-norm", example_input=x),
+    lambda model, x: cost.count(model, x),
+    lambda model, x: cost.count(model, x, convention="paper"),
+]
+
+
+@pytest.mark.parametrize("use", USES)
 def test_what_a_forward_counts_and_keeps_is_as_before(use: Callable) -> None:
     model, x = Hooked(), torch.rand(1, 3, 8, 8)
     model(torch.rand(2, 3, 8, 8))
@@ -237,6 +243,73 @@ def test_what_a_forward_counts_and_keeps_is_as_before(use: Callable) -> None:
     assert model.average is buffer
     assert model.features["third"] is feature
     assert model.training
+
+
+class Meter:
+    """An object of nobody's that counts."""
+
+    n = 0
+
+
+class MaxNorm(nn.Conv2d):
+    """As in EEGNet: its forward changes its weight."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.weight.data = torch.renorm(self.weight.data, p=2, dim=0, maxnorm=0.3)
+        return super().forward(x)
+
+
+class Changing(nn.Module):
+    """Changes in its forward whatever a network can keep."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = MaxNorm(3, 8, 3), MaxNorm(8, 8, 3), nn.Conv2d(8, 8, 3)
+        self.head, self.calls = nn.Linear(8, 4), nn.Parameter(torch.zeros(2), requires_grad=False)
+        self.meter, self.recent, self.array = Meter(), deque([0], maxlen=5), np.zeros(3)
+        self.nested, self.counted = {"list": [0], "tensor": torch.zeros(3)}, Counter(x=1)
+        self.ordered, self.generator = OrderedDict(n=0), torch.Generator().manual_seed(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls.data += 1
+        self.meter.n += 1
+        self.recent.append(self.meter.n)
+        self.array += 1
+        self.nested["list"][0] += 1
+        self.nested["tensor"] += 1
+        self.counted["x"] += 1
+        self.ordered["n"] += 1
+        torch.rand(1, generator=self.generator)
+        return self.head(self.third(self.second(self.first(x).relu()).relu()).relu().mean((2, 3)))
+
+    def state(self) -> list[object]:
+        """All that it changes, as numbers."""
+        weights = [parameter.tolist() for parameter in self.parameters()]
+        plain = [self.meter.n, list(self.recent), self.array.tolist(), self.nested["list"]]
+        dicts = [self.nested["tensor"].tolist(), dict(self.counted), dict(self.ordered)]
+        return copy.deepcopy([weights, plain, dicts, self.generator.get_state().tolist()])
+
+
+@pytest.mark.parametrize("use", USES)
+def test_what_a_forward_changes_of_any_kind_is_as_before(use: Callable) -> None:
+    model = Changing()
+    before = model.state()
+    use(model, torch.rand(1, 3, 8, 8))
+    assert model.state() == before
+
+
+def test_a_pruned_network_comes_back_as_if_it_had_never_run() -> None:
+    pruned = gkp.prune(Changing(), "l1", example_input=torch.rand(1, 3, 8, 8))
+    assert pruned.meter.n == pruned.calls.sum() == 0
+    assert list(pruned.recent) == [0]
+
+
+def test_what_cannot_be_copied_is_counted_all_the_same() -> None:
+    model, x = Hooked(), torch.rand(1, 3, 8, 8)
+    expected = cost.count(model, x)
+    model.lock = threading.Lock()
+    assert cost.count(model, x) == expected
+    assert model.calls == []
 
 
 def test_what_a_run_adds_is_gone_and_errors_pass() -> None:
