@@ -1,10 +1,19 @@
-"""Functions that hold on to objects, made again over others: what copy.deepcopy leaves as it is."""
+"""Functions that hold on to objects: made again over others, which copy.deepcopy does not, and told apart."""
 
 from __future__ import annotations
 
 import functools
+from collections import deque
+from collections.abc import Hashable, Iterable, Mapping
 from types import CellType, FunctionType, MethodType
 from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+ATOMS = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
+MANY = 2**22  # numbers of a tensor that are told apart by the tensor's version alone
 
 
 def rebound(value: Any, known: dict[int, Any]) -> Any:
@@ -91,3 +100,64 @@ def _made_again(value: Any, known: dict[int, Any], made: dict[int, Any]) -> Any:
     new.__kwdefaults__ = value.__kwdefaults__ and {k: again(v) for k, v in value.__kwdefaults__.items()}
     new.__dict__.update({name: again(each) for name, each in vars(value).items()})
     return functools.update_wrapper(new, value, updated=())
+
+
+# ---- what an object is now ---------------------------------------------------------------------------------
+
+
+def fingerprint(value: Any, depth: int = 8) -> Hashable:
+    """Differs from an earlier one where `value` was changed since, in place, too; it keeps no object alive.
+
+    Containers, objects, functions, arrays and tensors are looked through, some levels deep: by their values,
+    parameters of floating point and modules by their identity, as what else has no values to see.
+    """
+    return _fingerprint(value, depth, set())
+
+
+def _fingerprint(value: Any, depth: int, seen: set[int]) -> Hashable:
+    if isinstance(value, ATOMS):
+        return repr(value)  # which tells 1, 1.0 and True apart
+    if isinstance(value, Tensor):
+        return _numbers(value)
+    if isinstance(value, type):
+        return value
+    if not depth or id(value) in seen or isinstance(value, nn.Module):
+        return type(value), id(value)
+    seen.add(id(value))
+
+    def each(parts: Iterable[Any]) -> tuple[Hashable, ...]:
+        return tuple(_fingerprint(part, depth - 1, seen) for part in parts)
+
+    if isinstance(value, Mapping):
+        return type(value), each(value.keys()), each(value.values())
+    if isinstance(value, (set, frozenset)):
+        return type(value), frozenset(each(value))
+    if isinstance(value, (list, tuple, deque)):
+        return type(value), each(value)
+    if isinstance(value, np.ndarray) and not value.dtype.hasobject:
+        return str(value.dtype), value.shape, hash(value.tobytes())
+    if isinstance(value, (FunctionType, MethodType, functools.partial)):
+        return getattr(value, "__code__", None), each(_parts(value))
+    slots = [name for kind in type(value).__mro__ for name in _slots(kind)]
+    held = {name: getattr(value, name) for name in slots if hasattr(value, name)}
+    held |= getattr(value, "__dict__", {})
+    return type(value), (each(held), each(held.values())) if held else id(value)
+
+
+def _slots(kind: type) -> tuple[str, ...]:
+    """Names of a class's own slots that hold values."""
+    slots = vars(kind).get("__slots__", ())
+    names = (slots,) if isinstance(slots, str) else tuple(slots)
+    return tuple(name for name in names if name not in ("__dict__", "__weakref__"))
+
+
+def _numbers(tensor: Tensor) -> Hashable:
+    """Type, shape and values; without those of parameters that learn and of what is large or has none."""
+    known = type(tensor), tensor.dtype, tuple(tensor.shape)
+    plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided
+    if isinstance(tensor, nn.Parameter) and tensor.is_floating_point():
+        return (*known, id(tensor))
+    if not plain or tensor.is_meta or tensor.is_quantized or tensor.numel() > MANY:
+        return (*known, id(tensor), None if tensor.is_inference() else tensor._version)
+    values = tensor.detach().cpu().resolve_conj().resolve_neg().reshape(-1).view(torch.uint8)
+    return (*known, hash(values.numpy().tobytes()))

@@ -11,17 +11,19 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from gkp.nets.channels.feeds import Feed, feeds, gates
 from gkp.nets.channels.layers import in_groups, mixes, sizes, unwrapped, weights_reason
 from gkp.nets.channels.probe import probe
 from gkp.nets.channels.replacement import shared_weights
 from gkp.nets.channels.running import Modes, modes
+from gkp.utils.functions import fingerprint
 from gkp.utils.precision import full_precision
 
 TIED = "its filters are summed with those of"
@@ -272,21 +274,27 @@ def _bundles(
     return bundles
 
 
-PLAIN = (bool, int, float, str, tuple, type(None))
+# Attributes that every module has and that its function does not depend on, or that are looked at apart.
+_SEEN_AGAIN = {"_forward_hooks", "_forward_pre_hooks", "_buffers"}
+_EVERY = {*vars(nn.Module()), "_compiled_call_impl"} - _SEEN_AGAIN
 _KNOWN: weakref.WeakKeyDictionary[nn.Module, tuple[tuple, Channels]] = weakref.WeakKeyDictionary()
 
 
 def _signature(model: nn.Module, x: Tensor) -> tuple:
     """What the channels depend on and a user may change: layers, settings, shapes, the example's shape."""
     layers = tuple((name, id(m), type(m), _settings(m)) for name, m in model.named_modules())
-    tensors = tuple((name, id(p), tuple(p.shape)) for name, p in model.named_parameters())
+    tensors = tuple((name, id(p), fingerprint(p), tuple(p.shape)) for name, p in model.named_parameters())
     return (layers, tensors, tuple(x.shape), x.dtype)
 
 
-def _settings(module: nn.Module) -> str:
-    """Its plain attributes, such as a stride or a switch of the forward, and how many hooks it has."""
-    plain = {k: v for k, v in vars(module).items() if isinstance(v, PLAIN) and k != "training"}
-    return repr((sorted(plain.items()), len(module._forward_hooks), len(module._forward_pre_hooks)))
+def _settings(module: nn.Module) -> Hashable:
+    """Its attributes, its hooks and, but for those of a norm, which learn, its buffers: as they are now."""
+    if isinstance(module, torch.jit.ScriptModule) or "_orig_mod" in module._modules:
+        return ()  # what it wraps does not change, or is looked at itself
+    own = {name: value for name, value in vars(module).items() if name not in _EVERY}
+    if isinstance(module, _NormBase):
+        del own["_buffers"]
+    return fingerprint(own)
 
 
 def channels_of(model: nn.Module, x: Tensor) -> Channels:

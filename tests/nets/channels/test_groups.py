@@ -1,13 +1,19 @@
 """What a filter feeds, on networks nobody wrote a rule for: right, or left alone for a reason."""
 
 import copy
+import warnings
+from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from building_blocks import BLOCKS, block
 from torch import Tensor, nn
 
 import gkp
+from gkp.nets.channels.copying import copied
+from gkp.nets.channels.groups import channels_of
 from gkp.nets.channels.surgery import left_out, prunable_layers, remove_filters
 
 X = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -97,3 +103,58 @@ def test_a_switch_of_the_forward_is_seen_again(skip: bool) -> None:
     fresh.skip = skip
     expected, found = (gkp.prune(each, "l1", example_input=x) for each in (fresh, model))
     assert torch.equal(found(x), expected(x))
+
+
+class Ordered(nn.Module):
+    """Its forward reads a list, a dictionary, a function, an index and an object that it keeps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.c, self.f = nn.Conv2d(8, 8, 3, padding=1), nn.Linear(8, 4)
+        self.order, self.how, self.act = ["a", "b"], {"skip": False}, F.relu
+        self.what = SimpleNamespace(mixed=False)
+        self.register_buffer("factors", torch.eye(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for name in self.order:
+            x = self.act(getattr(self, name)(x))
+        x = torch.einsum("nchw,cd->ndhw", x, self.factors)
+        y = self.c(x.softmax(1) if self.what.mixed else x).relu()
+        return self.f((x + y if self.how["skip"] else y).mean((2, 3)))
+
+
+CHANGES = {
+    "a list in place": lambda model: model.order.append("b"),
+    "another list": lambda model: setattr(model, "order", ["a"]),
+    "a dictionary": lambda model: model.how.update(skip=True),
+    "a function": lambda model: setattr(model, "act", lambda x: x.softmax(1)),
+    "an object": lambda model: setattr(model.what, "mixed", True),
+    "a buffer": lambda model: model.factors.data.fill_(1),
+    "a forward": lambda model: setattr(model.b, "forward", lambda x: F.conv2d(x, model.b.weight.softmax(0))),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_whatever_a_forward_depends_on_is_seen_again(change: Callable) -> None:
+    torch.manual_seed(0)
+    model, x = Ordered().eval(), torch.rand(1, 3, 8, 8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        before = channels_of(model, x)
+        change(model)
+        found = channels_of(model, x)
+        assert found is not before
+        assert left_out(model, x) == left_out(copied(model), x)
+    assert channels_of(model, x) is found
+
+
+def test_training_and_running_change_no_analysis() -> None:
+    model, x = (
+        nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3)),
+        torch.rand(4, 3, 8, 8),
+    )
+    known = channels_of(model, x[:1])
+    model(x).sum().backward()
+    torch.optim.SGD(model.parameters(), 0.1).step()
+    assert channels_of(model, x[:1]) is known
