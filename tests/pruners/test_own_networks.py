@@ -89,6 +89,37 @@ def test_functional_dropout_of_train_mode_is_no_obstacle():
     assert small.train()(X)[1].shape == (1, 5)
 
 
+class NormAndReLU(nn.BatchNorm2d):
+    """As timm's BatchNormAct2d."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).relu()
+
+
+class Branches(nn.Module):
+    """As a block of RepVGG: two convolutions and the map itself, each with its norm."""
+
+    def __init__(self, inputs: int, filters: int, stride: int) -> None:
+        super().__init__()
+        self.large = nn.Conv2d(inputs, filters, 3, stride, 1, bias=False)
+        self.small = nn.Conv2d(inputs, filters, 1, stride, bias=False)
+        self.one, self.two = NormAndReLU(filters), NormAndReLU(filters)
+        self.three = NormAndReLU(filters) if stride == 1 else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.one(self.large(x)) + self.two(self.small(x))
+        return (y if self.three is None else y + self.three(x)).relu()
+
+
+def test_norms_derived_from_pytorchs_take_no_statistics_of_one_image():
+    torch.manual_seed(0)
+    blocks = [Branches(3 if place == 0 else 24, 24, 2 if place < 2 else 1) for place in range(10)]
+    model = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 4))
+    x = torch.rand(1, 3, 4, 4)
+    assert not [why for why in left_out(model, x).values() if "something else" in why]
+    assert model.training
+
+
 def test_a_buffer_that_only_training_updates_keeps_its_filters():
     def way(model: Net, x: Tensor) -> Tensor:
         features = model.body(x)

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 import torch.utils.checkpoint
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -165,14 +167,16 @@ def plainly() -> Iterator[None]:
 
 
 def set_mode(model: nn.Module, training: bool) -> nn.Module:
-    """`model` itself in eval mode; or in train mode but for PyTorch's own layers, such as norms and dropout.
+    """`model` itself in eval mode; or in train mode but for the layers, norms and dropouts of PyTorch.
 
-    So what differs between the modes is what the network's own forward functions do.
+    So what differs between the modes is what the network's own forward functions do. Classes derived from
+    PyTorch's norms count as these: statistics of one batch are of little use and much rounding.
     """
     model.train(training)
     for module in model.modules():
         kind = type(module)
-        if training and (kind.__module__.startswith("torch.") or kind.__name__ in RANDOM_DEPTH):
+        own = kind.__module__.startswith("torch.") or isinstance(module, (_NormBase, _DropoutNd))
+        if training and (own or kind.__name__ in RANDOM_DEPTH):
             module.training = False
     return model
 
