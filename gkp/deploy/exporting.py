@@ -19,7 +19,7 @@ from gkp.deploy.grouping import groupings, reordered
 from gkp.deploy.timing import Timing, interleaved
 from gkp.nets.channels.copying import copied
 from gkp.nets.channels.layers import unwrapped
-from gkp.nets.channels.running import default_input, run
+from gkp.nets.channels.running import default_input, run, seeded
 from gkp.nets.deploy import folded
 from gkp.utils.files import atomic_write_text, writable_place
 
@@ -28,6 +28,7 @@ CLEAR = 0.85  # of the dense time: forms that win clearly, tried without the oth
 DENSE = "dense"
 
 
+@seeded()
 def export(
     model: nn.Module,
     path: str | Path,

@@ -15,7 +15,7 @@ from gkp.deploy.choice import GAIN, Setting, Times, input_shapes, measured, posi
 from gkp.deploy.grouping import Grouping, edges, reordered
 from gkp.nets.channels.copying import copied
 from gkp.nets.channels.layers import unwrapped
-from gkp.nets.channels.running import default_input
+from gkp.nets.channels.running import default_input, seeded
 from gkp.nets.channels.surgery import kernel_layers
 from gkp.search import check_rate
 from gkp.search.objective import kept_count
@@ -24,6 +24,7 @@ from gkp.utils.progress import each_shown
 PAPER = 8  # groups, where none is faster than the dense layer
 
 
+@seeded()
 def fastest_groups(
     model: nn.Module,
     rate: float,

@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.hooks import RemovableHandle
 
 from gkp.nets.channels.copying import CopyError, copied, left_alone
+from gkp.nets.channels.running import seeded
 from gkp.nets.grouped_base import GroupedKernels
 
 aten = torch.ops.aten
@@ -75,7 +76,7 @@ def run_once(model: nn.Module, example_input: Tensor, watch: Watch = lambda _: (
     with suppress(CopyError):  # only a forward that changes what `left_alone` cannot put back needs the copy
         trial = copied(model)
     try:
-        with left_alone(model), _only_products(trial), torch.no_grad():
+        with left_alone(model), _only_products(trial), torch.no_grad(), seeded():
             handles += watch(trial)
             trial(image)
     except Exception as error:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from gkp.nets import cost
 from gkp.nets.channels.layers import copied, unwrapped
 from gkp.nets.channels.proof import must_run
+from gkp.nets.channels.running import undrawn
 from gkp.nets.channels.surgery import default_input, guessed_input
 from gkp.pruners import (  # noqa: F401, importing a family registers its methods
     activations,
@@ -147,9 +148,9 @@ def prepare(
     refuse_non_finite(model)
     if entry.needs.startswith("images") and data is None:
         raise ValueError(f"{method} scores with {entry.needs}: give data=gkp.data.load(...)")
-    with full_precision():
+    with full_precision(), undrawn():
         cut = entry.prepare(model, groups=groups, example_input=example_input, data=data, **options)
-    return full_precision()(cut)
+    return full_precision()(undrawn()(cut))
 
 
 def start(

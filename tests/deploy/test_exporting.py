@@ -190,6 +190,19 @@ def test_eight_bits_are_measured_and_tell_their_accuracy(pruned: nn.Module, tmp_
     assert (b"QuantizeLinear" in path.read_bytes()) == told["shipped"]
 
 
+class Noise(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + 0.1 * torch.randn_like(x)
+
+
+def test_a_network_that_draws_is_refused_and_the_callers_numbers_go_on(tmp_path: Path) -> None:
+    net = nn.Sequential(Noise(), nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 3)).eval()
+    before = torch.get_rng_state()
+    with pytest.raises(ValueError, match="misses the model's logits .* gives one answer"):
+        gkp.export(net, tmp_path / "net.onnx", example_input=X[:, :1, :8, :8], rounds=1)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_a_file_that_computes_something_else_is_not_written(
     pruned: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,12 +5,14 @@ Every run gets its own copy of the example, because a network may work in place.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 import torch.utils.checkpoint
@@ -80,7 +82,7 @@ def guessed_input(model: nn.Module, example_input: Tensor | None) -> Tensor:
             generator = torch.Generator().manual_seed(0)
             example = torch.rand(1, channels, size, size, generator=generator).to(device)
             try:
-                with torch.no_grad(), OnePrecision(torch.float32):
+                with seeded(), torch.no_grad(), OnePrecision(torch.float32):
                     trial(example.clone())
             except Exception:  # noqa: S112  (a guess that the network does not take; the next one is tried)
                 continue
@@ -256,6 +258,23 @@ def _operations(
 @contextmanager
 def seeded() -> Iterator[None]:
     """The same random numbers in every such block; those of the caller go on as if it were not there."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with undrawn():
+        torch.default_generator.manual_seed(0)  # torch.manual_seed would seed devices that nobody uses yet
+        if torch.cuda.is_initialized():
+            torch.cuda.manual_seed_all(0)
+        np.random.seed(0)  # noqa: NPY002  (a forward may draw from these)
+        random.seed(0)
         yield
+
+
+@contextmanager
+def undrawn() -> Iterator[None]:
+    """Afterwards the random numbers of torch, NumPy and Python go on as if none had been drawn within."""
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    ours, numpys = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        random.setstate(ours)
+        np.random.set_state(numpys)  # noqa: NPY002

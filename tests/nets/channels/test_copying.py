@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import random
 import threading
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from torch.nn.utils import prune
 
 import gkp
 from gkp.attacks import Attack
+from gkp.deploy.groups import fastest_groups
 from gkp.evaluate import outcome
 from gkp.nets import cost
 from gkp.nets.channels.copying import CopyError, copied, left_alone, not_called
@@ -296,6 +298,27 @@ def test_what_a_forward_changes_of_any_kind_is_as_before(use: Callable) -> None:
     before = model.state()
     use(model, torch.rand(1, 3, 8, 8))
     assert model.state() == before
+
+
+class Drawing(Hooked):
+    """Draws random numbers in both modes, from every source."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        noise = float(np.random.rand()) + random.random()  # noqa: NPY002
+        return super().forward(x + 0.01 * noise * torch.randn_like(x))
+
+
+@pytest.mark.parametrize("use", [*USES, lambda model, x: fastest_groups(model, 0.5, x, rounds=1)])
+def test_random_numbers_go_on_as_if_nothing_had_run(use: Callable) -> None:
+    model, x = Drawing(), torch.rand(1, 3, 8, 8)
+
+    def states() -> tuple[object, ...]:
+        return torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1:3]  # noqa: NPY002
+
+    torch.manual_seed(1)
+    before = str(states())
+    use(model, x)
+    assert str(states()) == before
 
 
 def test_a_pruned_network_comes_back_as_if_it_had_never_run() -> None:
