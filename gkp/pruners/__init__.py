@@ -139,18 +139,25 @@ def prepare(
 ) -> Cut:
     """Everything of `prune` that does not depend on the rate, done once; the result maps rates to copies.
 
-    For a method that prunes in training this is its criterion applied without training, which tells
-    what a rate costs.
+    Networks inside nn.DataParallel come back inside of it, as from `prune`. For a method that prunes in
+    training this is its criterion applied without training, which tells what a rate costs.
     """
     entry = get(method)
     _check_options(entry, options)
     refuse_other_than_networks(model)
-    refuse_non_finite(model)
+    inner = unwrapped(model)
+    refuse_non_finite(inner)
     if entry.needs.startswith("images") and data is None:
         raise ValueError(f"{method} scores with {entry.needs}: give data=gkp.data.load(...)")
     with full_precision(), undrawn():
-        cut = entry.prepare(model, groups=groups, example_input=example_input, data=data, **options)
-    return full_precision()(undrawn()(cut))
+        cut = entry.prepare(inner, groups=groups, example_input=example_input, data=data, **options)
+
+    @full_precision()
+    @undrawn()
+    def cut_and_wrapped(rate: float) -> nn.Module:
+        return _wrapped(cut(rate), model)
+
+    return cut_and_wrapped
 
 
 def start(

@@ -179,6 +179,18 @@ def test_networks_in_wrappers():
     assert torch.equal(compiled(X), plain(X))
 
 
+@pytest.mark.parametrize("method", EVERYWHERE)
+def test_networks_in_wrappers_are_prepared(method):
+    """The cut gives what `prune` does, and the wrapper around it."""
+    model = small()
+    plain, parallel = (
+        pruners.prepare(each, method, groups=2, example_input=X[:1])(0.5)
+        for each in (model, nn.DataParallel(model))
+    )
+    assert isinstance(parallel, nn.DataParallel)
+    assert torch.equal(parallel(X), plain(X))
+
+
 # ---- what is refused or left alone ---------------------------------------------------------------------
 
 
