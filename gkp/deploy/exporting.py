@@ -18,7 +18,7 @@ from gkp.deploy.choice import GAIN, Choice, Setting, Times, choices, positive
 from gkp.deploy.grouping import groupings, reordered
 from gkp.deploy.timing import Timing, interleaved
 from gkp.nets.channels.copying import copied
-from gkp.nets.channels.layers import unwrapped
+from gkp.nets.channels.layers import uncompiled
 from gkp.nets.channels.running import default_input, run, seeded
 from gkp.nets.deploy import folded
 from gkp.utils.files import atomic_write_text, writable_place
@@ -63,7 +63,7 @@ def export(
     threads = positive("threads", torch.get_num_threads() if threads is None else threads)
     setting = Setting(runtime, threads, positive("rounds", rounds), Times(cache))
     quantised.check(int8, data, runtime)
-    model = copied(unwrapped(model)).cpu().float().eval().requires_grad_(False)
+    model = copied(uncompiled(model)).cpu().float().eval().requires_grad_(False)
     x = _images(default_input(model, example_input), positive("batch", batch))
     expected = run(model, x)
     if not isinstance(expected, Tensor):

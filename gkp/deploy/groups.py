@@ -14,7 +14,7 @@ from gkp.deploy import runtimes
 from gkp.deploy.choice import GAIN, Setting, Times, input_shapes, measured, positive, work
 from gkp.deploy.grouping import Grouping, edges, reordered
 from gkp.nets.channels.copying import copied
-from gkp.nets.channels.layers import unwrapped
+from gkp.nets.channels.layers import uncompiled
 from gkp.nets.channels.running import default_input, seeded
 from gkp.nets.channels.surgery import kernel_layers
 from gkp.search import check_rate
@@ -48,7 +48,7 @@ def fastest_groups(
     """
     runtimes.check(runtime)
     check_rate(rate)
-    network = copied(unwrapped(model)).cpu().float().eval().requires_grad_(False)
+    network = copied(uncompiled(model)).cpu().float().eval().requires_grad_(False)
     example = default_input(network, example_input)
     x = example[:1].expand(positive("batch", batch), -1, -1, -1)
     layers, _ = kernel_layers(network, 1, example)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gkp.nets import cost
-from gkp.nets.channels.layers import copied, unwrapped
+from gkp.nets.channels.layers import copied, uncompiled
 from gkp.nets.channels.proof import must_run
 from gkp.nets.channels.running import undrawn
 from gkp.nets.channels.surgery import default_input, guessed_input
@@ -73,9 +73,10 @@ def prune(
     training: those train on it by `recipe`, before and after the cut. options: the method's own, see
     `python -m gkp list`.
 
-    What comes back keeps the modes, flags, hooks and memory layout of `model`; a network inside torch.compile
-    comes back without it. Layers that are left as they are for a reason that one may not expect are named in
-    a `gkp.SkippedLayers` warning. The result has been run on the example: see docs/ROBUST_USE.md.
+    What comes back keeps the modes, flags, hooks and memory layout of `model`; a network in torch.compile, and
+    layers of it, come back without. Layers that are left as they are for a reason that one may not expect
+    are named in a `gkp.SkippedLayers` warning. The result has been run on the example: see
+    docs/ROBUST_USE.md.
 
     ValueError for an unknown method or option, missing data, values out of range, weights that are not
     finite, a rate that removes nothing, and networks of which nothing can be pruned or the result would not
@@ -86,7 +87,7 @@ def prune(
     if not isinstance(recipe, Recipe):
         raise ValueError(f"the recipe is a {type(recipe).__name__}: give gkp.Recipe(epochs=..., lr=..., ...)")
     refuse_other_than_networks(model)
-    inner = unwrapped(model)
+    inner = uncompiled(model)
     with torch.inference_mode(False):  # weights made inside of it could not be trained
         if get(method).start is None:
             pruned = prepare(inner, method, **common)(rate)
@@ -145,7 +146,7 @@ def prepare(
     entry = get(method)
     _check_options(entry, options)
     refuse_other_than_networks(model)
-    inner = unwrapped(model)
+    inner = uncompiled(model)
     refuse_non_finite(inner)
     if entry.needs.startswith("images") and data is None:
         raise ValueError(f"{method} scores with {entry.needs}: give data=gkp.data.load(...)")

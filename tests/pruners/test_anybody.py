@@ -179,6 +179,20 @@ def test_networks_in_wrappers():
     assert torch.equal(compiled(X), plain(X))
 
 
+@pytest.mark.parametrize("method", ["l1", "group-norm", "sr-gkp"])
+def test_layers_that_are_compiled_are_pruned_and_come_back_plain(method):
+    model = small()
+    plain = gkp.prune(model, method, rate=0.5, groups=2, example_input=X[:1])
+    part = nn.Sequential(*model[3:5])
+    whole = nn.Sequential(*model[:3], torch.compile(part, backend="eager"), *model[5:]).eval()
+    expected = whole(X)
+    pruned = gkp.prune(whole, method, rate=0.5, groups=2, example_input=X[:1])
+    torch.testing.assert_close(pruned(X), plain(X))
+    assert not [name for name, _ in pruned.named_modules() if "_orig_mod" in name]
+    assert torch.equal(whole(X), expected)
+    assert whole[3]._orig_mod is part
+
+
 @pytest.mark.parametrize("method", EVERYWHERE)
 def test_networks_in_wrappers_are_prepared(method):
     """The cut gives what `prune` does, and the wrapper around it."""

@@ -13,6 +13,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import parametrize
 
 from gkp.nets.channels.copying import copied as copied  # here for those who take layers apart
+from gkp.nets.channels.replacement import replace_module
 
 CHANNEL_NORMS = ("FrozenBatchNorm2d",)  # of torchvision and detectron2: buffers, one number a channel
 
@@ -22,6 +23,20 @@ def unwrapped(model: nn.Module) -> nn.Module:
     wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     while isinstance(model, wrappers) or "_orig_mod" in model._modules:
         model = model.get_submodule("module" if isinstance(model, wrappers) else "_orig_mod")
+    return model
+
+
+def uncompiled(model: nn.Module) -> nn.Module:
+    """As `unwrapped`; where layers inside are in torch.compile, a copy of the network without that.
+
+    Compiled code cannot be looked into: hooks, modes of dispatch and gradients stop at it. Names of layers
+    lose their "_orig_mod".
+    """
+    model = unwrapped(model)
+    if any("_orig_mod" in module._modules for module in model.modules()):
+        model = copied(model)
+        for wrapper in [module for module in model.modules() if "_orig_mod" in module._modules]:
+            replace_module(model, wrapper, wrapper.get_submodule("_orig_mod"))
     return model
 
 
