@@ -148,7 +148,11 @@ def longer_text(short: Comparison, long: Comparison, attacks: Sequence[str]) -> 
 
 
 def ranks(short: Comparison, long: Comparison, attack: str) -> dict[str, dict[str, float]]:
-    """Whether the pruned networks rank alike after both recipes: `audit.rank_agreement` by both measures."""
+    """Whether the pruned networks rank alike after both recipes: `audit.rank_agreement` by both measures.
+
+    Trainings count that both recipes have.
+    """
+    short, long = _as_often(short, long)
     measures = {"spearman": spearman, "kendall": kendall}
     return {
         name: rank_agreement(short, attack, attack, others=long, measure=measure)
@@ -161,10 +165,10 @@ def order_kept(short: Comparison, long: Comparison, attack: str) -> dict[str, in
 
     "pairs"; "significant": told apart after the long recipe (McNemar, Holm-corrected for all pairs); of these
     "same": so after the short one, the same way round, "open": not told apart there, "other": the other way
-    round. "only": told apart after the short recipe alone.
+    round. "only": told apart after the short recipe alone. Trainings count that both recipes have.
     """
-    labels = [label for label in long.labels if len(_common(short, long, label))]
-    labels = [label for label in labels if _of(long, label)[0].run.recipe]
+    short, long = _as_often(short, long)
+    labels = [label for label in long.labels if _of(long, label)[0].run.recipe]
     signs = [_signs(recipe, labels, attack) for recipe in (short, long)]
     both = list(zip(*signs, strict=True))
     return {
@@ -206,6 +210,7 @@ def _of(comparison: Comparison, label: str) -> list[Record]:
     return [record for record in comparison.compared if record.label == label]
 
 
-def _common(short: Comparison, long: Comparison, label: str) -> set[int]:
-    """Seeds of a label that both have."""
-    return {r.run.seed for r in _of(short, label)} & {r.run.seed for r in _of(long, label)}
+def _as_often(*recipes: Comparison) -> list[Comparison]:
+    """The networks that all have, by label and seed."""
+    common = set.intersection(*({(r.label, r.run.seed) for r in each.compared} for each in recipes))
+    return [Comparison(r for r in each.compared if (r.label, r.run.seed) in common) for each in recipes]

@@ -161,6 +161,16 @@ def test_an_order_stays_opens_or_turns(short: tuple[int, ...], said: dict[str, i
     assert turned["only"] == said["open"]
 
 
+def test_trainings_that_one_recipe_lacks_count_for_neither() -> None:
+    """Three short trainings each would tell apart what one does not, and turn the order round."""
+    once = [trained({name: (600 + place,) for place, name in enumerate(NAMES)}, SHORT)]
+    once.append(trained({name: (600 + place, 900 - 100 * place) for place, name in enumerate(NAMES)}, SHORT))
+    after = trained({name: (count,) for name, count in zip(NAMES, (550, 650, 750), strict=True)}, LONG)
+    kept = [training.order_kept(before, after, BENIGN) for before in once]
+    assert kept[0] == kept[1] == {"pairs": 3, "significant": 3, "same": 0, "open": 3, "other": 0, "only": 0}
+    assert training.ranks(once[1], after, BENIGN)["kendall"]["correlation"] == pytest.approx(1)
+
+
 @pytest.mark.parametrize(
     ("short", "spearman", "kendall"),
     [((500, 600, 700), 1, 1), ((700, 600, 500), -1, -1), ((500, 700, 600), 0.5, 1 / 3)],
