@@ -73,9 +73,9 @@ def prune(
     training: those train on it by `recipe`, before and after the cut. options: the method's own, see
     `python -m gkp list`.
 
-    What comes back keeps the modes, flags, hooks and memory layout of `model`; a network in torch.compile, and
-    layers of it, come back without. Layers that are left as they are for a reason that one may not expect
-    are named in a `gkp.SkippedLayers` warning. The result has been run on the example: see
+    What comes back keeps the modes, flags, hooks and memory layout of `model`; a network in torch.compile,
+    and layers of it, come back without. Layers that are left as they are for a reason that one may not
+    expect are named in a `gkp.SkippedLayers` warning. The result has been run on the example: see
     docs/ROBUST_USE.md.
 
     ValueError for an unknown method or option, missing data, values out of range, weights that are not
