@@ -179,7 +179,7 @@ def alike(a: Tensor, b: Tensor, tolerance: float = TOLERANCE) -> bool:
 def must_agree(pruned: nn.Module, reference: nn.Module, x: Tensor, how: str) -> None:
     """ValueError unless both networks give the same on x, up to rounding in their own precision.
 
-    Copies of both run, in eval mode: a forward may change its network.
+    Both run in eval mode, where a forward may change its network: of `pruned` a copy, `reference` itself.
     """
     whole = _answers(reference, x)
     if _nothing_finite(whole):
@@ -187,8 +187,9 @@ def must_agree(pruned: nn.Module, reference: nn.Module, x: Tensor, how: str) -> 
             "the network gives NaN or infinity only on the example, so that nothing can be compared: give an "
             "example_input on which it works"
         )
+    trial = copied(pruned)
     try:
-        rest = _answers(pruned, x)
+        rest = _answers(trial, x)
     except ValueError as error:
         raise ValueError(
             f"{how} the network does not run any more ({error.__cause__!r}): it is not pruned; try another "
@@ -208,9 +209,9 @@ def must_run(pruned: nn.Module, model: nn.Module, x: Tensor) -> None:
 
     Copies of both run.
     """
-    whole = [tuple(answer.shape) for answer in _answers(model, x)]
+    whole = [tuple(answer.shape) for answer in _answers(copied(model), x)]
     with not_called(model):
-        found = [tuple(answer.shape) for answer in _answers(pruned, x)]
+        found = [tuple(answer.shape) for answer in _answers(copied(pruned), x)]
     if found != whole:
         raise ValueError(f"the pruned network gives results of shapes {found}, the whole one {whole}")
 
@@ -223,9 +224,9 @@ def _precisions(model: nn.Module) -> list[torch.dtype]:
 
 
 def _answers(model: nn.Module, x: Tensor) -> list[Tensor]:
-    """What a copy of the network gives for x, in its own precision and eval mode."""
+    """What the network gives for x, in its own precision and eval mode, in which it stays."""
     with torch.no_grad(), seeded():
-        return list(answers_in(run(copied(model).eval(), as_float(x, _precisions(model)[0]))))
+        return list(answers_in(run(model.eval(), as_float(x, _precisions(model)[0]))))
 
 
 def _blamed(
