@@ -89,6 +89,21 @@ def test_functional_dropout_of_train_mode_is_no_obstacle():
     assert small.train()(X)[1].shape == (1, 5)
 
 
+NOISES = {
+    "randn_like": lambda x: x + 0.1 * torch.randn_like(x),
+    "rand": lambda x: x * torch.rand(x.shape[:2], dtype=torch.float16).float()[..., None, None],
+    "bernoulli": lambda x: x * torch.bernoulli(torch.full_like(x, 0.9)),
+    "in place": lambda x: x * torch.empty_like(x).bernoulli_(0.9),
+    "blocks": lambda x: x * (1 - F.max_pool2d((torch.rand_like(x) < 0.1).float(), 3, 1, 1)),
+}
+
+
+@pytest.mark.parametrize("noise", NOISES.values(), ids=NOISES)
+def test_noise_of_train_mode_is_no_obstacle(noise):
+    model = Net(lambda m, x: m.head(noise(m.body(x)) if m.training else m.body(x)))
+    assert not left_out(model, X)
+
+
 class NormAndReLU(nn.BatchNorm2d):
     """As timm's BatchNormAct2d."""
 

@@ -33,6 +33,10 @@ _DROPOUTS = {
     F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout,
     torch.dropout, torch.feature_dropout, torch.alpha_dropout, torch.feature_alpha_dropout,
 }  # fmt: skip
+_NOISES = {
+    torch.rand, torch.rand_like, torch.randn, torch.randn_like, torch.normal, torch.bernoulli,
+    Tensor.bernoulli, Tensor.uniform_, Tensor.normal_, Tensor.bernoulli_, Tensor.exponential_,
+}  # fmt: skip
 _CASTS = {Tensor.float, Tensor.double, Tensor.half, Tensor.bfloat16}
 
 
@@ -113,7 +117,8 @@ def as_float(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 class OnePrecision(TorchFunctionMode):
     """All floating-point numbers of a forward function in `dtype`, whatever it casts to.
 
-    gradients: those that it switches off stay on. dropout: False leaves functional dropout out.
+    gradients: those that it switches off stay on. dropout: False leaves functional dropout out
+    and makes noise one half everywhere, which does not depend on how many numbers are drawn.
     """
 
     def __init__(self, dtype: torch.dtype, *, gradients: bool = False, dropout: bool = True) -> None:
@@ -130,7 +135,8 @@ class OnePrecision(TorchFunctionMode):
             return args[0].to(self.dtype)
         if func is Tensor.to or func is Tensor.type:
             args = tuple(self._ours(each) for each in args)
-        return func(*args, **{key: self._ours(each) for key, each in kwargs.items()})
+        out = func(*args, **{key: self._ours(each) for key, each in kwargs.items()})
+        return out.fill_(0.5) if func in _NOISES and not self.dropout else out
 
     def _ours(self, value: Any) -> Any:
         floating = isinstance(value, torch.dtype) and value.is_floating_point
