@@ -55,6 +55,12 @@ def spread_text(comparison: Comparison, names: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(sorted(lines, key=lambda line: place[line["network"]])).fillna("–")
 
 
+def gains(comparison: Comparison, attack: str, control: str) -> dict[str, list[float]]:
+    """Label of each other network -> its points above `control`, one per seed that both have."""
+    pairs = {label: comparison.pairs((label, attack), (control, attack)) for label in comparison.labels}
+    return {label: [gain(*pair) for pair in own.values()] for label, own in pairs.items() if label != control}
+
+
 def against(comparison: Comparison, attack: str, control: str, confidence: float = 0.95) -> pd.DataFrame:
     """method, differences (points, one per common seed), mean, low, high: each method minus `control`.
 
@@ -62,11 +68,11 @@ def against(comparison: Comparison, attack: str, control: str, confidence: float
     they are paired. The interval is Student's, over seeds: it is about other trainings, as McNemar's test is
     about other images. Rows: methods with three seeds or more in common with the control.
     """
-    rows = []
-    for label in comparison.labels:
-        gains = [gain(*pair) for pair in comparison.pairs((label, attack), (control, attack)).values()]
-        if label != control and len(gains) >= FEWEST:
-            rows.append((label, gains, np.mean(gains), *student(gains, confidence)))
+    rows = [
+        (label, own, np.mean(own), *student(own, confidence))
+        for label, own in gains(comparison, attack, control).items()
+        if len(own) >= FEWEST
+    ]
     return pd.DataFrame(rows, columns=["method", "differences", "mean", "low", "high"])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import textwrap
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
@@ -81,16 +82,22 @@ def verdict(comparisons: Sequence[Comparison], trainings: Comparison | None = No
 
 @styled
 def trainings(records: Comparison, names: Sequence[str], control: str = CONTROL) -> Figure:
-    """Every single training's difference to the control of the same seed: three seeds are three dots."""
-    frames = {name: seeds.against(records, name, control) for name in names}
-    order = list(frames[names[0]].sort_values("mean", ascending=False)["method"])
+    """Every single training's difference to the control of the same seed: three seeds are three dots.
+
+    Of networks with several trainings, by their mean under the first attack.
+    """
+    found = {name: seeds.gains(records, name, control) for name in names}
+    means = {label: fmean(own) for label, own in found[names[0]].items() if len(own) > 1}
+    order = sorted(means, key=means.__getitem__, reverse=True)
     titles = records.titles
     figure = new_figure(DOUBLE, 1.0 + ROW * len(order))
     panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
-    for axes, (name, frame) in zip(panels, frames.items(), strict=True):
-        long = frame.explode("differences").astype({"differences": float})
+    for axes, (name, own) in zip(panels, found.items(), strict=True):
+        dots = pd.DataFrame(
+            [(label, points) for label in order for points in own[label]], columns=["method", "points"]
+        )
         sns.stripplot(
-            long, x="differences", y="method", order=order, hue="method", jitter=False, size=4, alpha=0.75,
+            dots, x="points", y="method", order=order, hue="method", jitter=False, size=4, alpha=0.75,
             palette={label: spotlit(label).colour for label in order}, legend=False, ax=axes,
         )  # fmt: skip
         axes.axvline(0, **ZERO)

@@ -141,12 +141,14 @@ def test_methods_in_the_spotlight_have_their_colours_and_the_rest_is_grey(few):
         assert to_rgb(text.get_color()) == to_rgb(expected)
 
 
-def test_three_trainings_are_three_dots():
-    records = comparison(FEW, seeds=(0, 1, 2))
-    frame = seeds.against(records, SOUND, CONTROL).set_index("method")
+@pytest.mark.parametrize("count", [2, 3])
+def test_every_training_is_a_dot(count):
+    records = comparison(FEW, seeds=range(count))
+    gains = seeds.gains(records, SOUND, CONTROL)
+    assert {len(own) for own in gains.values()} == {count}
     (axes,) = differences.trainings(records, [SOUND]).axes
     dots = [points.get_offsets()[:, 0].tolist() for points in axes.collections if len(points.get_offsets())]
-    assert sorted(sum(dots, [])) == pytest.approx(sorted(sum(frame["differences"], [])))
+    assert sorted(sum(dots, [])) == pytest.approx(sorted(sum(gains.values(), [])))
     assert not axes.containers  # and no bars
 
 
