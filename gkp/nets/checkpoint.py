@@ -48,8 +48,8 @@ def save_model(
 
     ValueError, before anything is written, when the path ends otherwise than in .safetensors, and when the
     model holds something that a file cannot describe: modules not in KINDS in place of the network's own,
-    hooks, masks, an extra state (get_extra_state), attributes unlike those of `base` that are no numbers,
-    texts or flat lists of them.
+    hooks, masks, an extra state (get_extra_state), functions and settings unlike those of `base`. Other
+    attributes unlike those of `base`, which may be results of running, are named in an `UnlikeBaseWarning`.
     """
     if Path(path).suffix != ".safetensors":
         raise ValueError(f"{path}: give a name that ends in .safetensors, as only those load")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections import deque
 from collections.abc import Hashable, Iterable, Mapping
-from types import CellType, FunctionType, MethodType
+from types import CellType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 ATOMS = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
+Cached = functools._lru_cache_wrapper
+FUNCTIONS = (FunctionType, MethodType, functools.partial, Cached)
 MANY = 2**22  # numbers of a tensor that are told apart by the tensor's version alone
 
 
@@ -20,7 +23,8 @@ def rebound(value: Any, known: dict[int, Any]) -> Any:
     """`value` with its functions over other objects; known: {id of an object: what stands for it}.
 
     Lists and dictionaries are changed in place, functions made again: their closures, defaults, attributes,
-    the objects of methods and the arguments of partials are looked through. Others stay the same object.
+    the objects of methods, the arguments of partials and what a cache wraps are looked through. Others stay
+    the same object.
     """
     return _rebound(value, known, set())
 
@@ -38,7 +42,7 @@ def _rebound(value: Any, known: dict[int, Any], seen: set[int]) -> Any:
     elif type(value) is tuple:
         items = tuple(_rebound(each, known, seen) for each in value)
         return items if any(a is not b for a, b in zip(items, value, strict=True)) else value
-    elif isinstance(value, (FunctionType, MethodType, functools.partial)) and _holds(value, known, set()):
+    elif isinstance(value, FUNCTIONS) and _holds(value, known, set()):
         return _made_again(value, known, {})
     return value
 
@@ -47,6 +51,8 @@ def _parts(value: Any) -> list[Any]:
     """What a function holds on to, or the items of a list or tuple."""
     if isinstance(value, MethodType):
         return [value.__self__, value.__func__]
+    if isinstance(value, Cached):
+        return [value.__wrapped__]
     if isinstance(value, functools.partial):
         return [value.func, *value.args, *value.keywords.values()]
     if isinstance(value, FunctionType):
@@ -87,6 +93,8 @@ def _made_again(value: Any, known: dict[int, Any], made: dict[int, Any]) -> Any:
         return type(value)(map(again, value))
     if isinstance(value, MethodType):
         return MethodType(again(value.__func__), again(value.__self__))
+    if isinstance(value, Cached):  # with an empty cache: what it holds may be of the other object
+        return functools.lru_cache(**value.cache_parameters())(again(value.__wrapped__))
     if isinstance(value, functools.partial):
         keywords = {name: again(each) for name, each in value.keywords.items()}
         return functools.partial(again(value.func), *map(again, value.args), **keywords)
@@ -121,7 +129,7 @@ def _fingerprint(value: Any, depth: int, seen: set[int]) -> Hashable:
         return _numbers(value)
     if isinstance(value, type):
         return value
-    if not depth or id(value) in seen or isinstance(value, nn.Module):
+    if not depth or id(value) in seen or isinstance(value, (nn.Module, ModuleType, logging.Logger)):
         return type(value), id(value)
     seen.add(id(value))
 
@@ -136,7 +144,7 @@ def _fingerprint(value: Any, depth: int, seen: set[int]) -> Hashable:
         return type(value), each(value)
     if isinstance(value, np.ndarray) and not value.dtype.hasobject:
         return str(value.dtype), value.shape, hash(value.tobytes())
-    if isinstance(value, (FunctionType, MethodType, functools.partial)):
+    if isinstance(value, FUNCTIONS):
         return getattr(value, "__code__", None), each(_parts(value))
     slots = [name for kind in type(value).__mro__ for name in _slots(kind)]
     held = {name: getattr(value, name) for name in slots if hasattr(value, name)}

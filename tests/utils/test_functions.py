@@ -1,6 +1,7 @@
 """gkp.utils.functions: what changed in an object is told, however deep."""
 
 import functools
+import logging
 import threading
 from collections import deque
 from types import SimpleNamespace
@@ -74,3 +75,13 @@ def test_what_holds_itself_has_a_fingerprint() -> None:
     before = fingerprint(value)
     value[0] = 1
     assert fingerprint(value) != before
+
+
+def test_modules_of_python_and_loggers_are_known_by_what_they_are_called_alone() -> None:
+    """A closure over a module of functions, or a logger, reaches half of what is loaded."""
+    library, log = torch.nn.functional, logging.getLogger("gkp.tests")
+    value = [lambda x: library.relu(x), log]
+    before = fingerprint(value)
+    logging.getLogger("gkp.tests.of.another")
+    assert fingerprint(value) == before
+    assert len(repr(before)) < 1000

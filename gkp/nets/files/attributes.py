@@ -11,10 +11,19 @@ import enum
 import functools
 import inspect
 import reprlib
+import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
-from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, SimpleNamespace
+from types import (
+    BuiltinFunctionType,
+    CellType,
+    CodeType,
+    FunctionType,
+    MethodDescriptorType,
+    MethodType,
+    SimpleNamespace,
+)
 from typing import Any
 
 import numpy as np
@@ -26,6 +35,7 @@ from gkp.nets.files.code import asked_for, written
 _PLAIN = (bool, int, float, str, type(None))
 _KEPT = {*vars(nn.Module()), "_compiled_call_impl"}  # by nn.Module itself
 COMPILED = "_orig_mod"  # what torch.compile calls the module inside
+_FUNCTIONS = (FunctionType, BuiltinFunctionType, MethodDescriptorType, functools.partial)
 _BY_PARTS = (SimpleNamespace, argparse.Namespace)
 # Where copies are the same object.
 _SINGLE = (type, enum.Enum, torch.dtype, torch.layout, torch.memory_format)
@@ -63,10 +73,16 @@ def changed(model: nn.Module, base: nn.Module) -> dict[str, Any]:
     }
 
 
+class UnlikeBaseWarning(UserWarning):
+    """An attribute of the network may come back from a file otherwise."""
+
+
 def must_agree(model: nn.Module, loaded: nn.Module) -> None:
     """ValueError that names the first attribute in which `loaded`, of the same structure, is not as `model`.
 
     What forward sets itself may differ, and what one of them lacks unless forward asks whether it is there.
+    Where the values are neither settings nor functions (tensors, objects) they may be results of other code:
+    an `UnlikeBaseWarning` names them.
     """
     same, others = _Agreement(model, loaded).same, dict(loaded.named_modules(remove_duplicate=False))
     kinds = {type(module) for module in model.modules()}
@@ -78,11 +94,23 @@ def must_agree(model: nn.Module, loaded: nn.Module) -> None:
             alone = mine is NONE or theirs is NONE
             if name in results or (alone and name not in asked) or same(mine, theirs):
                 continue
-            raise ValueError(
+            text = (
                 f"{path + '.' if path else ''}{name} cannot be described in a file: it is {_text(mine)} and "
                 f"would be {_text(theirs)} in the loaded network; give a base made with the same settings, "
                 "keep tensors in buffers, or delete what forward does not need"
             )
+            if alone or _is_setting(mine) or _is_setting(theirs):
+                raise ValueError(text)
+            warnings.warn(text, UnlikeBaseWarning, stacklevel=4)
+
+
+def _is_setting(value: Any) -> bool:
+    """Whether a value says what a network is to do: a function, or plain values in containers."""
+    if isinstance(value, Mapping):
+        return all(map(_is_setting, value.values()))
+    if isinstance(value, (list, tuple, set, frozenset, deque)):
+        return all(map(_is_setting, value))
+    return isinstance(value, (*_PLAIN, *_SINGLE, *_FUNCTIONS))
 
 
 def _text(value: Any) -> str:

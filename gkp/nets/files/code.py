@@ -18,8 +18,9 @@ def written(kind: type) -> set[str]:
     """Attributes that forward sets, or whose items it changes: they are its results, no settings."""
     found = set()
     for code in _reached(kind):
+        itself = {"self", *code.co_varnames[:1]}
         last = before = ""  # attributes of self: read last, read by the step before
-        of_self = False  # whether the step before reads self
+        of_self = False  # whether the step before reads self, whatever the method calls it
         for step in dis.get_instructions(code):
             if step.opname == "STORE_ATTR":
                 found.add(step.argval)
@@ -30,7 +31,7 @@ def written(kind: type) -> set[str]:
             before = step.argval if of_self and step.opname == "LOAD_ATTR" else ""
             last = before or last
             read = step.argval if isinstance(step.argval, tuple) else (step.argval,)
-            of_self = step.opname.startswith(("LOAD_FAST", "LOAD_DEREF")) and read[-1] == "self"
+            of_self = step.opname.startswith(("LOAD_FAST", "LOAD_DEREF")) and read[-1] in itself
     return found - {""}
 
 
