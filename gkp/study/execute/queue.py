@@ -33,7 +33,7 @@ def work(queue: Queue, context: Context) -> dict[str, str]:
             run for _, run in queue if run.stem not in failed and not is_complete(run, context.store)
         ]
         ready = [run for run in unfinished if has_start(run, context.store)]
-        possible = affordable(ready, context)
+        possible = affordable(ready, context) or ready  # whose attacks are kept one by one
         with claim_first(possible, context.store.root) as run:
             if run is not None:
                 look_anew(context)
@@ -91,12 +91,12 @@ def has_start(run: Run, store: Store) -> bool:
 
 
 def affordable(runs: list[Run], context: Context) -> list[Run]:
-    """Runs whose estimate fits into the time left; when none fits, all: what they have done is kept."""
+    """Runs whose estimate fits into the time left; when none fits, those that are done epoch by epoch."""
     if context.deadline is None:
         return runs
     left = (context.deadline - time.monotonic()) / 60
     fitting = [run for run in runs if estimates.minutes(run, context.device.type) <= left]
-    return fitting or runs
+    return fitting or [run for run in runs if run.epochs > 1]
 
 
 @contextmanager

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from record_factory import RUN, edited, make_record
+import torch
+from record_factory import RUN, edited, make_record, with_right
 
+from gkp.attacks import Attack
 from gkp.study.analysis.comparison import PROTOCOL
 from gkp.study.report import build as report
 from gkp.study.report.pages import blocks
@@ -54,8 +56,9 @@ def test_a_number_changed_by_hand_is_noticed(root: Path) -> None:
 
 def test_a_changed_record_is_noticed(root: Path) -> None:
     write(root)
-    path = ("checkpoints", "last", "metrics", "benign", "accuracy")
-    Store(root).write(edited(Store(root).find(RUN), (path, 0.89)))
+    record = Store(root).find(RUN)
+    right = torch.arange(record.metrics()["benign"].n) < 89
+    Store(root).write(with_right(record, Attack("none"), right))
     assert "+| l1" in report.check(root)
 
 
