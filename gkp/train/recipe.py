@@ -73,13 +73,17 @@ class Recipe:
                 raise ValueError(f"{name}={getattr(self, name)!r}: give {wanted}")
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov=True needs momentum above 0")
+        if self.adversarial is not None:
+            self._check_attack()
         self._one_way()
 
-    def _one_way(self) -> None:
+    def _check_attack(self) -> None:
         from gkp.attacks import Attack  # which few recipes need
 
-        if not isinstance(self.adversarial, Attack | None):
+        if not isinstance(self.adversarial, Attack):
             raise ValueError(f'adversarial={self.adversarial!r}: give a gkp.attacks.Attack("fgsm", eps=...)')
+
+    def _one_way(self) -> None:
         ways = ("adversarial", "gradient_penalty", "distillation")
         if len(chosen := [name for name in ways if getattr(self, name)]) > 1:
             raise ValueError(f"{chosen[0]} and {chosen[1]} are two ways of fine-tuning: choose one of them")

@@ -36,6 +36,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gkp.study.analysis.compared import untouched
 from gkp.study.runs.record import Filed, Record
 from gkp.study.runs.record_parts import Metric
 from gkp.utils.files import readable_file
@@ -254,7 +255,7 @@ def _pairs(claim: Claim, records: Sequence[Filed], others: Sequence[Filed]) -> l
         {seed: metrics[attack].right for seed, metrics in _measured(claim, side) if attack in metrics}
         for side in sides
     )
-    if len(other) == 1 and all(r.run.recipe is None and not r.pruned for r in sides[1]):
+    if len(other) == 1 and untouched(sides[1]):
         other = dict.fromkeys(own, *other.values())
     sizes = {seed: min(len(own[seed]), len(other[seed])) for seed in sorted(own.keys() & other.keys())}
     return [(own[seed][:n], other[seed][:n]) for seed, n in sizes.items()]

@@ -148,8 +148,8 @@ class Comparison:
 
     def _as_often(self, label: str, own: dict[int, Tensor], other: dict[int, Tensor]) -> dict[int, Tensor]:
         """The answers `own` of the network of that label, for every seed of `other` where no seed made it."""
-        seedless = all(r.run.recipe is None and not r.pruned for r in self if r.label == label)
-        return dict.fromkeys(other, *own.values()) if seedless and len(own) == 1 else own
+        made = [record for record in self if record.label == label]
+        return dict.fromkeys(other, *own.values()) if untouched(made) and len(own) == 1 else own
 
     @cached_property
     def points(self) -> dict[tuple[str, str, str], Point]:
@@ -185,6 +185,11 @@ class Comparison:
     def pruned(self) -> Comparison:
         """The compared networks that are pruned."""
         return Comparison(record for record in self.compared if record.pruned)
+
+
+def untouched(records: Iterable[Record]) -> bool:
+    """Whether these are the start as it was published, neither pruned nor trained: no seed made it."""
+    return all(record.run.recipe is None and not record.pruned for record in records)
 
 
 def _rows(record: Record) -> Iterator[dict[str, Any]]:

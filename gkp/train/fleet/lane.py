@@ -17,6 +17,7 @@ from gkp.train.fleet.flat import Flat
 from gkp.train.fleet.member import Images, Member, pixels
 from gkp.train.fleet.passes import Passes
 from gkp.train.fleet.recording import Job, recorded, unchanged
+from gkp.train.fleet.trial import COUNTER
 from gkp.train.fleet.wide import State, alone, widened
 from gkp.train.history import TITLES, Chosen, EpochRow, History
 from gkp.train.hooks import Hooks, Step
@@ -25,7 +26,6 @@ from gkp.train.recipe import learning_rate
 
 EVALUATION_BATCH = 1000  # images
 PROVED_ON = 8  # images on which the wide network must compute what the narrow one does
-COUNTER = "num_batches_tracked"
 
 
 @dataclass
