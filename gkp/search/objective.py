@@ -106,7 +106,7 @@ def grouped_kernel_distance(weight: Tensor, order: Tensor, arithmetic: str = "fa
 
     arithmetic "released": by SciPy, as the released code, which adds squares in the order of the weights.
     """
-    vectors = weight[order].transpose(1, 2).flatten(2)
+    vectors = weight[order].transpose(1, 2).flatten(2).contiguous()  # 1x1 kernels are a view till here
     if arithmetic == "released":
         from scipy.spatial.distance import cdist
 
