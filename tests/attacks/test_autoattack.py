@@ -12,6 +12,7 @@ from torch import nn
 from gkp.attacks.autoattack import CLEAN, ROBUST, autoattack
 
 CUSTOM = {"version": "custom", "attacks": ("apgd-ce", "apgd-t")}
+FAST = {"version": "custom", "attacks": ("apgd-ce",)}
 
 
 def test_linear_model_in_closed_form(model, images):
@@ -141,7 +142,7 @@ def killed_after(batches):
 
 def test_kill_and_resume(model, images, tmp_path):
     path = tmp_path / "state" / "aa.json"
-    options = {"eps": EPS, "batch_size": 8, "state_path": path, **CUSTOM}
+    options = {"eps": EPS, "batch_size": 8, "state_path": path, **FAST}
     with pytest.raises(Killed):
         autoattack(model, *images, **options, progress=killed_after(2))
     assert len(json.loads(path.read_text())["batches"]) == 2
@@ -158,14 +159,30 @@ def test_kill_and_resume(model, images, tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["aa.json"]
 
 
+@pytest.fixture(scope="module")
+def finished(model, images, tmp_path_factory):
+    """The state of a whole evaluation in batches of 8, and its options."""
+    path = tmp_path_factory.mktemp("finished") / "aa.json"
+    options = {"eps": EPS, "batch_size": 8, "state_path": path, **FAST}
+    autoattack(model, *images, **options)
+    return path.read_bytes(), options
+
+
+@pytest.fixture
+def state(finished, tmp_path):
+    """A state of its own for each test, and the options it goes with."""
+    before, options = finished
+    path = tmp_path / "aa.json"
+    path.write_bytes(before)
+    return path, options | {"state_path": path}
+
+
 @pytest.mark.parametrize(
     "name", ["eps", "norm", "attacks", "seed", "batch_size", "weights", "images", "labels"]
 )
-def test_state_of_another_evaluation_is_refused(model, images, tmp_path, name):
-    path = tmp_path / "aa.json"
+def test_state_of_another_evaluation_is_refused(model, images, state, name):
+    path, options = state
     x, y = images
-    options = {"eps": EPS, "batch_size": 20, "version": "custom", "attacks": ["apgd-ce"], "state_path": path}
-    autoattack(model, x, y, **options)
     before = path.read_bytes()
     changes = {"eps": 0.04, "norm": "L2", "attacks": ["apgd-dlr"], "seed": 1, "batch_size": 10}
     if name in changes:
@@ -200,18 +217,16 @@ def test_damaged_state_is_refused(model, images, tmp_path, content):
 
 
 @pytest.mark.parametrize("change", ["one image more", "batches twice", "a batch too few in between"])
-def test_a_state_with_other_numbers_of_images_is_refused(model, images, tmp_path, change):
-    path = tmp_path / "aa.json"
-    options = {"eps": EPS, "batch_size": 8, "state_path": path, **CUSTOM}
-    autoattack(model, *images, **options)
-    state = json.loads(path.read_text())
-    first, *others = state["batches"]
-    state["batches"] = {
+def test_a_state_with_other_numbers_of_images_is_refused(model, images, state, change):
+    path, options = state
+    written = json.loads(path.read_text())
+    first, *others = written["batches"]
+    written["batches"] = {
         "one image more": [first | {"broken_by": [*first["broken_by"], -1]}, *others],
-        "batches twice": 2 * state["batches"],
+        "batches twice": 2 * written["batches"],
         "a batch too few in between": [first, others[-1]],
     }[change]
-    path.write_text(json.dumps(state))
+    path.write_text(json.dumps(written))
     with pytest.raises(ValueError, match="damaged: its batches are not of these images"):
         autoattack(model, *images, **options)
 

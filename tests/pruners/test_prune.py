@@ -97,7 +97,7 @@ def test_an_unknown_network_needs_an_example() -> None:
 
 @pytest.mark.parametrize("method", ["random", "l1"])
 def test_macs_are_met_by_bisection(method: str) -> None:
-    model = models.create("resnet20")
+    model = models.create("resnet8")
     target = 0.5673 * cost.count(model, X).macs
     pruned, rate = pruners.match_macs(model, pruners.prepare(model, method), target)
     assert cost.count(pruned, X).macs == pytest.approx(target, rel=0.01)

@@ -12,7 +12,7 @@ from gkp.utils.files import sha256_file
 
 ROOT = Path(__file__).parents[2]
 STORE = Store(ROOT)
-IMAGES = 300
+IMAGES = 100
 
 
 @pytest.mark.evidence
@@ -24,7 +24,7 @@ def test_every_claim_comes_out_as_written_down() -> None:
 
 @pytest.mark.evidence
 def test_every_checkpoint_is_the_recorded_one_and_answers_alike(cifar10_test) -> None:
-    """Without attack; other processors round differently on a handful of images, hence one of 300."""
+    """Without attack; other processors round differently on a handful of images, hence one of 100."""
     x, y = cifar10_test.pixels(slice(IMAGES)), cifar10_test.labels[:IMAGES]
     seen = set()
     for record in STORE.all():
