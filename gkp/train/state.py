@@ -84,7 +84,8 @@ def load_state(path: str | Path, identity: dict[str, str]) -> dict:
     """The content saved at `path`, on the CPU. Raises StateError when damaged or of another run."""
     state = _parse(Path(path).read_bytes(), str(path))
     saved = {"attacks": "{}", **state["identity"]}  # states of before there were attacks made none
-    different = [name for name, value in identity.items() if saved.get(name) != value]
+    known = dict.fromkeys((*identity, *saved))  # some parts stand only in states of runs that have them
+    different = [name for name in known if saved.get(name) != identity.get(name)]
     if different:
         raise StateError(
             f"{path} belongs to another run (different {', '.join(different)}): "

@@ -49,6 +49,13 @@ def test_the_state_of_another_run_is_refused(tmp_path, saved_state, what, option
     assert path.read_bytes() == saved_state
 
 
+def test_the_state_of_a_run_with_frozen_weights_is_refused_without_them(tmp_path):
+    quick = {"recipe": replace(QUICK, epochs=1), "state_path": tmp_path / "state.pt"}
+    train(**quick, model=frozen_first())
+    with pytest.raises(StateError, match="different frozen weights"):
+        train(**quick)
+
+
 @settings(max_examples=40, deadline=None)
 @given(place=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255), cut=st.booleans())
 def test_a_damaged_state_is_refused(tmp_path_factory, saved_state, place, flip, cut):
