@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -230,7 +229,3 @@ def plugins(paths: Sequence[Path]) -> None:
             f"the plug-in {line.filename} failed in line {line.lineno}: {type(error).__name__}: {error}; "
             "mend it, or leave it out"
         ) from error
-    for path in paths:
-        loaded = getattr(sys.modules[f"gkp_plugin_{path.resolve().stem}"], "__file__", None)
-        if loaded != str(path.resolve()):
-            raise ValueError(f"the plug-ins {path} and {loaded} have one name: rename one of them")

@@ -14,13 +14,16 @@ VARIABLE = "GKP_PLUGINS"  # how worker processes learn of them; paths joined lik
 def load(paths: Iterable[str | Path]) -> None:
     """Run each file once and remember it for processes started from here.
 
-    FileNotFoundError for a missing file; ValueError naming a file that cannot be read as Python.
-    Whatever else the file raises is its own and comes through.
+    FileNotFoundError for a missing file; ValueError naming a file that cannot be read as Python, and one
+    that has the name of another. Whatever else the file raises is its own and comes through.
     """
     for path in map(Path, paths):
         path = path.resolve()
         name = f"gkp_plugin_{path.stem}"
         if name in sys.modules:
+            loaded = sys.modules[name].__file__
+            if loaded != str(path):
+                raise ValueError(f"the plug-ins {path} and {loaded} have one name: rename one of them")
             continue
         if not path.is_file():
             raise FileNotFoundError(f"no plug-in file {path}: give the path of a Python file")

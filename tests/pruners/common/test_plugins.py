@@ -78,3 +78,18 @@ def test_errors_name_the_file(tmp_path: Path, clean: None) -> None:
     )
     with pytest.raises(ValueError, match="'l1' is already registered"):
         plugins.load([tmp_path / "taken.py"])
+
+
+def test_two_files_of_one_name_are_told_apart(
+    tmp_path: Path, clean: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [tmp_path / folder / "twin.py" for folder in ("one", "other")]
+    for file in files:
+        file.parent.mkdir()
+        file.write_text("")
+    with pytest.raises(ValueError, match=r"other/twin\.py and .*one/twin\.py have one name: rename one"):
+        plugins.load(files)
+    assert os.environ[plugins.VARIABLE] == str(files[0])  # the first stays, and may be given again
+    monkeypatch.setenv(plugins.VARIABLE, os.pathsep.join(map(str, files)))
+    with pytest.raises(ValueError, match="rename one of them"):
+        plugins.load_from_environment()
