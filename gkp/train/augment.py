@@ -69,6 +69,6 @@ def crop_and_flip(images: Tensor, top: Tensor, left: Tensor, flip: Tensor, paddi
     return torch.where(flip[:, None, None, None], cropped.flip(-1), cropped)
 
 
-def pixels(images: Tensor, layout: torch.memory_format) -> Tensor:
+def pixels(images: Tensor, layout: torch.memory_format = torch.channels_last) -> Tensor:
     """uint8 (B, C, H, W) -> float32 in [0, 1]; channels last is the fast layout of convolutions."""
     return images.to(torch.float32, memory_format=layout).div_(255)

@@ -22,20 +22,18 @@ from gkp.evaluate import outcome
 from gkp.train.augment import crop_and_flip, draw_epoch, pixels, stream_seed
 from gkp.train.checks import check, diverged, joins_last, placed_for
 from gkp.train.graphs import Replayed, recordable
-from gkp.train.history import TITLES, Chosen, EpochRow, History
+from gkp.train.history import TITLES, EpochRow, History
 from gkp.train.hooks import Hooks, Step
 from gkp.train.losses import answered, objective, prepared
-from gkp.train.recipe import PAPER, SHORT, Recipe, learning_rate, sgd
+from gkp.train.recipe import Recipe, learning_rate, sgd
 from gkp.train.rounded import reproducible
-from gkp.train.state import StateError, identity_of, load_state, save_state
+from gkp.train.state import identity_of, load_state, save_state
 from gkp.utils.logits import as_logits, logits, told_of_in_place_changes, weight_type
 from gkp.utils.progress import Progress, Task
 
 if TYPE_CHECKING:
     from gkp.attacks import Attack
     from gkp.data import Split
-
-__all__ = ["PAPER", "SHORT", "Chosen", "EpochRow", "History", "Hooks", "Recipe", "StateError", "fine_tune"]
 
 EVALUATION_BATCH = 500  # images
 GRAPH_DEVICES = ("cuda",)

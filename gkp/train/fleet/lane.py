@@ -12,16 +12,16 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gkp.data import Split
-from gkp.train.checks import joins_last, placed
+from gkp.train.augment import pixels
+from gkp.train.checks import diverged, joins_last, placed
 from gkp.train.fleet.flat import Flat
-from gkp.train.fleet.member import Images, Member, pixels
+from gkp.train.fleet.member import Images, Member
 from gkp.train.fleet.passes import Passes
 from gkp.train.fleet.recording import Job, recorded, unchanged
 from gkp.train.fleet.trial import COUNTER
 from gkp.train.fleet.wide import State, alone, widened
 from gkp.train.history import TITLES, Chosen, EpochRow, History
 from gkp.train.hooks import Hooks, Step
-from gkp.train.loop import diverged
 from gkp.train.recipe import learning_rate
 
 EVALUATION_BATCH = 1000  # images

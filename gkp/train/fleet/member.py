@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
@@ -126,8 +126,3 @@ class Images:
             for starts in self.starts:
                 starts[batch] = uniform(starts[batch], generator)
         self.epoch = epoch
-
-
-def pixels(images: Tensor) -> Tensor:
-    """uint8 (B, C, H, W) -> float32 in [0, 1], channels last."""
-    return images.to(torch.float32, memory_format=torch.channels_last).div_(255)

@@ -9,7 +9,7 @@ import torch
 
 from gkp.train.fleet.lane import Lane
 from gkp.train.history import History
-from gkp.train.loop import sgd
+from gkp.train.recipe import sgd
 from gkp.train.state import load_state, save_state
 
 
