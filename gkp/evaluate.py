@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gkp.attacks import Attack, frozen
 from gkp.attacks.ascent import Trace
-from gkp.attacks.linf import check_eps, check_pixels
+from gkp.attacks.linf import check_pixels
 from gkp.attacks.masking import TWICE, masked, repeatable
 from gkp.attacks.outcome import STRENGTH, Outcome
 from gkp.nets.channels.copying import CopyError
@@ -140,10 +140,9 @@ def epsilon_curve(
     """`attack` at every eps, with its step scaled alike (step / eps stays that of `attack`); as `outcome`."""
     ratio = attack.step / attack.eps if attack.eps else 0.0
     _check_images(x, batch_size)
-    model = quick(model, x) if fold else model
+    # `Attack` refuses a wrong eps, before the first takes its time.
     scaled = [replace(attack, eps=eps, step=ratio * eps or attack.step) for eps in epsilons]
-    for each in scaled:  # all of them before the first takes its time
-        check_eps(each.eps, in_pixels=each.space == "pixel")
+    model = quick(model, x) if fold else model
     return [
         outcome(model, x, y, each, batch_size=batch_size, progress=progress, fold=False) for each in scaled
     ]
