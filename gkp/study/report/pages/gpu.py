@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pandas as pd
 
 from gkp.study.analysis import paper as published
@@ -57,22 +55,12 @@ def papers_tables(evidence: Evidence) -> pd.DataFrame:
                 "numbers that wait": str(evidence.waiting.get(name, 0)),
                 "networks for its rows": str(len(rows)),
                 "GPU minutes": f"{own:,.0f}",
-                f"runs of `{name}`": str(len(left)),
+                "suite": f"`{name}`",
+                "its runs left": str(len(left)),
                 "GPU hours": f"{whole / 60:,.1f}",
             }
         )
-    return _renamed(lines)
-
-
-def _renamed(lines: Sequence[dict[str, str]]) -> pd.DataFrame:
-    """The suite's name moves from the header, where it differs, into a column."""
-    rows = []
-    for line in lines:
-        title = next(key for key in line if key.startswith("runs of"))
-        count = line.pop(title)
-        rows.append(line | {"suite": title.removeprefix("runs of "), "its runs left": count})
-    columns = ["paper", "network", "numbers that wait", "networks for its rows", "GPU minutes", "suite"]
-    return pd.DataFrame(rows, columns=[*columns, "its runs left", "GPU hours"])
+    return pd.DataFrame(lines)
 
 
 def needed_minutes(run: Run, store: Store) -> float:
