@@ -120,7 +120,7 @@ def reordered(
 def edges(network: nn.Module) -> list[tuple[str, str]]:
     """Names of convolutions and of the only other one that reads each, through channel-wise operations.
 
-    None when torch.fx cannot trace the network.
+    [] when torch.fx cannot trace the network.
     """
     try:
         return list(_edges(trace(network)))

@@ -129,7 +129,7 @@ def untrained(name: str, classes: int) -> nn.Module:
 
 
 def to_fill(name: str, classes: int) -> nn.Module:
-    """As `_untrained`, for weights of a file; the global random state stays as it is."""
+    """As `untrained`, for weights of a file; the global random state stays as it is."""
     with torch.random.fork_rng(devices=[]):
         return untrained(name, classes)
 

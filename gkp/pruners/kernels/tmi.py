@@ -201,7 +201,7 @@ def tmi_gkp(
     indivisible: str = "skip",
     share: float = 0.0,
 ) -> Cut:
-    """TMI-GKP: groups by `ticket_groups`, kernels by `grouped_kernels.greedy_selection`.
+    """TMI-GKP: groups by `ticket_groups`, kernels by `gkp.pruners.kernels.grouped.greedy_selection`.
 
     snapshots: state_dicts of the same network from its training, in order (the original takes epochs 35
     to 70 of 300). Per snapshot a filter's ticket magnitude increase is sum | |w_final| - |w_t| |. beta,

@@ -1,7 +1,7 @@
 """What an evaluation protocol measures: one change at a time, on the very same networks and images.
 
-Everything here works with those networks that have what is asked for; `missing` names
-the others. Accuracies are in percent, differences in points.
+Everything here works with those networks that have what is asked for. Accuracies are in percent, differences
+in points.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from gkp.study.runs import protocols
 from gkp.study.runs.suites import attacked
 from gkp.utils.stats import mcnemar
 
-FEW = 4
+FEW = 4  # networks that are worth a rank correlation
 NORM, PIXEL = "norm_8/255_step2/255_true", "pixel_8/255_step2/255_true"
 
 
@@ -60,9 +60,6 @@ def unit_changes(ratio: float = attacked.PIXEL_RATIO) -> list[Change]:
         Change(f"{attack_title(old.attack)}: eps x {ratio:g}", old.attack.name, new.attack.name)
         for old, new in zip(before, protocols.rescaled(before, ratio), strict=True)
     ]
-
-
-# ---- what there is -------------------------------------------------------------------------------
 
 
 # ---- one change at a time ------------------------------------------------------------------------
@@ -211,14 +208,14 @@ def _shares(comparison: Comparison, labels: Sequence[str], name: str) -> np.ndar
 
 
 def ranks_text(sources: Sequence[Comparison], first: str, others: Sequence[str]) -> pd.DataFrame:
-    """Text table: rank correlation of every attack with `first`, where more than three networks met both.
+    """Text table: rank correlation of every attack with `first`, where FEW pruned networks or more met both.
 
     sources: of several suites; the first whose networks met an attack is taken for it.
     """
     lines = []
     for other in others:
         for comparison in sources:
-            if len(comparison.having((first, other)).pruned) > 3:
+            if len(comparison.having((first, other)).pruned) >= FEW:
                 r = rank_agreement(comparison, first, other)
                 lines.append(
                     {

@@ -113,7 +113,7 @@ def findings(root: str | Path, comparison: Comparison) -> Findings:
 def strong(root: str | Path, comparison: Comparison) -> Comparison:
     """Networks that met AutoAttack at its smaller eps: these, or the same ones in a suite of their own.
 
-    None before SR-GKP and another have.
+    Without records before SR-GKP and another have.
     """
     known = {(record.label, record.run.network) for record in comparison}
     apart = (r for r in Store(root).of_suite(AUTOATTACK) if (r.label, r.run.network) in known)

@@ -19,7 +19,7 @@ def seconds(record: Record) -> dict[str, float]:
 
 
 def sentence(records: Iterable[Record]) -> str:
-    """ "21 runs, 3:20 in all: pruning 2 %, training 60 %, ..."; "" without a run."""
+    """ "21 runs, 3:20 in all processes: pruning 2 %, training 60 %, ..."; "" without a run."""
     runs = [seconds(record) for record in records]
     total = sum(sum(run.values()) for run in runs)
     if not total:
