@@ -25,11 +25,10 @@ from gkp.search.smoothness import smoothness
 from gkp.study.facts import ablations, attacked, explanations, timings
 from gkp.study.runs.provenance import CODE, provenance
 from gkp.study.runs.record import Fact
-from gkp.study.runs.run import RATE
+from gkp.study.runs.run import GROUPS, RATE
 from gkp.study.runs.store import Store
 
 GOLDEN = CODE / "expected" / "golden"
-GROUPS = 8
 KINDS = ("macs", "params")
 PAPER_TABLES = CODE / "expected" / "paper_cifar10.csv"
 OPTIONS = (
@@ -48,7 +47,7 @@ EXACTLY = {"arithmetic": "released"}  # to the last bits, which may decide betwe
 
 def search_equality() -> dict[str, Any]:
     """How many layers keep the kernels of the released search: 24 random layers, 18 of the ResNet-20."""
-    cases = json.loads((GOLDEN / "kept_kernels_random.json").read_text())
+    cases = json.loads((GOLDEN / "kept_kernels_random.json").read_text("utf-8"))
     random_equal = 0
     for case in cases:
         options = {name: case[name] for name in OPTIONS} | EXACTLY
@@ -56,7 +55,7 @@ def search_equality() -> dict[str, Any]:
         generator = np.random.RandomState(case["weight_seed"])  # noqa: NPY002 - the golden file's generator
         weight = torch.from_numpy((generator.standard_normal(shape) * 0.1).astype(np.float32))
         random_equal += equal(weight, select(weight, **options), case, options)
-    layers = json.loads((GOLDEN / "kept_kernels_resnet20_ba.json").read_text())
+    layers = json.loads((GOLDEN / "kept_kernels_resnet20_ba.json").read_text("utf-8"))
     state = zoo.load_model("resnet20", weights="authors").state_dict()
     options = {"groups": GROUPS, "rate": RATE, **EXACTLY}
     layer_equal, seconds = 0, 0.0
@@ -123,7 +122,7 @@ def _cost_row(network: str, rate: float, printed: dict[str, str]) -> dict[str, A
 def printed_costs(path: Path) -> list[tuple[str, float, dict[str, str]]]:
     """(network, rate, {"macs", "params"} as printed, in millions), once per network and rate."""
     found: dict[tuple[str, float], dict[str, str]] = {}
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             if row["method"] in ("SR-GKP", "Unpruned") and row["macs_m"]:
                 rate = float(row["pruning_rate_percent"]) / 100 if row["method"] == "SR-GKP" else 0.0

@@ -21,10 +21,10 @@ from gkp.nets.channels.groups import channels_of
 from gkp.nets.channels.surgery import SkippedLayers, filter_weight, left_out, prunable_layers, summary
 from gkp.pruners import prune
 from gkp.pruners.kernels.grouped import layers_to_prune
+from gkp.study.runs.run import RATE
 from gkp.utils import files
 
 METHODS = ("l1", "group-norm", "sr-gkp")
-RATE = 0.4375
 SMALL = 64  # height and width at which most convolutional classifiers run; the others at their own
 SEARCHED = 512  # input channels up to which kernels are searched here; in wider networks they are drawn
 Row = dict[str, Any]
@@ -123,7 +123,8 @@ def _changed(model: nn.Module, pruned: nn.Module) -> int:
 
 def load(path: Path) -> dict[str, Row]:
     """The rows in the file, {network: row}; none where it does not exist yet."""
-    return {row["network"]: row for row in json.loads(path.read_text())["rows"]} if path.exists() else {}
+    rows = json.loads(path.read_text("utf-8"))["rows"] if path.exists() else ()
+    return {row["network"]: row for row in rows}
 
 
 def run(path: Path, names: Iterable[str], say: Callable[[str], None] = print) -> dict[str, Row]:
