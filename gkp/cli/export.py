@@ -77,15 +77,13 @@ def export(
 
 
 def _calibration(dataset: str, images: int | None, download: bool) -> Any:
-    """The test images of a data set, or the first of them."""
-    from dataclasses import replace
-
+    """The test images of a data set, or the first of them; ValueError for more than there are."""
     from gkp import data
 
     if dataset not in data.DATASETS:
         raise ValueError(f"--int8 needs images, those of {dataset} are not read here: use gkp.export(data=)")
     split = data.load(dataset, "test", download=download)
-    return replace(split, images=split.images[:images], labels=split.labels[:images])
+    return split if images is None else split.take(images)
 
 
 def lines(report: dict[str, Any]) -> list[str]:

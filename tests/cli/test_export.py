@@ -73,6 +73,7 @@ def test_the_report_as_text() -> None:
         (("--output", "x.onnx", "--batch", "0"), "--batch '0'"),
         (("--output", "x.onnx", "--threads", "all"), "--threads 'all'"),
         (("--output", "x.onnx", "--images", "5"), "images are for --int8"),
+        (("--output", "x.onnx", "--int8", "--images", "9999"), "cannot take 9999 of digits test, 497 images"),
         (("--output", "gone/x.onnx"), "make it first"),
     ],
     ids=str,
