@@ -117,7 +117,7 @@ AnySuite = Annotated[str | None, typer.Option(help="Only this suite; `python -m 
 Rate = Annotated[float, _option(rate("--rate"), "SHARE", "Fraction to remove, between 0 and 1.")]
 Groups = Annotated[
     Any,
-    _option(groups, "N", 'Groups of each grouped convolution, 8 without it; "auto": the fastest here.'),
+    _option(groups, "N", 'Groups of each grouped convolution, 8 without it; "auto": the fastest in PyTorch.'),
 ]
 Epochs = Annotated[
     int | None,
