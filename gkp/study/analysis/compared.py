@@ -176,10 +176,18 @@ class Comparison:
                 found.append(record)
         return Comparison(found)
 
+    @cached_property
+    def seeds_of_each(self) -> dict[str, set[int]]:
+        """Label of a trained network -> the seeds that it was trained with."""
+        found: dict[str, set[int]] = {}
+        for record in self.trained:
+            found.setdefault(record.label, set()).add(record.run.seed)
+        return found
+
     @property
     def seeds(self) -> list[int]:
         """The seeds of the trained networks."""
-        return sorted({record.run.seed for record in self.trained})
+        return sorted(set().union(*self.seeds_of_each.values()))
 
     @property
     def pruned(self) -> Comparison:

@@ -215,9 +215,7 @@ def extra_seeds_text(comparison: Comparison) -> str:
 
 def _seeds(comparison: Comparison) -> tuple[dict[str, set[int]], int, set[int]]:
     """Seeds of every trained network; how many most have; those that all with at least as many share."""
-    seeds: dict[str, set[int]] = {}
-    for record in comparison.trained:
-        seeds.setdefault(record.label, set()).add(record.run.seed)
+    seeds = comparison.seeds_of_each
     counts = [len(one) for one in seeds.values()]
     usual = max(counts, key=lambda n: (counts.count(n), n), default=0)
     common = set.intersection(*(one for one in seeds.values() if len(one) >= usual)) if seeds else set()

@@ -88,22 +88,14 @@ def against_text(comparison: Comparison, attacks: Sequence[str], control: str) -
     return pd.DataFrame(columns).rename_axis("method").reset_index()
 
 
-def of_each(comparison: Comparison) -> dict[str, set[int]]:
-    """The seeds of every trained network, by its label."""
-    found: dict[str, set[int]] = {}
-    for record in comparison.trained:
-        found.setdefault(record.label, set()).add(record.run.seed)
-    return found
-
-
 def in_common(comparison: Comparison, labels: Iterable[str]) -> int:
     """How many seeds all these networks have: on so many trainings a comparison of them rests."""
-    seeds = of_each(comparison)
-    return len(set.intersection(*(seeds[label] for label in labels)))
+    return len(set.intersection(*(comparison.seeds_of_each[label] for label in labels)))
 
 
 def counted(comparison: Comparison, noun: str = "seed") -> str:
     """ "1 seed", "2 seeds" or, where not all networks have as many, "1 to 3 seeds"."""
-    fewest, most = (choose(len(seeds) for seeds in of_each(comparison).values()) for choose in (min, max))
+    counts = [len(own) for own in comparison.seeds_of_each.values()]
+    fewest, most = min(counts), max(counts)
     number = f"{most}" if fewest == most else f"{fewest} to {most}"
     return f"{number} {noun}{'s' * (most > 1)}"

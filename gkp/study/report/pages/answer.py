@@ -104,7 +104,7 @@ def provisional(evidence: Evidence) -> str:
 def long_seeds(evidence: Evidence) -> str:
     """ "1 seed", or "2 seeds (SR-GKP and the control, 1 for the rest)"."""
     long = evidence.comparison(LONG_56)
-    pair, all_of_them = (seeds.in_common(long, names) for names in ((METHOD, CONTROL), seeds.of_each(long)))
+    pair, all_of_them = (seeds.in_common(long, names) for names in ((METHOD, CONTROL), long.seeds_of_each))
     if pair == all_of_them:
         return seeds.counted(long)
     return f"{pair} seeds (SR-GKP and the control, {all_of_them} for the rest)"

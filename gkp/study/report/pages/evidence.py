@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from gkp.study.analysis import claims, seeds
+from gkp.study.analysis import claims
 from gkp.study.analysis.claims import Claim, Verdict
 from gkp.study.analysis.compared import Comparison
 from gkp.study.report.tables import to_markdown
@@ -71,7 +71,7 @@ class Evidence:
         """The seed that what is compared has in common; nothing where there are several."""
         places = [(ours["suite"], ours.get("label")), (ours["suite"], ours.get("against"))]
         places.append((ours.get("before", ours["suite"]), ours.get("label")))
-        found = [seeds.of_each(self.comparison(suite)).get(str(label)) for suite, label in places]
+        found = [self.comparison(suite).seeds_of_each.get(str(label)) for suite, label in places]
         common = set.intersection(*(own for own in found if own), *([set()] if not any(found) else []))
         return common if len(common) == 1 else set()
 

@@ -5,7 +5,6 @@ import re
 import pytest
 from pages_factory import committed_evidence, verdict
 
-from gkp.study.analysis import seeds
 from gkp.study.analysis.labels import CONTROL
 from gkp.study.report.pages import answer
 from gkp.study.report.pages.findings import LONG_56
@@ -26,7 +25,7 @@ def test_four_lines_that_follow_the_verdicts(committed, monkeypatch: pytest.Monk
 
 
 def test_a_setting_has_network_epochs_and_the_seeds_of_what_is_compared(committed) -> None:
-    own = seeds.of_each(committed.comparison(LONG_56))
+    own = committed.comparison(LONG_56).seeds_of_each
     pair = len(own["sr-gkp"] & own[CONTROL])
     assert f"57 epochs, {pair} seed" in answer.first_lines(committed).splitlines()[1]
     everybody = len(set.intersection(*own.values()))
