@@ -36,13 +36,17 @@ def against(comparison: Comparison, attack: str, control: str = CONTROL) -> pd.D
         if label == control or not len(a):
             continue
         rows.append({"method": label, "control": control, "difference": gain(a, b), "p": chance(a, b)})
-    frame = pd.DataFrame(rows, columns=["method", "control", "difference", "p"])
-    frame["p"] = holm(frame["p"])
-    frame["verdict"] = [
+    return judged(pd.DataFrame(rows, columns=["method", "control", "difference", "p"]))
+
+
+def judged(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows with p by Holm over all of them, and the verdict: "better", "worse" or "not significant"."""
+    frame = frame.assign(p=holm(frame["p"]))
+    verdicts = [
         "not significant" if p >= LEVEL else "better" if points > 0 else "worse"
         for points, p in zip(frame["difference"], frame["p"], strict=True)
     ]
-    return frame
+    return frame.assign(verdict=verdicts)
 
 
 def chance(a: Tensor, b: Tensor) -> float:

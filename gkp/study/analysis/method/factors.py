@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gkp.study.analysis.compared import Comparison
 from gkp.study.analysis.comparison import gain
-from gkp.study.analysis.paired import LEVEL, alike, chance, holm
+from gkp.study.analysis.paired import alike, chance, judged
 from gkp.study.facts.explanations import FINALISTS
 from gkp.study.runs import suites
 from gkp.study.runs.record import Record
@@ -188,13 +188,7 @@ def _tested(a: Tensor, b: Tensor) -> dict[str, Any]:
 
 def _corrected(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> pd.DataFrame:
     """The rows with p by Holm over all of them, and in words what that shows."""
-    frame = pd.DataFrame(rows, columns=[*keys, "networks", "n", "difference", "low", "high", "p"])
-    frame["p"] = holm(frame["p"])
-    frame["verdict"] = [
-        "not significant" if p >= LEVEL else "better" if points > 0 else "worse"
-        for points, p in zip(frame["difference"], frame["p"], strict=True)
-    ]
-    return frame
+    return judged(pd.DataFrame(rows, columns=[*keys, "networks", "n", "difference", "low", "high", "p"]))
 
 
 # ---- the finalists -------------------------------------------------------------------------------
