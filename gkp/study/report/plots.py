@@ -128,7 +128,8 @@ def epsilon_curve(records: Comparison, kind: str = "fgsm", names: Sequence[str] 
     figure = new_figure(DOUBLE * 0.75, 3.0)
     axes = figure.subplots()
     labels = [label for label in same.labels if label != CONTROL]
-    gains = {label: [fmean(_gains(same, label, name)) for name in names] for label in labels}
+    by_attack = [seeds.gains(same, name, CONTROL) for name in names]
+    gains = {label: [fmean(own[label]) for own in by_attack] for label in labels}
     for label in sorted(labels, key=lambda label: label in SPOTLIGHT):
         front = label in SPOTLIGHT
         line = spotlit(label).line | {"markersize": 4} if front else {"color": REST, "alpha": 0.45}
@@ -187,12 +188,6 @@ def _names_beside(axes: Axes, x: float, last: Mapping[str, float]) -> None:
         place: dict[str, Any] = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
         place["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # over the line at zero
         axes.annotate(method_title(label), (x, lowest), **place, color=spotlit(label).colour)
-
-
-def _gains(records: Comparison, label: str, name: str) -> list[float]:
-    """Accuracy of `label` minus the control's under an attack, in points, one per common seed."""
-    a, b = alike(records, (label, name), (CONTROL, name))
-    return [100 * float(x.double().mean() - y.double().mean()) for x, y in zip(a, b, strict=True)]
 
 
 def _interval(records: Comparison, name: str) -> list[float]:
