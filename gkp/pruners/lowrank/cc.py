@@ -24,6 +24,7 @@ from gkp.nets.channels.surgery import (
     summary,
 )
 from gkp.nets.grouped import GroupedKernelConv2d, replace_module, take_over, window
+from gkp.pruners.common.gates import drops
 from gkp.pruners.common.images import batch_logits, gradients, sample, scoring_copy
 from gkp.pruners.common.registry import Cut, register
 from gkp.pruners.lowrank.damage import Path, allocation, exponential
@@ -106,14 +107,7 @@ def _without(
     """A copy of `model` in which each layer lacks the channels and the number of directions in `gone`."""
     channels = channels_of(model, example_input)
     units = set(unread_units(model, {name: lost for name, (lost, _) in gone.items()}, example_input))
-    drop = {
-        bundle.producers[0]: torch.isin(
-            channels.filters[bundle.producers[0]], torch.tensor(sorted(units & set(bundle.units)))
-        ).nonzero()[:, 0]
-        for bundle in channels.bundles
-        if units & set(bundle.units)
-    }
-    pruned = remove_filters(model, drop, example_input, channels=channels)
+    pruned = remove_filters(model, drops(channels, channels.bundles, units), example_input, channels=channels)
     filters, inputs = channels.removed(units)
     old, new = unwrapped(model), unwrapped(pruned)
     for name, (lost, directions) in gone.items():
