@@ -69,7 +69,7 @@ def _quantise(file: Path, smaller: Path, batches: _Batches) -> None:
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         # Without special instructions two products of full range would overflow 16 bits.
-        reduce_range="VNNI" not in torch.backends.cpu.get_cpu_capability(),
+        reduce_range=not torch.cpu._is_vnni_supported(),
     )
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 import gkp
 from gkp import data
-from gkp.deploy import exporting, graphs, runtimes
+from gkp.deploy import exporting, graphs, quantised, runtimes
 from gkp.deploy.choice import Choice
 from gkp.deploy.grouping import groupings
 from gkp.nets.deploy import folded
@@ -248,6 +248,25 @@ def test_a_missing_runtime_names_the_command(
     monkeypatch.setattr(runtimes.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="pip install openvino onnx onnxscript"):
         gkp.export(pruned, tmp_path / "net.onnx", runtime="openvino")
+
+
+@pytest.mark.parametrize("vnni", [True, False])
+def test_weights_lose_a_bit_only_where_products_could_overflow(
+    vnni: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnx
+
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: vnni)
+    file, smaller = tmp_path / "net.onnx", tmp_path / "int8.onnx"
+    onnx.save(graphs.chain(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1)), X).proto, file)
+    quantised._quantise(file, smaller, quantised._Batches(X, len(X)))
+    weights = [
+        onnx.numpy_helper.to_array(tensor)
+        for tensor in onnx.load(smaller).graph.initializer
+        if tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) == 4
+    ]
+    assert [len(weight) for weight in weights] == [4, 2]
+    assert {int(np.abs(weight.astype(int)).max()) for weight in weights} == {127 if vnni else 64}
 
 
 def test_the_package_imports_without_runtimes() -> None:
