@@ -43,11 +43,6 @@ class Outcome:
         return int(self.correct.sum()) / self.n
 
     @property
-    def zero_gradient_share(self) -> float | None:
-        """`zero_gradient` as a fraction of all images, in [0, 1]."""
-        return None if self.zero_gradient is None else self.zero_gradient / self.n
-
-    @property
     def interval(self) -> tuple[float, float]:
         """Wilson's 95 % interval of the accuracy (Wilson 1927), as fractions."""
         return wilson(int(self.correct.sum()), self.n)

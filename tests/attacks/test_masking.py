@@ -43,11 +43,9 @@ SHATTERED = {
 def test_a_gradient_of_exactly_zero_is_told(kind) -> None:
     benign, *attacked = evaluations(SHATTERED[kind])
     assert benign.zero_gradient is None
-    assert benign.zero_gradient_share is None
     told = self_check([benign, *attacked])
     for found in attacked:
-        assert found.zero_gradient == int(found.correct.sum()), "every image that stays right is masked"
-        assert found.zero_gradient_share == found.accuracy > 0
+        assert found.zero_gradient == int(found.correct.sum()) > 0, "every image that stays right is masked"
         counts = f"{found.zero_gradient} of {N} images"
         assert any(found.name in s and "exactly zero" in s and counts in s for s in told)
 
