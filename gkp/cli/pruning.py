@@ -94,7 +94,7 @@ def checked_method(wanted: Wanted) -> Method:
         raise ValueError(unknown("pruning method", wanted.method, pruners.methods()))
     method = pruners.get(wanted.method)
     if wanted.groups is not None and method.structure != "grouped kernel":
-        raise ValueError(f"--groups {wanted.groups}: {method.name} removes whole filters; leave it out")
+        raise ValueError(f"--groups {wanted.groups}: {method.name} groups no kernels; leave it out")
     if method.start is not None and wanted.epochs is None:
         raise ValueError(f"{method.name} prunes while it trains: give --epochs, such as --epochs 5")
     if method.start is None and wanted.epochs is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from gkp.pruners.common.group_numbers import Groups
 from gkp.pruners.common.profile import FALLING, Profile
 from gkp.pruners.common.registry import Cut, register
 from gkp.pruners.kernels.grouped import sr_gkp
@@ -18,7 +19,7 @@ from gkp.pruners.kernels.grouped import sr_gkp
 def sr_gkp_b(
     model: nn.Module,
     *,
-    groups: int,
+    groups: Groups,
     example_input: Tensor | None,
     data: object,
     strategy: str = "beam",
