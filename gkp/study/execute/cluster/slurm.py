@@ -32,7 +32,7 @@ MOST_TIMEOUTS = 10**6  # of submitit, which would give a job up after three
 
 @dataclass(frozen=True)
 class Allocation:
-    """What is asked of the cluster. minutes: of each job; cpus, gpus, memory_gb (10^9 bytes): of each job."""
+    """What is asked of the cluster for each job. memory_gb: of 2^30 bytes, as Slurm counts them."""
 
     jobs: int = 1
     minutes: int = 60
