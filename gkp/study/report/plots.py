@@ -33,6 +33,7 @@ from gkp.study.report.style import (
     SPOTLIGHT,
     legend,
     look,
+    names_beside,
     new_figure,
     save,
     spotlit,
@@ -141,7 +142,7 @@ def epsilon_curve(records: Comparison, kind: str = "fgsm", names: Sequence[str] 
         axes.vlines(ends.index, ends[0], ends[1], color=look(METHOD).colour, linewidth=0.8, zorder=4)
         heights += [*ends[0], *ends[1]]
     outside = _cut(axes, gains, heights)
-    _names_beside(axes, radii[-1], {label: own[-1] for label, own in in_colour.items()})
+    names_beside(axes, radii[-1], {label: own[-1] for label, own in in_colour.items()})
     _over_eps(
         axes, radii, [f"{eps:g}\n{control[name]:.0f} %" for eps, name in zip(radii, names, strict=True)]
     )
@@ -177,17 +178,6 @@ def _over_eps(axes: Axes, radii: Sequence[float], words: Sequence[str]) -> None:
     axes.set_xticklabels(words)
     axes.set_xlim(-0.2 * radii[1], 2.6 * radii[-1])
     axes.axhline(0, color=INK, linewidth=0.8, zorder=1)
-
-
-def _names_beside(axes: Axes, x: float, last: Mapping[str, float]) -> None:
-    """Names right of the ends of lines, label -> height, moved up where two would meet."""
-    room = 0.055 * (axes.get_ylim()[1] - axes.get_ylim()[0])
-    lowest = -float("inf")
-    for label, end in sorted(last.items(), key=lambda item: item[1]):
-        lowest = max(end, lowest + room)
-        place: dict[str, Any] = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
-        place["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # over the line at zero
-        axes.annotate(method_title(label), (x, lowest), **place, color=spotlit(label).colour)
 
 
 def _interval(records: Comparison, name: str) -> list[float]:

@@ -12,12 +12,13 @@ from __future__ import annotations
 import functools
 import io
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -217,6 +218,17 @@ def legend(figure: Figure, labels: Iterable[str], columns: int = 6) -> None:
     figure.legend(
         handles=handles, ncols=columns, loc="outside lower center", handletextpad=0.2, columnspacing=1.2
     )
+
+
+def names_beside(axes: Axes, x: float, last: Mapping[str, float]) -> None:
+    """Names right of the ends of lines, label -> height, moved up where two would meet."""
+    room = 0.055 * (axes.get_ylim()[1] - axes.get_ylim()[0])
+    lowest = -float("inf")
+    for label, end in sorted(last.items(), key=lambda item: item[1]):
+        lowest = max(end, lowest + room)
+        place: dict[str, Any] = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
+        place["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # over the line at zero
+        axes.annotate(method_title(label), (x, lowest), **place, color=spotlit(label).colour)
 
 
 def save(figure: Figure, stem: str | Path) -> list[Path]:
