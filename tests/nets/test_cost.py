@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 from fvcore.nn import FlopCountAnalysis
@@ -82,10 +84,25 @@ def test_counting_leaves_no_trace() -> None:
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def test_latency_reports_ordered_quartiles() -> None:
-    timed = cost.latency({"a": torch.relu, "b": torch.sigmoid}, torch.rand(10), rounds=3)
-    assert set(timed) == {"a", "b"}
-    assert all(0 < t.low <= t.median <= t.high for t in timed.values())
+def test_latency_reports_quartiles_of_the_rounds_after_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, order = 0.0, []
+
+    def lasting(name: str, *seconds: float) -> Callable[[torch.Tensor], torch.Tensor]:
+        left = iter(seconds)
+
+        def run(x: torch.Tensor) -> torch.Tensor:
+            nonlocal now
+            now += next(left)
+            order.append(name)
+            return x
+
+        return run
+
+    monkeypatch.setattr(cost.time, "perf_counter", lambda: now)
+    variants = {"a": lasting("a", 100, 200, 5, 1, 2, 4, 3), "b": lasting("b", 50, 60, *[7] * 5)}
+    timed = cost.latency(variants, X, rounds=5)
+    assert timed == {"a": cost.Latency(3, 2, 4), "b": cost.Latency(7, 7, 7)}
+    assert order == ["a", "b"] * 7
     with pytest.raises(ValueError, match="at least 1"):
         cost.latency({}, X, rounds=0)
 

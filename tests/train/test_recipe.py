@@ -35,6 +35,7 @@ def test_paper_recipe_has_the_papers_values():
 def test_scaled_keeps_the_shape_of_the_schedule():
     assert (PAPER.scaled(30).epochs, PAPER.scaled(30).step_epochs) == (30, 10)
     assert PAPER.scaled(1).step_epochs == 1
+    assert PAPER.scaled(5).step_epochs == 2  # the nearest to a third
     assert PAPER.scaled(300) == PAPER
     assert Recipe(epochs=0).scaled(5).epochs == 5
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from many_records import ATTACKS, comparison, many_records
 from record_factory import measured, with_metrics, with_right
-from scipy.stats import binom
+from scipy.stats import binom, spearmanr
 
 from gkp.attacks import Attack
 from gkp.study.analysis import audit
@@ -104,8 +104,23 @@ def test_ranks_agree_with_themselves_and_the_interval_says_how_sure():
     assert (same["networks"], same["images"]) == (5, 400)
 
 
+def test_the_interval_of_a_rank_correlation_lies_about_the_measured_one():
+    """The bootstrap by hand, with SciPy's ranks."""
+    names = (FGSM, "pgd3_norm_8/255_step2/255_true")
+    records = comparison(("random", "l1", "l2", "fpgm", "sr-gkp"))
+    found = audit.rank_agreement(records, *names, draws=20)
+    right = [np.stack([records.right(label, name)[0] for label in records.pruned.labels]) for name in names]
+    measured = spearmanr(*(side.mean(1) for side in right)).statistic
+    n = right[0].shape[1]
+    draws = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=20)
+    again = [spearmanr(*(side @ draw for side in right)).statistic for draw in draws]
+    assert abs(np.mean(again) - measured) > 0.02  # or moving them would change nothing
+    ends = np.quantile(again, (0.025, 0.975)) + measured - np.mean(again)
+    assert [found["correlation"], found["low"], found["high"]] == pytest.approx([measured, *ends])
+
+
 def test_ranks_are_shown_from_the_first_suite_whose_networks_met_the_attack():
-    few, many = comparison(("l1", "l2")), comparison(("random", "l1", "l2", "fpgm", "sr-gkp"))
+    few, many = comparison(("l1", "l2", "random")), comparison(("random", "l1", "l2", "fpgm", "sr-gkp"))
     shown = audit.ranks_text((few, many), FGSM, [FGSM, "highpass_0.3"])
     assert shown.to_dict("records") == [
         {
@@ -117,6 +132,7 @@ def test_ranks_are_shown_from_the_first_suite_whose_networks_met_the_attack():
         }
     ]
     assert audit.ranks_text((few,), FGSM, [FGSM]).empty
+    assert len(audit.ranks_text((comparison(("l1", "l2", "random", "fpgm")),), FGSM, [FGSM])) == 1
 
 
 def test_table_1_has_the_papers_rows_and_ours(few):

@@ -110,6 +110,8 @@ def test_predicted_labels_add_what_the_records_say(few):
     own = few.records[0].metrics()
     gain = own["fgsm_norm_0.01_predicted"].accuracy - own["fgsm_norm_0.01_true"].accuracy
     assert frame.effect.iloc[0] == pytest.approx(100 * gain)
+    first = frame[frame.label == few.records[0].label]
+    assert list(first["benign error"]) == [pytest.approx(100 - 100 * own["benign"].accuracy)] * 2
     text = paired.label_effect_text(frame, dict.fromkeys(frame.attack, "title"))
     assert text["networks"].tolist() == [5, 5]
 

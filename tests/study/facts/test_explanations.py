@@ -55,7 +55,8 @@ def test_no_step_moves_the_logits_further_than_the_bound() -> None:
     assert ratio == pytest.approx((1 + 10 * block) / (1 + block), rel=1e-3)
 
 
-def test_the_bound_is_met_where_only_one_pixel_counts() -> None:
+@pytest.mark.parametrize(("side", "positions"), [(4, 1), (6, 4)])
+def test_the_bound_is_met_where_only_one_pixel_counts(side: int, positions: int) -> None:
     """Stem: ten times the red pixel; blocks: their shortcut alone; logit 0: the mean of that channel."""
     model = models.create("resnet8", std=(0.5, 1.0, 1.0)).eval()
     with torch.no_grad():
@@ -64,10 +65,10 @@ def test_the_bound_is_met_where_only_one_pixel_counts() -> None:
                 module.weight.zero_()
         model.conv1.weight[0, 0, 1, 1] = 10
         model.linear.weight[0, 0] = 3
-    plain, x = folded(model), torch.full((1, 3, 4, 4), 0.9)
-    bound = facts.lipschitz_bound(plain, facts.spectral_norms(plain, x), (4, 4))
+    plain, x = folded(model), torch.full((1, 3, side, side), 0.9)
+    bound = facts.lipschitz_bound(plain, facts.spectral_norms(plain, x), (side, side))
     (jacobian,) = torch.autograd.functional.jacobian(lambda pixels: plain(pixels)[0, :1], x)
-    assert bound == pytest.approx(3 * 10 / 0.5, rel=1e-4)  # one position is left of 4x4
+    assert bound == pytest.approx(3 * 10 / 0.5 / positions**0.5, rel=1e-4)  # so many are left
     assert float(jacobian.norm()) == pytest.approx(bound, rel=1e-3)
 
 
