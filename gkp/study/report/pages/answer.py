@@ -140,10 +140,12 @@ def limits(evidence: Evidence) -> str:
 def small_eps(evidence: Evidence) -> str:
     """What the usual eps leaves of networks trained on clean images and on attacked ones."""
     clean, trained = evidence.verdict("A9"), evidence.comparison(ATTACKED)
-    frame = points(trained, [clean.claim.ours["attack"]])
+    attack = clean.claim.ours["attack"]
+    frame = points(trained, [attack])
     kept = frame[frame.label != "unpruned"]["mean"]
+    images = points(evidence.comparison(clean.claim.ours["suite"]), [attack])["n"].min()
     return (
-        f"At the usual 8/255 in pixels PGD-50 leaves {clean.ours:g} % of 250 images right of the "
+        f"At the usual 8/255 in pixels PGD-50 leaves {clean.ours:g} % of {images} images right of the "
         f"{len(clean.values)} ResNet-20 trained on clean ones that met it: robustness here is about small "
         f"eps. Trained on attacked ones, {len(kept)} keep {kept.min():.0f} to {kept.max():.0f} %."
     )

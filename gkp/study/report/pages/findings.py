@@ -10,6 +10,7 @@ from gkp.study.analysis import seeds
 from gkp.study.analysis.claims import Verdict
 from gkp.study.analysis.comparison import PROTOCOL, pixel_attacks, points, sound_attack
 from gkp.study.analysis.labels import BENIGN, CONTROL, network_title
+from gkp.study.analysis.verdict import ABLATIONS
 from gkp.study.report.pages.evidence import Evidence, answer, compact
 from gkp.study.runs.suites.grids import TELLING
 from gkp.study.runs.suites.trained import TRAINED_LONGER
@@ -117,7 +118,8 @@ def pruned_early(evidence: Evidence, label: str) -> Row:
 def trained_on_attacks(evidence: Evidence) -> Row:
     """SR-GKP against the unpruned network, both trained on attacked images: benign, and PGD-50 by eps."""
     comparison = evidence.comparison(ATTACKED)
-    attacks = (BENIGN, *(name for name in pixel_attacks(comparison, "pgd") if name.startswith("pgd50")))
+    strong = [name for name in pixel_attacks(comparison, "pgd") if comparison.attacks[name].iterations == 50]
+    attacks = (BENIGN, *strong)
     found = {attack: evidence.difference(ATTACKED, attack, CONTROL) for attack in attacks}
     question = "Does SR-GKP, fine-tuned on attacked images (ResNet-20)?"
     titles = {attack: comparison.titles[attack].replace(" +1", "") for attack in attacks}  # of the restart
@@ -129,7 +131,9 @@ def smoothness(evidence: Evidence) -> Row:
     found = {title: evidence.verdict(name) for name, title in SMOOTHNESS.items()}
     size = lines((title, f"{v.ours:.1f} % of groups keep theirs {v.claim.id}") for title, v in found.items())
     question = "Does the search keep the same kernels whatever smoothness weighs in it?"
-    return (question, answer(list(found.values())), size, "4 networks", evidence.short_link("03_ablations"))
+    fact = evidence.store.fact(*ABLATIONS)
+    n = f"{len(fact.facts['smoother']) if fact else 0} networks"
+    return (question, answer(list(found.values())), size, n, evidence.short_link("03_ablations"))
 
 
 def protocol(evidence: Evidence) -> Row:
