@@ -160,6 +160,8 @@ def test_figures_show_seeds_that_the_networks_have_in_common():
     assert found["sr-gkp"] == [0, 1, 2]
     assert "unpruned" in found
     assert "l1" not in found
+    of_two = [r for r in one_has_one if r.label in ("sr-gkp", "l1")]  # of two numbers the larger is usual
+    assert seeds_by_label(compare.evenly(Comparison(of_two))) == {"sr-gkp": [0, 1, 2]}
     assert len(compare.evenly(Comparison([]))) == 0
 
 

@@ -13,6 +13,7 @@ from gkp.study.analysis.compared import Comparison
 from gkp.study.analysis.comparison import PROTOCOL, sound_attack
 from gkp.study.analysis.labels import BENIGN, CONTROL
 from gkp.study.report import tables
+from gkp.study.runs.record import Fact
 from gkp.study.runs.store import Store
 
 ROOT = Path(__file__).parents[3]
@@ -88,6 +89,16 @@ def test_autoattack_counts_where_it_ran(records, tmp_path):
     assert better.endswith("AutoAttack 0.5/255: 0 of 1")
     assert images.endswith("; AutoAttack: 400 images")
     assert without[3] == images.removesuffix("; AutoAttack: 400 images")
+
+
+def test_a_training_on_another_kind_of_device_is_no_measure_of_the_price(records, tmp_path):
+    facts = {"networks": {"resnet20": {"seconds": 0.3}}}
+    Store(tmp_path).write(Fact.of("pruning-time", "cost", facts, {"device": "cpu: a processor"}))
+    own = next(record for record in records if record.label == "sr-gkp")
+    for device, seconds in (("cpu: another", own.training_seconds), ("cuda: a GPU", None)):
+        trained = Comparison([edited(own, (("provenance", "device"), device))])
+        price = verdict.price(tmp_path, trained)
+        assert (price.seconds, price.training_seconds) == (0.3, seconds)
 
 
 def test_the_committed_facts_are_found():
