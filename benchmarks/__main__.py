@@ -28,7 +28,7 @@ from gkp.study.report.tables import to_markdown
 from gkp.study.runs.provenance import provenance
 from gkp.study.runs.record import Fact
 from gkp.study.runs.store import Store
-from gkp.utils.progress import Progress, shown
+from gkp.utils.progress import Progress, showing
 
 Part = dict[str, Any]  # "rows" as of `benchmarks.ratios.row` where it has ratios, and what else it keeps
 GOAL = round(1 / 0.75, 3)  # of large networks: three quarters of the dense time
@@ -103,7 +103,7 @@ def of_deployment(threads: int, name: str, batch: int, runtime: str, root: Path 
     kept = Store(root).fact(speed.SUITE, "deployment")
     found = dict(kept.facts) if kept else {"rows": [], "networks": [], "roofline": []}
     what = f"{network_title(name)}, batch {batch}, {runtime}"
-    with shown(Progress(stream=sys.stderr, prefix=f"{what}, ")):
+    with showing(Progress(stream=sys.stderr, prefix=f"{what}, ")):
         new = deployment.measure(name, batch, runtime, threads=threads, rounds=15 if batch == 1 else 7)
     times = {title: [each / 1000 for each in own] for title, own in new.pop("times").items()}
     for ours in ("sr-gkp", "l1"):

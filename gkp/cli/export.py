@@ -51,7 +51,7 @@ def export(
     from gkp import data, deploy
     from gkp.deploy import runtimes
     from gkp.nets import zoo
-    from gkp.utils.progress import Progress, shown
+    from gkp.utils.progress import Progress, showing
 
     runtimes.check(runtime)
     _, network, dataset = zoo.named_model(model, dataset)
@@ -60,7 +60,7 @@ def export(
     example = torch.zeros(1, 3, data.IMAGE_SIZES[dataset], data.IMAGE_SIZES[dataset])
     zoo.check_fits(network, example, model, dataset)
     split = _calibration(dataset, images, download) if int8 else None
-    with shown(Progress(stream=sys.stderr)):  # standard output is for the result
+    with showing(Progress(stream=sys.stderr)):  # standard output is for the result
         report = deploy.export(
             network,
             output,

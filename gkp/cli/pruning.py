@@ -19,7 +19,7 @@ from gkp.study.execute.context import pick_device
 from gkp.train.recipe import SHORT
 from gkp.utils import assignments
 from gkp.utils.nearest import unknown
-from gkp.utils.progress import Progress, shown
+from gkp.utils.progress import Progress, showing
 
 GROUPS = 8  # of each grouped convolution, where nothing else is asked for
 
@@ -62,7 +62,7 @@ def prune_to_file(output: Path, model: str, dataset: str | None, wanted: Wanted)
         options["recipe"] = replace(SHORT.scaled(wanted.epochs), augment=augment)
     groups: Any = wanted.groups or GROUPS
     device = pick_device(wanted.device)
-    with shown(Progress(stream=sys.stderr)):  # standard output is for the result
+    with showing(Progress(stream=sys.stderr)):  # standard output is for the result
         if groups == "auto":
             groups = deploy.fastest_groups(original, wanted.rate, example)
         pruned = pruners.prune(

@@ -145,7 +145,7 @@ _shown: ContextVar[Progress | None] = ContextVar("shown", default=None)
 
 
 @contextmanager
-def shown(progress: Progress) -> Iterator[None]:
+def showing(progress: Progress) -> Iterator[None]:
     """Inside, long work that has no argument for it shows progress too, see `each_shown`."""
     token = _shown.set(progress)
     try:
@@ -155,7 +155,7 @@ def shown(progress: Progress) -> Iterator[None]:
 
 
 def each_shown(title: str, things: Mapping[str, T], work: Mapping[str, float]) -> Iterator[tuple[str, T]]:
-    """The items one by one, in silence; inside `shown` all but the first are named as they begin.
+    """The items one by one, in silence; inside `showing` all but the first are named as they begin.
 
     work: how much each of them is, in any unit.
     """

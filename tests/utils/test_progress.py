@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from gkp.utils.progress import Progress, Task, clock_text, default_mode, each_shown, shown
+from gkp.utils.progress import Progress, Task, clock_text, default_mode, each_shown, showing
 
 
 class Clock:
@@ -114,12 +114,12 @@ def test_long_work_is_silent_unless_it_is_shown(capsys):
     assert list(each_shown("search", {"a": 10, "b": 20}, work)) == [("a", 10), ("b", 20)]
     assert capsys.readouterr().out == ""
     stream = io.StringIO()
-    with shown(Progress("lines", stream=stream)):
+    with showing(Progress("lines", stream=stream)):
         for name, _ in each_shown("search", {"a": 10, "b": 20}, work):
             assert name == "a" or stream.getvalue().endswith("2 of 2: b\n")  # named before its work is done
     (second,) = stream.getvalue().splitlines()  # what is wrong from the start is told alone
     assert second.startswith("search:  25 %, ")
-    with shown(Progress("lines", stream=stream)), pytest.raises(RuntimeError):
+    with showing(Progress("lines", stream=stream)), pytest.raises(RuntimeError):
         raise RuntimeError
     list(each_shown("search", {"a": 10}, work))
     assert capsys.readouterr().out == ""

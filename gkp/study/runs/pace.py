@@ -62,17 +62,17 @@ def passes(recipe: Recipe) -> float:
 
 def evaluation_minutes(run: Run, device: str = "cpu", entries: Iterable[Entry] | None = None) -> float:
     """The part of `minutes` that the attacks on every kept checkpoint take; of `entries` alone if given."""
-    passes = evaluation_passes(run, entries)
-    return passes / cpu_speed(run) / 60 if device == "cpu" else _attack_minutes(passes, run)
+    needed = evaluation_passes(run, entries)
+    return needed / cpu_speed(run) / 60 if device == "cpu" else _attack_minutes(needed, run)
 
 
 def evaluation_passes(run: Run, entries: Iterable[Entry] | None = None) -> float:
     """Passes of one image, forward and backward, that the attacks on every kept checkpoint take."""
-    passes = 0.0
+    needed = 0.0
     for entry in run.evaluation if entries is None else entries:
         networks = sum(entry.is_for(rule) for rule in run.rules)
-        passes += entry.passes * (entry.n or TEST_IMAGES[run.dataset]) * networks
-    return passes
+        needed += entry.passes * (entry.n or TEST_IMAGES[run.dataset]) * networks
+    return needed
 
 
 def cpu_speed(run: Run) -> float:
@@ -90,5 +90,5 @@ def relative_size(network: str) -> float:
     return sizes[0] / sizes[1]
 
 
-def _attack_minutes(passes: float, run: Run) -> float:
-    return passes * relative_size(run.network) / ATTACK_PASSES / 60
+def _attack_minutes(needed: float, run: Run) -> float:
+    return needed * relative_size(run.network) / ATTACK_PASSES / 60
