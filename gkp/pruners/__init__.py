@@ -230,8 +230,9 @@ def match_macs(
         raise refused
     if error > tolerance * macs:
         raise ValueError(
-            f"no rate comes within {tolerance:.0%} of {macs / 1e6:.3f} M multiply-adds: the nearest misses "
-            f"by {error / macs:.1%} (rate {nearest_rate:.4f}); raise the tolerance or choose another target"
+            f"no rate comes within {100 * tolerance:g} % of {macs / 1e6:.3f} M multiply-adds: the nearest "
+            f"misses by {error / macs:.2%} (rate {nearest_rate:.4f}); raise the tolerance or choose another "
+            "target"
         )
     return nearest, nearest_rate
 
