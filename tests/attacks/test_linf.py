@@ -85,6 +85,20 @@ def test_a_random_start_takes_its_gradient_away_from_the_image():
     assert torch.equal(described.perturb(Valley(), x, y), found)
 
 
+@pytest.mark.parametrize("space", ["pixel", "normalized"])
+def test_random_starts_fill_the_box_evenly(space):
+    """With a step of nothing they are where they fell: in each tenth of the box about as often."""
+    model, eps = SmallNet().eval(), 0.1
+    x, y = torch.full((128, 3, 8, 8), 0.5), torch.zeros(128, dtype=torch.long)
+    radius = torch.tensor(IMAGENET_STD).view(1, 3, 1, 1) * eps if space == "normalized" else eps
+    options = {"eps": eps, "step": 1e-9, "iterations": 1, "space": space}
+    found = pgd(model, x, y, start="random", generator=torch.Generator().manual_seed(0), **options)
+    places = ((found - x) / radius).flatten()
+    assert float(places.abs().max()) <= 1 + 1e-5
+    counts = torch.histc(places, 10, -1, 1)
+    torch.testing.assert_close(counts / counts.mean(), torch.ones(10), rtol=0, atol=0.1)
+
+
 # ---- properties ----------------------------------------------------------------------------------
 
 
