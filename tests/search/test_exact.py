@@ -68,6 +68,12 @@ def test_the_authors_32_channels_are_solved_beyond_all_lists(authors20: torch.nn
     assert (found.cost <= select(weight, groups=1, beta="exact").cost + 1e-6).all()
 
 
+def test_a_gap_is_relative_to_the_cost() -> None:
+    cost, bound = torch.tensor([4.0, -4.0, 3.0]), torch.tensor([3.0, -5.0, 3.0])
+    found = exact.Optimum(torch.zeros(3, 1), cost, bound, torch.tensor([False, False, True]))
+    assert found.gap.tolist() == [0.25, 0.25, 0]
+
+
 def test_gaps_are_none_for_the_optimum_and_some_for_the_worst() -> None:
     weight = layer(4, 4, 9)
     least, optimum = gaps(weight, groups=2, strategy="exact", beta="exact")
