@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gkp.data import Split
 from gkp.nets.channels.copying import copied
+from gkp.train.history import TITLES
 from gkp.train.recipe import Recipe
 from gkp.utils.logits import HALF, check_classes, class_labels, logits, run, weight_type
+
+
+def check_arguments(recipe: Any, teacher: Any, attacks: Collection[str], test: Split | None) -> None:
+    """ValueError unless the recipe and the teacher are some, and attacks have images and names of their own.
+
+    attacks: the names of those that are made after every epoch.
+    """
+    if not isinstance(recipe, Recipe):
+        raise ValueError(f"the recipe is a {type(recipe).__name__}: give gkp.Recipe(epochs=..., lr=..., ...)")
+    if not isinstance(teacher, nn.Module | None):
+        raise ValueError(f"the teacher is a {type(teacher).__name__}: give a network")
+    if attacks and test is None:
+        raise ValueError("attacks are made on the test images after every epoch: give test too")
+    if taken := TITLES.keys() & attacks:
+        raise ValueError(f"an attack is called {min(taken)!r}, as a clean score is: give it another name")
 
 
 def check(model: nn.Module, splits: Mapping[str, Split]) -> None:

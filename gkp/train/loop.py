@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from gkp.evaluate import outcome
 from gkp.train.augment import crop_and_flip, draw_epoch, pixels, stream_seed
-from gkp.train.checks import check, diverged, joins_last, placed_for
+from gkp.train.checks import check, check_arguments, diverged, joins_last, placed_for
 from gkp.train.graphs import Replayed, recordable
-from gkp.train.history import TITLES, EpochRow, History
+from gkp.train.history import EpochRow, History
 from gkp.train.hooks import Hooks, Step
 from gkp.train.losses import answered, objective, prepared
 from gkp.train.recipe import Recipe, learning_rate, sgd
@@ -79,15 +79,8 @@ def fine_tune(
     """
     given = {"training": train, "validation": validation, "test": test}
     splits = {part: split for part, split in given.items() if split is not None}
-    if not isinstance(recipe, Recipe):
-        raise ValueError(f"the recipe is a {type(recipe).__name__}: give gkp.Recipe(epochs=..., lr=..., ...)")
-    if not isinstance(teacher, nn.Module | None):
-        raise ValueError(f"the teacher is a {type(teacher).__name__}: give a network")
+    check_arguments(recipe, teacher, attacks or {}, test)
     check(model, splits)
-    if attacks and test is None:
-        raise ValueError("attacks are made on the test images after every epoch: give test too")
-    if taken := TITLES.keys() & (attacks or {}):
-        raise ValueError(f"an attack is called {min(taken)!r}, as a clean score is: give it another name")
     joined = joins_last(model, train, recipe.batch_size)
     identity = identity_of(model, splits, recipe, seed, attacks or {}, teacher)
     device, hooks, attacks = torch.device(device), hooks or Hooks(), attacks or {}
