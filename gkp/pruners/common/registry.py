@@ -122,13 +122,20 @@ def register(
         raise ValueError(f"{name}: only a method with start= can train from scratch")
 
     def enter(prepare: Callable[..., Cut]) -> Callable[..., Cut]:
-        if name in _METHODS and _METHODS[name].prepare.__qualname__ != prepare.__qualname__:
-            raise ValueError(f"a pruning method called {name!r} is already registered")
+        if name in _METHODS and not _same(_METHODS[name].prepare, prepare):
+            raise ValueError(f"a pruning method called {name!r} is already registered: give another name")
         facts = (name, structure, schedule, needs, citation, summary)
         _METHODS[name] = Method(*facts, prepare, start, from_scratch)
         return prepare
 
     return enter
+
+
+def _same(one: Callable[..., Any], other: Callable[..., Any]) -> bool:
+    """Whether a function came again: its module, file or notebook's cell ran anew."""
+    files = {getattr(getattr(each, "__code__", None), "co_filename", each) for each in (one, other)}
+    again = one.__module__ == other.__module__ or len(files) == 1
+    return again and one.__qualname__ == other.__qualname__
 
 
 def methods() -> tuple[str, ...]:

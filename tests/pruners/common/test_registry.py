@@ -67,6 +67,20 @@ def test_a_name_is_taken_once(table):
     enter = registry.register("l1", structure="filter", citation="none", summary="none")
     with pytest.raises(ValueError, match="'l1' is already registered"):
         enter(other)
+    other.__qualname__ = "l1"  # in another module
+    with pytest.raises(ValueError, match="'l1' is already registered"):
+        enter(other)
+
+
+def test_a_module_may_run_anew(table, tmp_path):
+    code = (
+        "from gkp.pruners.common.registry import register\n"
+        "@register('new', structure='filter', citation='', summary={summary!r})\ndef new(model, **_): ...\n"
+    )
+    for module, file, summary in (("mine", "1", "first"), ("mine", "2", "second"), ("other", "2", "third")):
+        compiled = compile(code.format(summary=summary), tmp_path / file, "exec")
+        exec(compiled, {"__name__": module})
+        assert registry.get("new").summary == summary
 
 
 @pytest.mark.parametrize(
