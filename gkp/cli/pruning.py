@@ -15,13 +15,12 @@ from gkp import data, deploy, pruners
 from gkp.data import Split
 from gkp.nets import checkpoint, cost, zoo
 from gkp.pruners import Method
+from gkp.pruners.common.group_numbers import USUAL
 from gkp.study.execute.context import pick_device
 from gkp.train.recipe import SHORT
 from gkp.utils import assignments
 from gkp.utils.nearest import unknown
 from gkp.utils.progress import Progress, showing
-
-GROUPS = 8  # of each grouped convolution, where nothing else is asked for
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def prune_to_file(output: Path, model: str, dataset: str | None, wanted: Wanted)
         # A mirrored digit is another digit or none.
         augment = "crop" if dataset == "digits" else SHORT.augment
         options["recipe"] = replace(SHORT.scaled(wanted.epochs), augment=augment)
-    groups: Any = wanted.groups or GROUPS
+    groups: Any = wanted.groups or USUAL
     device = pick_device(wanted.device)
     with showing(Progress(stream=sys.stderr)):  # standard output is for the result
         if groups == "auto":
@@ -74,7 +73,8 @@ def prune_to_file(output: Path, model: str, dataset: str | None, wanted: Wanted)
             **options,
         ).cpu()
     after = cost.count(pruned, example)
-    about = {"method": method.name, "rate": wanted.rate, "groups": groups, "start": model}
+    about: dict[str, Any] = {"method": method.name, "rate": wanted.rate, "start": model}
+    about |= {"groups": groups} if method.structure == "grouped kernel" else {}
     about |= {"options": list(wanted.options)} if wanted.options else {}
     about |= {"epochs": wanted.epochs} if wanted.epochs is not None else {}
     checkpoint.save_model(pruned, output, network=network, dataset=dataset, about=about)

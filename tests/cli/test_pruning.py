@@ -58,7 +58,9 @@ def test_every_method_works_from_the_shell(
     assert macs[1] == pytest.approx(cost.count(pruned, torch.zeros(1, 3, 32, 32)).macs / 1e6, abs=1e-3)
     assert before.endswith("one 32x32 image")
     assert saved == "saved  pruned.safetensors"
-    assert checkpoint.read_header(here / "pruned.safetensors")["dataset"] == "digits"
+    header = checkpoint.read_header(here / "pruned.safetensors")
+    assert header["dataset"] == "digits"
+    assert ("groups" in header["about"]) == (pruners.get(name).structure == "grouped kernel")
 
 
 def test_options_reach_the_method_and_stand_in_the_file(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from gkp.utils.nearest import unknown
 from gkp.utils.whole import is_whole
 
 Groups = int | Mapping[str, int]
-USUAL = 8  # the paper's, for layers that a mapping does not name
+USUAL = 8  # the paper's, for layers that a mapping does not name, and for the command line
 
 
 def groups_of(groups: Groups, name: str) -> int:
