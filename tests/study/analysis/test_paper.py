@@ -128,6 +128,8 @@ def test_fewer_of_the_papers_differences_are_visible_with_fewer_images():
     many, few_images = (published.visible(TABLES, {FGSM: 0.2}, n).iloc[0] for n in (10000, 500))
     assert many.pairs == few_images.pairs > 20
     assert few_images.better + few_images.worse < many.better + many.worse < many.pairs
+    ten = published.visible(TABLES, {FGSM: 0.2}, 10).iloc[0]
+    assert (ten.pairs, ten.better, ten.worse) == (many.pairs, 0, 0)  # ten images show no gap of the paper
 
 
 def test_what_is_visible_is_counted_out_of_all_pairs():

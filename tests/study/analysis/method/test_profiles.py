@@ -110,6 +110,7 @@ def test_costs_are_shares_of_the_unpruned_network(store) -> None:
     found = profiles.costs_text(Comparison(store.of_suite(PLAIN))).set_index("network")
     assert found.loc["unpruned + fine-tune", "params left"] == "100.0 %"
     assert found.loc["sr-gkp-b", ["MACs (M)", "params (M)"]].tolist() == ["23.00", "0.150"]
+    assert found.loc["sr-gkp-b", "MACs left"] == f"{100 * 23 / 40.55:.1f} %"
     assert found.loc["sr-gkp-b", "params left"] == f"{100 * 150 / 270:.1f} %"
 
 
