@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from gkp.deploy import graphs, runtimes
 from gkp.deploy.forms import forms_of, in_forms, span
 from gkp.deploy.grouping import Grouping
-from gkp.deploy.timing import interleaved
+from gkp.deploy.timing import interleaved, processor
 from gkp.nets.channels.replacement import channels_last
 from gkp.nets.grouped_layers import window
 from gkp.utils.files import atomic_write_text
@@ -31,23 +31,29 @@ CACHE = "forms.json"
 class Times:
     """Milliseconds of each form by what was measured; kept in a file of `folder` where one is given.
 
-    ValueError for a file that is no such table.
+    Processes and machines may share the folder. ValueError for a file that is no such table.
     """
 
     def __init__(self, folder: str | Path | None = None) -> None:
         self.file = None if folder is None else Path(folder) / CACHE
-        self.known: dict[str, dict[str, float]] = {}
-        if self.file is not None and self.file.exists():
-            try:
-                self.known = json.loads(self.file.read_text("utf-8"))
-            except ValueError as error:
-                raise ValueError(f"{self.file} is damaged ({error}): delete it, and measure again") from error
-            if not isinstance(self.known, dict):
-                raise ValueError(f"{self.file} is no table of times: delete it, or give another cache folder")
+        self.known: dict[str, dict[str, float]] = self._kept()
+
+    def _kept(self) -> dict[str, dict[str, float]]:
+        """What the file holds now."""
+        if self.file is None or not self.file.exists():
+            return {}
+        try:
+            kept = json.loads(self.file.read_text("utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{self.file} is damaged ({error}): delete it, and measure again") from error
+        if not isinstance(kept, dict):
+            raise ValueError(f"{self.file} is no table of times: delete it, or give another cache folder")
+        return kept
 
     def add(self, key: str, ms: dict[str, float]) -> None:
-        self.known[key] = ms
+        self.known |= {key: ms}
         if self.file is not None:
+            self.known = self._kept() | self.known  # with what others measured meanwhile
             atomic_write_text(self.file, json.dumps(self.known, indent=1) + "\n")
 
 
@@ -63,7 +69,8 @@ class Setting:
     def key(self, layer: nn.Module, grouping: Grouping, shape: torch.Size) -> str:
         """All that the times of a layer depend on, in words; shape: of its input, with the batch."""
         parts = [
-            f"{self.runtime} {runtimes.version(self.runtime)} {torch.backends.cpu.get_cpu_capability()}",
+            f"{self.runtime} {runtimes.version(self.runtime)}",
+            f"{processor()} {torch.backends.cpu.get_cpu_capability()}",
             f"{self.threads} threads, {layer}, input {tuple(shape)}",
             f"filters {[len(f) for f in grouping.filters]}",
             f"channels {[f'{len(c)} in a row' if span(c) else len(c) for c in grouping.channels]}",

@@ -9,8 +9,8 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import secrets
 import stat
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -24,25 +24,27 @@ class DownloadError(FileNotFoundError):
 def atomic_write_bytes(path: str | Path, data: bytes) -> None:
     """Write `data` to `path` such that a reader sees the old content or the new, never a part.
 
-    The data go to a temporary file in the same folder, reach the disk, and are renamed. When
-    anything fails (full disk, read-only folder, Ctrl-C), the temporary file is removed, the old
-    content stays, and the error reaches the caller; an OSError names `path`. Missing parent folders are
-    made. FileExistsError for a folder, a device, a pipe or a socket; see `writable_place` for links.
+    The data go to a temporary file in the same folder, reach the disk, and are renamed; the permissions
+    of a file that was there stay. When anything fails (full disk, read-only folder, Ctrl-C), the
+    temporary file is removed, the old content stays, and the error reaches the caller; an OSError names
+    `path`. Missing parent folders are made. FileExistsError for a folder, a device, a pipe or a socket;
+    see `writable_place` for links.
     """
     target = writable_place(path)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         # The name is shortened, since a temporary one is longer than what may be as long as names can be.
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:40]}.", suffix=".tmp")
+        temporary = target.parent / f".{target.name[:40]}.{secrets.token_hex(8)}.tmp"
         try:
-            with os.fdopen(handle, "wb") as file:
+            with open(temporary, "xb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())
+            if target.exists():
+                os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
             os.replace(temporary, target)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
         # Writing names no file, and the others name the temporary one.
@@ -174,10 +176,3 @@ def download(
         path.unlink()
         raise
     return path
-
-
-def _umask() -> int:
-    # Python can read the umask only by setting it.
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

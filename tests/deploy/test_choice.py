@@ -33,6 +33,21 @@ def test_times_are_measured_once_and_kept(
         measured(conv, GROUPING, torch.Size((2, 4, 6, 6)), again)  # another batch
 
 
+def test_what_another_process_measured_meanwhile_stays(tmp_path: Path) -> None:
+    one, other = Times(tmp_path), Times(tmp_path)
+    one.add("a", {"dense": 1.0})
+    other.add("b", {"dense": 2.0})
+    assert Times(tmp_path).known == {"a": {"dense": 1.0}, "b": {"dense": 2.0}}
+
+
+def test_times_of_another_processor_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = set()
+    for name in ("one", "other"):
+        monkeypatch.setattr(choice, "processor", lambda name=name: name)
+        keys.add(Setting("torch", 1).key(nn.Conv2d(4, 4, 3), GROUPING, torch.Size((1, 4, 6, 6))))
+    assert len(keys) == 2
+
+
 def test_a_damaged_cache_is_named(tmp_path: Path) -> None:
     for content in ("{", "[1]"):
         (tmp_path / choice.CACHE).write_text(content)

@@ -31,6 +31,14 @@ def test_a_written_file_has_the_usual_permissions(tmp_path):
     assert modes[0] == modes[1]
 
 
+def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path):
+    path = tmp_path / "private"
+    path.write_bytes(b"old")
+    path.chmod(0o600)
+    files.atomic_write_bytes(path, b"new")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_a_failing_write_keeps_the_old_file_and_leaves_no_trace(tmp_path, monkeypatch, error):
     path = tmp_path / "record.json"
@@ -126,11 +134,12 @@ def test_an_error_names_the_file_and_not_the_temporary_one(tmp_path, monkeypatch
     def fail(*_):
         raise OSError(28, "No space left on device", "/tmp/other")
 
+    (tmp_path / "x").write_bytes(b"0")
     monkeypatch.setattr(os, call, fail)
     with pytest.raises(OSError, match="No space left") as caught:
         files.atomic_write_bytes(tmp_path / "x", b"1")
     assert (caught.value.errno, caught.value.filename) == (28, str(tmp_path / "x"))
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [tmp_path / "x"]
 
 
 @pytest.mark.parametrize(("variable", "value"), [("HOME", ""), ("GKP_CACHE", "~no-such-user/cache")])

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from gkp.deploy.timing import processor
 from gkp.nets.files.tensors import tensors_sha256
 from gkp.train.rounded import rounds
 from gkp.utils.files import sha256_file
@@ -49,10 +50,7 @@ def device_name(device: torch.device | str) -> str:
     device = torch.device(device)
     if device.type == "cuda":
         return f"cuda: {torch.cuda.get_device_name(device)}"
-    names = Path("/proc/cpuinfo")
-    lines = names.read_text().splitlines() if names.exists() else []
-    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
-    return f"{device.type}: {model or platform.processor() or platform.machine()}"
+    return f"{device.type}: {processor()}"
 
 
 def peak_memory_mb(device: torch.device | str) -> dict[str, float]:
