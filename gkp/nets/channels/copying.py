@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
 from gkp.utils.functions import rebound
@@ -26,26 +26,43 @@ def copied(model: Network) -> Network:
 
     copy.deepcopy refuses those: masked weights of torch.nn.utils, features kept from the last forward. They
     are copied as values; whatever computes them does so again. Attributes of parameters stay. It takes
-    functions as they are, too: hooks and lambdas over `self` here mean the copy. CopyError names what else
-    cannot be copied.
+    functions as they are, too: hooks and lambdas over `self` here mean the copy. Of programs of
+    torch.fx it forgets modes, hooks and attributes, which are set again. CopyError names what else cannot
+    be copied.
     """
     memo: dict[int, Any] = {}
     for module in model.modules():
         for tensor in _tensors(vars(module)):
             if not tensor.is_leaf:
                 memo[id(tensor)] = tensor.detach().clone()
+    seen = dict(memo)
     try:
-        new = copy.deepcopy(model, dict(memo))
+        new = copy.deepcopy(model, seen)
     except Exception as error:  # whatever the classes of a user raise
         raise CopyError(f"the network cannot be copied: {_culprit(model, memo) or error}") from error
     for old, parameter in zip(model.parameters(), new.parameters(), strict=False):
         with_attributes(parameter, old)
     pairs = list(zip(model.modules(), new.modules(), strict=False))
+    for old_module, module in pairs:
+        if isinstance(old_module, fx.GraphModule):
+            _complete(module, old_module, seen)
     known = _counterparts(pairs)
     for _, module in pairs:
         for name, value in vars(module).items():
             vars(module)[name] = rebound(value, known)
     return new
+
+
+def _complete(new: nn.Module, old: fx.GraphModule, memo: dict[int, Any]) -> None:
+    """Give `new`, a copy of a program, what the program does not copy of itself. memo: of copy.deepcopy."""
+    for name, value in vars(old).items():
+        if name not in vars(new) or "_hook" in name:
+            vars(new)[name] = copy.deepcopy(value, memo)
+    modes = {name: module.training for name, module in old.named_modules(remove_duplicate=False)}
+    if new.training != old.training:
+        new.train(old.training)  # which may exchange its graph
+    for name, module in new.named_modules():
+        module.training = modes.get(name, module.training)
 
 
 def with_attributes(new: Value, old: Tensor) -> Value:

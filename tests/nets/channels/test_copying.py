@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.utils import prune
+from torchvision.models.feature_extraction import create_feature_extractor
 
 import gkp
 from gkp.attacks import Attack
@@ -325,6 +326,27 @@ def test_a_pruned_network_comes_back_as_if_it_had_never_run() -> None:
     pruned = gkp.prune(Changing(), "l1", example_input=torch.rand(1, 3, 8, 8))
     assert pruned.meter.n == pruned.calls.sum() == 0
     assert list(pruned.recent) == [0]
+
+
+PROGRAMS = {"trace": fx.symbolic_trace, "extractor": lambda net: create_feature_extractor(net, {"4": "out"})}
+
+
+def program(kind: str) -> nn.Module:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 4, 3)]
+    return PROGRAMS[kind](nn.Sequential(*layers).eval()).eval()
+
+
+@pytest.mark.parametrize("kind", PROGRAMS)
+def test_programs_of_torch_fx_keep_modes_hooks_and_attributes(kind: str) -> None:
+    model, x = program(kind), torch.rand(1, 3, 8, 8)
+    model.note = "mine"
+    model.register_forward_hook(lambda *_: torch.ones(1))
+    pruned = gkp.prune(model, "l1", rate=0.5, example_input=x)
+    for new in (copied(model), copied(copied(model)), pruned):
+        assert not any(module.training for module in new.modules())
+        assert (new.note, new.code, new(x)) == ("mine", model.code, 1)
+    assert copied(model.train()).training
 
 
 def test_what_cannot_be_copied_is_counted_all_the_same() -> None:
