@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from typing import Any
 
@@ -10,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from gkp.nets import cost
+from gkp.nets.channels.groups import forget, is_known
 from gkp.nets.channels.layers import copied, uncompiled
-from gkp.nets.channels.proof import must_run
+from gkp.nets.channels.proof import UnlikeError, must_run
 from gkp.nets.channels.running import undrawn
 from gkp.nets.channels.surgery import default_input, guessed_input
 from gkp.pruners import (  # noqa: F401, importing a family registers its methods
@@ -150,15 +152,44 @@ def prepare(
     refuse_non_finite(inner)
     if entry.needs.startswith("images") and data is None:
         raise ValueError(f"{method} scores with {entry.needs}: give data=gkp.data.load(...)")
-    with full_precision(), undrawn():
-        cut = entry.prepare(inner, groups=groups, example_input=example_input, data=data, **options)
+    common = {"groups": groups, "example_input": example_input, "data": data, **options}
+    cut = _Cut(inner, entry, common)
+    return lambda rate: _wrapped(cut(rate), model)
+
+
+class _Cut:
+    """The `Cut` of a method; where it fails on channels known from an earlier call, on a new look at them."""
+
+    def __init__(self, model: nn.Module, entry: Method, common: dict[str, Any]) -> None:
+        self.model, self.known = model, is_known(model)
+        self.make = functools.partial(entry.prepare, model, **common)
+        try:
+            self.cut = self._made()
+        except ValueError:
+            if not self.known:
+                raise
+            self.cut = self._made_anew()
 
     @full_precision()
     @undrawn()
-    def cut_and_wrapped(rate: float) -> nn.Module:
-        return _wrapped(cut(rate), model)
+    def __call__(self, rate: float) -> nn.Module:
+        try:
+            return self.cut(rate)
+        except UnlikeError:
+            if not self.known:
+                raise
+        self.cut = self._made_anew()
+        return self.cut(rate)
 
-    return cut_and_wrapped
+    @full_precision()
+    @undrawn()
+    def _made(self) -> Cut:
+        return self.make()
+
+    def _made_anew(self) -> Cut:
+        forget(self.model)
+        self.known = False
+        return self._made()
 
 
 def start(

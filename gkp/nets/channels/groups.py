@@ -11,19 +11,17 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from gkp.nets.channels.feeds import Feed, feeds, gates
-from gkp.nets.channels.layers import in_groups, mixes, sizes, unwrapped, weights_reason
+from gkp.nets.channels.layers import in_groups, mixes, signature, sizes, unwrapped, weights_reason
 from gkp.nets.channels.probe import probe
 from gkp.nets.channels.replacement import shared_weights
 from gkp.nets.channels.running import Modes, modes
-from gkp.utils.functions import fingerprint
 from gkp.utils.precision import full_precision
 
 TIED = "its filters are summed with those of"
@@ -274,36 +272,26 @@ def _bundles(
     return bundles
 
 
-# Attributes that every module has and that its function does not depend on, or that are looked at apart.
-_SEEN_AGAIN = {"_forward_hooks", "_forward_pre_hooks", "_buffers"}
-_EVERY = {*vars(nn.Module()), "_compiled_call_impl"} - _SEEN_AGAIN
 _KNOWN: weakref.WeakKeyDictionary[nn.Module, tuple[tuple, Channels]] = weakref.WeakKeyDictionary()
 
 
-def _signature(model: nn.Module, x: Tensor) -> tuple:
-    """What the channels depend on and a user may change: layers, settings, shapes, the example's shape."""
-    layers = tuple((name, id(m), type(m), _settings(m)) for name, m in model.named_modules())
-    tensors = tuple((name, id(p), fingerprint(p), tuple(p.shape)) for name, p in model.named_parameters())
-    return (layers, tensors, tuple(x.shape), x.dtype)
+def is_known(model: nn.Module) -> bool:
+    """Whether `channels_of` has looked at `model` before."""
+    return model in _KNOWN
 
 
-def _settings(module: nn.Module) -> Hashable:
-    """Its attributes, its hooks and, but for those of a norm, which learn, its buffers: as they are now."""
-    if isinstance(module, torch.jit.ScriptModule) or "_orig_mod" in module._modules:
-        return ()  # what it wraps does not change, or is looked at itself
-    own = {name: value for name, value in vars(module).items() if name not in _EVERY}
-    if isinstance(module, _NormBase):
-        del own["_buffers"]
-    return fingerprint(own)
+def forget(model: nn.Module) -> None:
+    """`channels_of` looks at `model` anew next time: a forward may read what `signature` does not see."""
+    _KNOWN.pop(model, None)
 
 
 def channels_of(model: nn.Module, x: Tensor) -> Channels:
     """`analyse`, proved by `gkp.nets.channels.proof`, once for every network and shape of the example."""
     from gkp.nets.channels.proof import proved
 
-    signature = _signature(model, x)
+    now = signature(model, x)
     known = _KNOWN.get(model)
-    if known is None or known[0] != signature:
-        known = (signature, proved(model, analyse(model, x), x))
+    if known is None or known[0] != now:
+        known = (now, proved(model, analyse(model, x), x))
         _KNOWN[model] = known
     return known[1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch.nn.utils import parametrize
 
 from gkp.nets.channels.copying import copied as copied  # here for those who take layers apart
 from gkp.nets.channels.replacement import replace_module
+from gkp.utils.functions import fingerprint
 
 CHANNEL_NORMS = ("FrozenBatchNorm2d",)  # of torchvision and detectron2: buffers, one number a channel
 
@@ -151,3 +152,27 @@ def _parts(value: Any) -> Iterable[Any]:
 
 def _names(slots: str | Iterable[str]) -> Iterable[str]:
     return (slots,) if isinstance(slots, str) else slots
+
+
+# ---- what may have changed -------------------------------------------------------------------------
+
+# Attributes that every module has and that its function does not depend on, or that are looked at apart.
+_SEEN_AGAIN = {"_forward_hooks", "_forward_pre_hooks", "_buffers"}
+_EVERY = {*vars(nn.Module()), "_compiled_call_impl"} - _SEEN_AGAIN
+
+
+def signature(model: nn.Module, x: Tensor) -> tuple:
+    """What the channels depend on and a user may change: layers, settings, shapes, the example's shape."""
+    layers = tuple((name, id(m), type(m), _settings(m)) for name, m in model.named_modules())
+    tensors = tuple((name, id(p), fingerprint(p), tuple(p.shape)) for name, p in model.named_parameters())
+    return (layers, tensors, tuple(x.shape), x.dtype)
+
+
+def _settings(module: nn.Module) -> Hashable:
+    """Its attributes, its hooks and, but for those of a norm, which learn, its buffers: as they are now."""
+    if isinstance(module, torch.jit.ScriptModule) or "_orig_mod" in module._modules:
+        return ()  # what it wraps does not change, or is looked at itself
+    own = {name: value for name, value in vars(module).items() if name not in _EVERY}
+    if isinstance(module, _NormBase):
+        del own["_buffers"]
+    return fingerprint(own)

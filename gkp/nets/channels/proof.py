@@ -28,6 +28,10 @@ LOUD = 10  # times the example, for clipping and other thresholds that the examp
 SECONDS = 600.0  # for one network
 
 
+class UnlikeError(ValueError):
+    """A pruned network does not compute what the whole one with zeros does."""
+
+
 @dataclass(frozen=True)
 class Trial:
     """One input of the proof; `where` says in words when it is, `tolerance` is that of `alike`."""
@@ -177,9 +181,10 @@ def alike(a: Tensor, b: Tensor, tolerance: float = TOLERANCE) -> bool:
 
 @full_precision()
 def must_agree(pruned: nn.Module, reference: nn.Module, x: Tensor, how: str) -> None:
-    """ValueError unless both networks give the same on x, up to rounding in their own precision.
+    """UnlikeError unless both networks give the same on x, up to rounding in their own precision.
 
     Both run in eval mode, where a forward may change its network: of `pruned` a copy, `reference` itself.
+    ValueError where there is nothing finite to compare.
     """
     whole = _answers(reference, x)
     if _nothing_finite(whole):
@@ -191,13 +196,13 @@ def must_agree(pruned: nn.Module, reference: nn.Module, x: Tensor, how: str) -> 
     try:
         rest = _answers(trial, x)
     except ValueError as error:
-        raise ValueError(
+        raise UnlikeError(
             f"{how} the network does not run any more ({error.__cause__!r}): it is not pruned; try another "
             "method, and please report the network"
         ) from error
     tolerance = max((ROUNDING.get(each, 0.1) for each in _precisions(reference)), default=0.1)
     if len(whole) != len(rest) or not all(alike(b, a, tolerance) for a, b in zip(whole, rest, strict=True)):
-        raise ValueError(
+        raise UnlikeError(
             f"{how} the network would compute something else than the same network with zeros: it is not "
             "pruned; try another method, and please report the network"
         )

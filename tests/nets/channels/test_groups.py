@@ -158,3 +158,34 @@ def test_training_and_running_change_no_analysis() -> None:
     model(x).sum().backward()
     torch.optim.SGD(model.parameters(), 0.1).step()
     assert channels_of(model, x[:1]) is known
+
+
+class Mixing(nn.Module):
+    """Its forward reads an attribute of its class: whether filters are mixed, or summed."""
+
+    way = "plain"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.d = (nn.Conv2d(n, 8, 3, padding=1) for n in (3, 8, 8, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        act = nn.Softmax(1) if self.way == "mixed" else nn.ReLU()
+        x = act(self.a(x))
+        y = act(self.b(x))
+        return self.d(act(self.c(x + y if self.way == "summed" else y)))
+
+
+@pytest.mark.parametrize("method", ["l1", "group-norm"])
+def test_what_changes_outside_of_the_network_is_seen_again(method: str, monkeypatch) -> None:
+    torch.manual_seed(1)
+    model, x = Mixing(), torch.rand(1, 3, 8, 8)
+    gkp.prune(model, method, example_input=x)
+    monkeypatch.setattr(Mixing, "way", "summed")
+    expected, found = (gkp.prune(each, method, example_input=x) for each in (copied(model), model))
+    assert torch.equal(found(x), expected(x))
+    monkeypatch.setattr(Mixing, "way", "mixed")
+    with pytest.raises(ValueError, match="a: what lies between a and b mixes its filters"):
+        gkp.prune(model, method, example_input=x)
+    monkeypatch.setattr(Mixing, "way", "plain")
+    assert gkp.prune(model, method, example_input=x).a.out_channels < 8
