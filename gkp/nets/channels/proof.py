@@ -99,10 +99,10 @@ def failure(model: nn.Module, channels: Channels, bundles: list[Bundle], trials:
 def _several(units: tuple[int, ...], place: int) -> set[int]:
     """Two units or more, and not all but one if there is a choice; their number goes up with `place`."""
     count = 2 + place % max(1, len(units) - 3)
-    others = [unit for unit in units if unit not in (units[0], units[-2])]
+    others = [unit for unit in units if unit not in (units[0], units[-1])]
     step = 0.618 * len(others)
     order = sorted(range(len(others)), key=lambda i: (i * step) % max(1, len(others)))
-    return {units[0], units[-2], *(others[i] for i in order[: count - 2])}
+    return {units[0], units[-1], *(others[i] for i in order[: count - 2])}
 
 
 def difference(model: nn.Module, channels: Channels, units: set[int], trials: list[Trial]) -> str | None:

@@ -189,3 +189,15 @@ def test_what_changes_outside_of_the_network_is_seen_again(method: str, monkeypa
         gkp.prune(model, method, example_input=x)
     monkeypatch.setattr(Mixing, "way", "plain")
     assert gkp.prune(model, method, example_input=x).a.out_channels < 8
+
+
+def test_channels_that_are_rolled_stay_as_the_last_one_moves_to_the_front() -> None:
+    class Rolled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = (nn.Conv2d(n, 8, 3, padding=1) for n in (3, 8, 8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.c(self.b(self.a(x).relu().roll(1, 1)).relu())
+
+    assert list(prunable_layers(Rolled(), torch.rand(1, 3, 8, 8))) == ["b"]
