@@ -172,6 +172,19 @@ def test_concatenated_features_stay_for_an_exit_as_wide_as_their_reader():
     assert tuple(prunable_layers(model, X)) == ("a", "d")
 
 
+def test_features_stay_that_those_of_an_input_not_given_are_added_to():
+    class Sized(Net):
+        def forward(self, x: Tensor, size: Tensor | None = None) -> Tensor:
+            features = self.body(x)
+            return self.head(features if size is None else features + self.size(size)[:, :, None, None])
+
+    model = Sized(lambda *_: None, size=nn.Linear(2, 8), d=nn.Conv2d(8, 6, 3), fc=nn.Linear(6, 5))
+    with pytest.warns(gkp.SkippedLayers, match="size, which the example does not reach"):
+        small = gkp.prune(model, "l1", rate=0.5, example_input=X)
+    assert (small.c.out_channels, small.d.out_channels) == (8, 3)
+    assert small(X, torch.rand(1, 2)).shape == (1, 5)
+
+
 def test_a_tensor_that_nothing_reads_keeps_layers_of_its_size():
     model = plain(d=nn.Conv2d(8, 6, 3), fc=nn.Linear(6, 5))
     model.register_buffer("centres", torch.zeros(5, 8))

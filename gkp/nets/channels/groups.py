@@ -27,8 +27,8 @@ from gkp.utils.precision import full_precision
 TIED = "its filters are summed with those of"
 TO_OUTPUT = "its filters are the network's output"
 UNREACHED = (
-    "{reader}, which the example does not reach, may read its filters (it has {width} channels): give an "
-    "example that reaches it, or take it out of the network"
+    "{reader}, which the example does not reach, may read its filters or be summed with them (it has {width} "
+    "channels): give an example that reaches it, or take it out of the network"
 )
 ORDINARY = (TIED, TO_OUTPUT)  # reasons that are how networks are built, nothing to wonder about
 
@@ -182,22 +182,24 @@ def _pin_layers(nodes: _Nodes, model: nn.Module, modules: Mapping[str, nn.Module
 
 
 def _pin_for_unread(nodes: _Nodes, modules: Mapping[str, nn.Module], unread: Mapping[str, nn.Module]) -> None:
-    """Pin whatever weights that the example does not reach may read: all channels whose number is theirs.
+    """Pin whatever may meet weights that the example does not reach: all channels whose number is theirs.
 
-    Nobody can know who feeds an exit that is not taken, a layer of another method or the tensor of a loss.
+    Nobody can know who feeds an exit that is not taken, a layer of another method or the tensor of a loss,
+    nor what the features of an input that was not given are added to.
     """
-    widths: dict[int, tuple[str, bool]] = {}  # number of channels: (who has it, may they be flattened maps?)
+    widths: dict[tuple[int, bool], str] = {}  # (number of channels, may they be flattened maps?): who has it
     for name, owner in unread.items():
         known = mixes(owner) or in_groups(owner)
         if known and name.rpartition(".")[2] != "weight":
             continue
-        for width in sizes(owner)[:1] if known else _owner_shape(owner, name):
-            widths.setdefault(width, (_owner(name) if known else name, isinstance(owner, nn.Linear)))
+        for place, width in enumerate(sizes(owner) if known else _owner_shape(owner, name)):
+            flattened = isinstance(owner, nn.Linear) and not place
+            widths.setdefault((width, flattened), _owner(name) if known else name)
     for name, module in modules.items():
         if in_groups(module):
             continue
         for channels, side in zip(sizes(module), (nodes.inputs, nodes.filters), strict=True):
-            for width, (reader, flattened) in widths.items():
+            for (width, flattened), reader in widths.items():
                 if width == channels or (flattened and _flattened(width, channels)):
                     nodes.pin(side[name], UNREACHED.format(reader=reader, width=width))
 
