@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import weakref
 from collections import deque
 from collections.abc import Hashable, Iterable, Mapping
 from types import CellType, FunctionType, MethodType, ModuleType
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 ATOMS = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
 Cached = functools._lru_cache_wrapper
 FUNCTIONS = (FunctionType, MethodType, functools.partial, Cached)
+HOLDING = (*FUNCTIONS, weakref.ref)  # which copy.deepcopy takes as they are
 MANY = 2**22  # numbers of a tensor that are told apart by the tensor's version alone
 
 
@@ -23,8 +25,8 @@ def rebound(value: Any, known: dict[int, Any]) -> Any:
     """`value` with its functions over other objects; known: {id of an object: what stands for it}.
 
     Lists and dictionaries are changed in place, functions made again: their closures, defaults, attributes,
-    the objects of methods, the arguments of partials and what a cache wraps are looked through. Others stay
-    the same object.
+    the objects of methods, the arguments of partials and what a cache wraps are looked through, and so are
+    weak references. Others stay the same object.
     """
     return _rebound(value, known, set())
 
@@ -42,13 +44,15 @@ def _rebound(value: Any, known: dict[int, Any], seen: set[int]) -> Any:
     elif type(value) is tuple:
         items = tuple(_rebound(each, known, seen) for each in value)
         return items if any(a is not b for a, b in zip(items, value, strict=True)) else value
-    elif isinstance(value, FUNCTIONS) and _holds(value, known, set()):
+    elif isinstance(value, HOLDING) and _holds(value, known, set()):
         return _made_again(value, known, {})
     return value
 
 
 def _parts(value: Any) -> list[Any]:
-    """What a function holds on to, or the items of a list or tuple."""
+    """What a function or weak reference holds on to, or the items of a list or tuple."""
+    if isinstance(value, weakref.ref):
+        return [value()]
     if isinstance(value, MethodType):
         return [value.__self__, value.__func__]
     if isinstance(value, Cached):
@@ -91,6 +95,8 @@ def _made_again(value: Any, known: dict[int, Any], made: dict[int, Any]) -> Any:
 
     if type(value) in (list, tuple):
         return type(value)(map(again, value))
+    if isinstance(value, weakref.ref):
+        return weakref.ref(again(value()))
     if isinstance(value, MethodType):
         return MethodType(again(value.__func__), again(value.__self__))
     if isinstance(value, Cached):  # with an empty cache: what it holds may be of the other object

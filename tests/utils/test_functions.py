@@ -3,6 +3,7 @@
 import functools
 import logging
 import threading
+import weakref
 from collections import deque
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from gkp.utils.functions import fingerprint
+from gkp.utils.functions import fingerprint, rebound
 
 
 class Slotted:
@@ -85,3 +86,11 @@ def test_modules_of_python_and_loggers_are_known_by_what_they_are_called_alone()
     logging.getLogger("gkp.tests.of.another")
     assert fingerprint(value) == before
     assert len(repr(before)) < 1000
+
+
+def test_weak_references_are_made_again() -> None:
+    old, new = nn.Module(), nn.Module()
+    kept = [weakref.ref(old), weakref.ref(new), weakref.ref(nn.Module())]
+    found = rebound(list(kept), {id(old): new})
+    assert found[0]() is new
+    assert all(a is b for a, b in zip(found[1:], kept[1:], strict=True))

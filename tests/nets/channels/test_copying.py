@@ -4,6 +4,7 @@ import copy
 import functools
 import random
 import threading
+import weakref
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 
@@ -127,6 +128,7 @@ WRAPS = {
     "compiled": lambda self: torch.compile(self.end, backend="eager"),
     "partial": lambda self: functools.partial(lambda end, x: end(x), self.end),
     "nested": lambda self: decorated(functools.partial(Tailed.end, self)),
+    "weak": lambda self, ref=weakref.ref: functools.partial(lambda it, x: it().end(x), ref(self)),
 }
 
 
