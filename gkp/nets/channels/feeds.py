@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 from gkp.nets.channels.layers import copied, unwrapped
 from gkp.nets.channels.probe import Leaf, Probe, Reading, cut_run, probe, watch
@@ -34,7 +35,9 @@ def feeds(found: Probe, targets: set[str] | None = None) -> Iterator[Feed]:
     """Everything that reaches every layer (or those in `targets`), reading by reading."""
     for reading in found.readings:
         if reading.tensor.requires_grad and (targets is None or reading.name in targets):
-            yield from _decode(reading, found.leaves, found.exact)
+            with _disable_current_modes():  # the probe watches for work in place: none here
+                edges = list(_decode(reading, found.leaves, found.exact))
+            yield from edges
 
 
 def readers_of_image(model: nn.Module, x: Tensor) -> tuple[set[str], Probe]:
