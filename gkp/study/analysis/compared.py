@@ -112,6 +112,10 @@ class Comparison:
             shared = own if shared is None else {name: a for name, a in shared.items() if name in own}
         return dict(sorted((shared or {}).items(), key=lambda item: item[0] != BENIGN))
 
+    def images(self, attack: str) -> int:
+        """On how many images every network to compare met this one of `attacks`."""
+        return min(record.metrics()[attack].n for record in self.compared)
+
     @cached_property
     def met(self) -> dict[str, Attack]:
         """Name -> every attack that any network met, in the order of tables."""

@@ -31,6 +31,7 @@ from gkp.study.runs.record import Record
 from gkp.study.runs.store import Store
 
 PROTOCOL = tuple(entry.attack.name for entry in protocols.paper()[1:])  # the paper's three attacks
+ENOUGH = 500  # images, on which a difference of some points can be told
 
 
 # ---- records -------------------------------------------------------------------------------------
@@ -140,7 +141,8 @@ def pixel_attacks(comparison: Comparison, kind: str | None = None) -> list[str]:
 def sound_attack(comparison: Comparison) -> str:
     """The strongest kind of attack in pixels that every network met, at its smallest eps.
 
-    ValueError when there is none: the records are then only those of the paper's protocol.
+    On ENOUGH images, if there is one of several steps on so many. ValueError when there is no attack in
+    pixels: the records are then only those of the paper's protocol.
     """
     found = if_sound(comparison)
     if not found:
@@ -151,7 +153,9 @@ def sound_attack(comparison: Comparison) -> str:
 def if_sound(comparison: Comparison) -> list[str]:
     """The `sound_attack` alone; [] when there is none."""
     names = pixel_attacks(comparison)
-    return pixel_attacks(comparison, comparison.attacks[names[-1]].kind)[:1] if names else []
+    many = [x for x in names if comparison.attacks[x].kind != "fgsm" and comparison.images(x) >= ENOUGH]
+    chosen = many or names
+    return [x for x in chosen if comparison.attacks[x].kind == comparison.attacks[chosen[-1]].kind][:1]
 
 
 # ---- one point per method ------------------------------------------------------------------------

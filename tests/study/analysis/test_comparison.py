@@ -3,8 +3,9 @@
 from dataclasses import replace
 
 import pytest
+import torch
 from many_records import START, a_record, comparison, counted, many_records
-from record_factory import RUN, by_label, edited, make_record, with_metrics, with_right
+from record_factory import RUN, by_label, edited, make_record, measured, with_metrics, with_right
 
 from gkp import pruners
 from gkp.attacks import Attack
@@ -33,6 +34,16 @@ def test_the_sound_attack_is_the_strongest_kind_at_its_smallest_eps(few):
     assert compare.sound_attack(few) == "pgd10_pixel_0.5/255_step0.125/255_true"
     eps = [few.attacks[name].eps * 255 for name in compare.pixel_attacks(few, "fgsm")]
     assert eps == pytest.approx([0.5, 1, 2, 4, 8])
+
+
+def test_an_attack_on_few_images_is_not_preferred_for_its_strength():
+    """Where none of several steps is on many, the strongest is taken whatever its images."""
+    weaker = Attack("pgd", eps=0.5 / 255, step=0.1 / 255, iterations=10)
+    stronger = Attack("autoattack", eps=0.5 / 255)
+    for most, expected in ((1000, weaker), (400, stronger)):
+        met = {a.name: measured(a, torch.arange(n) % 3 > 0) for a, n in ((weaker, most), (stronger, 128))}
+        found = Comparison(with_metrics(record, met) for record in many_records(FEW))
+        assert compare.sound_attack(found) == expected.name
 
 
 def test_only_attacks_that_every_network_met_count():

@@ -9,24 +9,23 @@ import pandas as pd
 
 from gkp import pruners
 from gkp.study.analysis import verdict
-from gkp.study.analysis.labels import family, ordered
+from gkp.study.analysis.comparison import PROTOCOL
+from gkp.study.analysis.labels import BENIGN, family, ordered
 from gkp.study.analysis.method import speed
 from gkp.study.report.pages import answer, findings, gpu, longer, status
 from gkp.study.report.pages.evidence import Evidence
 from gkp.study.report.tables import abstract, footnote, summary, to_markdown
 from gkp.study.runs import pace as estimates
-from gkp.study.runs import suites
+from gkp.study.runs import protocols, suites
 from gkp.study.runs.store import Store, is_complete
 from gkp.study.runs.suites import grids
 from gkp.study.runs.suites.grids import LIVE
 
 # The columns of a table in docs/; all of them stand in figures/<suite>/results.md.
 SHORT = (
-    "benign",
-    "fgsm_norm_0.01_predicted",
-    "fgsm_norm_0.1_predicted",
-    "pgd3_norm_8/255_step2/255_true",
-    "pgd10_pixel_0.5/255_step0.125/255_true",
+    BENIGN,
+    *PROTOCOL,
+    next(e.attack.name for e in protocols.cifar() if e.attack.kind == "pgd" and e.attack.space == "pixel"),
 )
 BLOCK = re.compile(r"(<!-- generated:([\w:-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 LAST_LINES, WIDTH = 3, 110  # of what the report prints, as the README shows it
