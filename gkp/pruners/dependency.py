@@ -18,9 +18,8 @@ from gkp.nets.channels.surgery import (
     left_out,
     remove_filters,
     summary,
-    training_only,
-    warn_of,
 )
+from gkp.pruners.common.filters import warn_of_whole
 from gkp.pruners.common.ranking import MINIMUM, filter_macs, lowest
 from gkp.pruners.common.registry import Cut, register
 
@@ -153,13 +152,11 @@ def group_norm(
 def refuse_uncoupled(model: nn.Module, groups: list[tuple[str, ...]], example_input: Tensor) -> None:
     """ValueError where there are no groups (given by producers); a warning of unusual layers outside them."""
     producers = {name for group in groups for name in group}
-    reasons = {
-        name: reason for name, reason in left_out(model, example_input).items() if name not in producers
-    }
     if not groups:
+        reasons = left_out(model, example_input)
         why = f" ({summary(reasons)})" if reasons else ""
         raise ValueError(f"no dependency group of this network can lose channels{why}: try sr-gkp or lrf")
-    warn_of(reasons | training_only(model, example_input))
+    warn_of_whole(model, example_input, producers)
 
 
 def _worth(model: nn.Module, coupled: Mapping[str, Coupled], example_input: Tensor) -> dict[str, float]:

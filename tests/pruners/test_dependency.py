@@ -132,3 +132,19 @@ def test_a_network_without_groups_is_refused():
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1))
     with pytest.raises(ValueError, match="no dependency group"):
         gkp.prune(net, "group-norm", example_input=torch.rand(1, 3, 8, 8))
+
+
+@pytest.mark.parametrize("method", ["l1", "group-norm"])
+def test_depthwise_convolutions_that_shrink_are_not_called_unpruned(method, recwarn):
+    convolutions = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 8, 1)
+    net = nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)).eval()
+    pruned = gkp.prune(net, method, rate=0.5, example_input=torch.rand(1, 3, 8, 8))
+    assert pruned[1].groups < 8
+    assert not [warning for warning in recwarn if issubclass(warning.category, gkp.SkippedLayers)]
+
+
+def test_grouped_convolutions_that_stay_are_called_unpruned():
+    convolutions = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, groups=2), nn.Conv2d(8, 8, 1)
+    net = nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)).eval()
+    with pytest.warns(gkp.SkippedLayers, match="1: it has groups=2"):
+        gkp.prune(net, "l1", rate=0.5, example_input=torch.rand(1, 3, 8, 8))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
+from gkp.nets.channels.groups import channels_of
 from gkp.nets.channels.surgery import (
     FilterLayer,
     default_input,
@@ -86,8 +87,20 @@ def layers_to_cut(model: nn.Module, example_input: Tensor) -> dict[str, FilterLa
     if not layers:
         why = f" ({summary(reasons)})" if reasons else ""
         raise ValueError(f"this network has no convolution whose filters can be removed on their own{why}")
-    warn_of(reasons | training_only(model, example_input))
+    warn_of_whole(model, example_input, layers)
     return layers
+
+
+def warn_of_whole(model: nn.Module, example_input: Tensor, producers: Iterable[str]) -> None:
+    """A warning of the unusual layers that lose nothing when filters of `producers` go.
+
+    Depthwise and grouped convolutions behind those do, and are none of them.
+    """
+    chosen = set(producers)
+    bundles = [b for b in channels_of(model, example_input).bundles if chosen.intersection(b.producers)]
+    shrunk = chosen.union(*(bundle.between for bundle in bundles))
+    reasons = {name: why for name, why in left_out(model, example_input).items() if name not in shrunk}
+    warn_of(reasons | training_only(model, example_input))
 
 
 def convolutions_to_cut(model: nn.Module, example_input: Tensor, method: str) -> dict[str, FilterLayer]:
