@@ -280,6 +280,13 @@ def test_layers_of_unknown_forward_are_named():
     assert type(pruned[2]) is Standardised
 
 
+def test_weights_standardised_over_inputs_are_named_with_a_remedy():
+    """As in timm's NFNets."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), Standardised(8, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pytest.raises(ValueError, match="0: .*; Standardised, with a forward of its own.* plain layers"):
+        gkp.prune(model.eval(), "l1", rate=0.5, example_input=X[:1])
+
+
 @pytest.mark.parametrize("groups", [3, 5, 7])
 def test_a_remedy_that_exists(groups):
     model = small()

@@ -19,7 +19,7 @@ from gkp.nets.channels.copying import not_called
 from gkp.nets.channels.groups import Bundle, Channels
 from gkp.nets.channels.layers import answers_in, channel_axis, copied, in_groups, mixes, tensors_in, unwrapped
 from gkp.nets.channels.running import OnePrecision, as_float, plainly, run, seeded, set_mode
-from gkp.nets.channels.shrink import keep, shrink, silenced
+from gkp.nets.channels.shrink import keep, own_ways, shrink, silenced
 from gkp.utils.precision import full_precision
 
 TOLERANCE = 1e-4  # of the standard deviation of a layer's output, in float32, with random weights
@@ -242,7 +242,7 @@ def _blamed(
     The last one where they fail only together; all of them when the time is up.
     """
     if len(bundles) == 1 or time.monotonic() > end:
-        return {bundle.producers: reason for bundle in bundles}
+        return {b.producers: reason + own_ways(model, (*b.producers, *b.readers)) for b in bundles}
     found: dict[tuple[str, ...], str] = {}
     middle = len(bundles) // 2
     for half in (bundles[:middle], bundles[middle:]):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
@@ -17,6 +19,27 @@ def keep(size: int, gone: Tensor | None) -> Tensor:
     if gone is not None:
         left[gone] = False
     return left.nonzero()[:, 0]
+
+
+def own_ways(model: nn.Module, names: Iterable[str]) -> str:
+    """What to add to the reason why `names` cannot shrink: classes among them with a forward of their own.
+
+    It may compute weights from all filters or inputs at once. Empty where there is no such class.
+    """
+    kinds = {
+        kind.__name__: None
+        for name in names
+        for kind in type(model.get_submodule(name)).__mro__
+        if issubclass(kind, (_ConvNd, nn.Linear))
+        and not kind.__module__.startswith("torch.")
+        and not {"forward", "_conv_forward"}.isdisjoint(vars(kind))
+    }
+    if not kinds:
+        return ""
+    return (
+        f"; {', '.join(kinds)}, with a forward of its own, may compute with all filters or inputs at once: "
+        "put plain layers in its place that have the weights it computes"
+    )
 
 
 def shrink(model: nn.Module, channels: Channels, units: set[int]) -> nn.Module:
