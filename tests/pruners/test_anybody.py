@@ -287,6 +287,21 @@ def test_weights_standardised_over_inputs_are_named_with_a_remedy():
         gkp.prune(model.eval(), "l1", rate=0.5, example_input=X[:1])
 
 
+def test_where_filters_go_with_others_only_another_method_is_named():
+    class Sum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(3, 8, 3), nn.Linear(8, 5)
+
+        def forward(self, x):
+            return self.head((self.a(x) + self.b(x)).mean((2, 3)))
+
+    with pytest.raises(ValueError, match="summed with those of b.*: try group-norm"):
+        gkp.prune(Sum().eval(), "l1", rate=0.5, example_input=X[:1])
+    with pytest.raises(ValueError, match="network's output.*: try sr-gkp or lrf"):
+        gkp.prune(nn.Sequential(nn.Conv2d(3, 8, 3)).eval(), "l1", rate=0.5, example_input=X[:1])
+
+
 @pytest.mark.parametrize("groups", [3, 5, 7])
 def test_a_remedy_that_exists(groups):
     model = small()

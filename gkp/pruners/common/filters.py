@@ -86,7 +86,10 @@ def layers_to_cut(model: nn.Module, example_input: Tensor) -> dict[str, FilterLa
     layers, reasons = prunable_layers(model, example_input), left_out(model, example_input)
     if not layers:
         why = f" ({summary(reasons)})" if reasons else ""
-        raise ValueError(f"this network has no convolution whose filters can be removed on their own{why}")
+        others = "group-norm" if channels_of(model, example_input).bundles else "sr-gkp or lrf"
+        raise ValueError(
+            f"this network has no convolution whose filters can be removed on their own{why}: try {others}"
+        )
     warn_of_whole(model, example_input, layers)
     return layers
 
