@@ -287,6 +287,20 @@ def test_weights_standardised_over_inputs_are_named_with_a_remedy():
         gkp.prune(model.eval(), "l1", rate=0.5, example_input=X[:1])
 
 
+@pytest.mark.parametrize("method", ["l1", "group-norm", "sr-gkp"])
+def test_layers_inside_vmap_are_named(method):
+    class Mapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = small()
+
+        def forward(self, x):
+            return torch.vmap(lambda image: self.body(image[None])[0])(x)
+
+    with pytest.raises(ValueError, match=r"body\.0 runs inside torch.vmap"):
+        gkp.prune(Mapped().eval(), method, groups=2, example_input=X[:1])
+
+
 def test_where_filters_go_with_others_only_another_method_is_named():
     class Sum(nn.Module):
         def __init__(self):

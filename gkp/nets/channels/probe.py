@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_batchedtensor
 
 from gkp.nets.channels.layers import channel_axis, copied, in_groups, mixes, tensors_in, unwrapped
 from gkp.nets.channels.running import OnePrecision, as_float, plainly, run, seeded, set_mode
@@ -139,15 +140,22 @@ def _cast(model: nn.Module, but: set[nn.Module], dtype: torch.dtype) -> None:
 
 
 def watch(model: nn.Module, x: Tensor, found: Probe, training: bool) -> dict[nn.Module, list[Any]]:
-    """The plain pass: {layer to cut: the shapes of its results, call by call}; fills calls and opaque."""
+    """The plain pass: {layer to cut: the shapes of its results, call by call}; fills calls and opaque.
+
+    ValueError where a layer runs inside torch.vmap.
+    """
     set_mode(model, training)
     names = {module: name for name, module in model.named_modules()}
     results: dict[nn.Module, list[Any]] = {}
     inside: dict[nn.Module, bool] = {}  # does a layer that mixes run inside it?
     stack: list[nn.Module] = []
 
-    def enter(module: nn.Module, _: object) -> None:
+    mapped: list[str] = []
+
+    def enter(module: nn.Module, inputs: Any) -> None:
         stack.append(module)
+        if (mixes(module) or in_groups(module)) and any(map(is_batchedtensor, tensors_in(inputs))):
+            mapped.append(names[module])
         found.calls[names[module]] = found.calls.get(names[module], 0) + 1
         inside.setdefault(module, False)
 
@@ -163,6 +171,11 @@ def watch(model: nn.Module, x: Tensor, found: Probe, training: bool) -> dict[nn.
         run(model, x)
     for handle in handles:
         handle.remove()
+    if mapped:
+        raise ValueError(
+            f"{mapped[0]} runs inside torch.vmap, where its results cannot be looked at: give it the whole "
+            "batch at once, or prune a network that does"
+        )
     for module in results:
         if not inside[module] and not mixes(module) and not in_groups(module) and _holds_weights(module):
             found.opaque[names[module]] = type(module).__name__
