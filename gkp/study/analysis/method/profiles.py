@@ -13,7 +13,6 @@ from typing import Any
 import pandas as pd
 
 from gkp.attacks import Attack
-from gkp.study.analysis.claims import Claim
 from gkp.study.analysis.compared import Comparison
 from gkp.study.analysis.comparison import gain, mean_size, sound_attack
 from gkp.study.analysis.labels import BENIGN, CONTROLS
@@ -24,6 +23,9 @@ from gkp.study.runs.pace import passes
 from gkp.study.runs.store import Store
 from gkp.study.runs.suites import stages
 from gkp.study.runs.suites.stages import FINETUNINGS
+
+# Under which fine-tunings are compared.
+ROBUST = Attack("pgd", eps=0.5 / 255, step=0.125 / 255, iterations=10).name
 
 
 def there(store: Store, suite: str) -> str:
@@ -173,20 +175,3 @@ def cheaper(found: Mapping[str, Comparison], attack: str) -> str:
         apart = f"**{max(right) - min(right):.1f} points** from the worst to the best"
         lines.append(f"- the choice of a structure: {apart} of {len(right)} pruned ones, one training each")
     return "\n".join(lines)
-
-
-# ---- claims that have no record yet --------------------------------------------------------------
-
-ROBUST = Attack("pgd", eps=0.5 / 255, step=0.125 / 255, iterations=10).name
-# Judged where the notebook shows claims; they go to expected/claims.toml when their records are there.
-TO_COME = tuple(
-    Claim(
-        id="–",
-        statement=f"{name} leaves SR-GKP-B more robust than plain fine-tuning",
-        at_least=0,
-        unit="points",
-        why="no more passes",
-        ours={"suite": suite, "label": factors.BEST, "before": FINETUNINGS["plain"], "attack": ROBUST},
-    )
-    for name, suite in [*FINETUNINGS.items()][1:]
-)

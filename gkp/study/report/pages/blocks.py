@@ -28,7 +28,7 @@ SHORT = (
     next(e.attack.name for e in protocols.cifar() if e.attack.kind == "pgd" and e.attack.space == "pixel"),
 )
 BLOCK = re.compile(r"(<!-- generated:([\w:-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
-LAST_LINES, WIDTH = 3, 110  # of what the report prints, as the README shows it
+LAST_LINES, WIDTH = 2, 110  # of what the report prints, as the README shows it
 
 
 def fill_blocks(text: str, evidence: Evidence, page: str = "README.md") -> str:

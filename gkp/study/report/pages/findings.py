@@ -8,21 +8,22 @@ import pandas as pd
 
 from gkp.study.analysis import seeds
 from gkp.study.analysis.claims import Verdict
+from gkp.study.analysis.compared import Comparison
 from gkp.study.analysis.comparison import PROTOCOL, pixel_attacks, points, sound_attack
 from gkp.study.analysis.labels import BENIGN, CONTROL, network_title
+from gkp.study.analysis.method import factors
+from gkp.study.analysis.method.profiles import ROBUST
 from gkp.study.analysis.verdict import ABLATIONS
 from gkp.study.report.pages.evidence import Evidence, answer, compact
 from gkp.study.runs.suites.grids import TELLING
+from gkp.study.runs.suites.stages import FINETUNINGS
 from gkp.study.runs.suites.trained import TRAINED_LONGER
 
 METHOD, HEADLINE = "sr-gkp", PROTOCOL[0]  # FGSM 0.01
 LONG_56, SHORT_56 = "cifar10-resnet56-57", "cifar10-resnet56-seeds"
 SEEDS_20 = "cifar10-resnet20-seeds"
 PROFILES, ATTACKED = "cifar10-resnet20-profiles", "cifar10-resnet20-adversarial"
-EARLY = {  # networks pruned 6:3:1 over the stages -> what of them goes
-    "sr-gkp-b (strategy-random)": "random kernels",
-    "fpgm (profile-6:3:1)": "FPGM's filters",
-}
+RANDOM_EARLY = "sr-gkp-b (strategy-random)"  # random kernels, most of them in the early stages
 COLUMNS = ("question", "answer", "size in points (95 % interval)", "n", "notebook")
 LAYERS = {"S1": "random layers", "S2": "layers of the authors' ResNet-20"}
 SMOOTHNESS = {"K1": "smoothness alone", "K2": "no smoothness"}
@@ -40,17 +41,19 @@ Row = tuple[str, ...]
 def findings(evidence: Evidence) -> str:
     """One row per question; its answers are yes, no or open, by the status of claims."""
     long, short = (f"{network(evidence, s)}, {epochs(evidence, s)} epochs" for s in (LONG_56, SEEDS_20))
-    other = f"Is it more robust under FGSM 0.01 than other methods ({long})?"
+    other = f"Is SR-GKP more robust under FGSM 0.01 than others ({long})?"
     both = [name for name in TRAINED_LONGER if name in others()]
     rows = [
         same_kernels(evidence),
         kept(evidence, LONG_56, f"Does SR-GKP keep what the equally fine-tuned network has ({long})?"),
         kept(evidence, SEEDS_20, f"The same, {short}?"),
+        pruned_early(evidence),
+        trained_on_attacks(evidence),
+        fine_tuned_otherwise(evidence),
         other_methods(evidence, LONG_56, TRAINED_LONGER, other),
+        other_methods(evidence, SHORT_56, TRAINED_LONGER, f"The same, {epochs(evidence, SHORT_56)} epochs?"),
         other_methods(evidence, SEEDS_20, both, f"The same, {short}?"),
         more_training(evidence),
-        *(pruned_early(evidence, label) for label in EARLY),
-        trained_on_attacks(evidence),
         smoothness(evidence),
         protocol(evidence),
     ]
@@ -68,7 +71,7 @@ def same_kernels(evidence: Evidence) -> Row:
 def kept(evidence: Evidence, suite: str, question: str) -> Row:
     """SR-GKP against the control: benign, the paper's attacks, PGD-10 at its smallest eps in pixels."""
     found = differences(evidence, suite)
-    return _row(evidence, suite, question, found, evidence.comparison(suite).titles, found)
+    return _row(evidence, suite, question, found, briefly(evidence.comparison(suite)), found)
 
 
 def other_methods(evidence: Evidence, suite: str, names: Iterable[str], question: str) -> Row:
@@ -86,7 +89,7 @@ def more_training(evidence: Evidence) -> Row:
     }
     longest, shortest = epochs(evidence, LONG_56), epochs(evidence, SHORT_56)
     question = f"Does more training leave SR-GKP more ({longest} epochs instead of {shortest})?"
-    return _row(evidence, LONG_56, question, found, evidence.comparison(LONG_56).titles, found)
+    return _row(evidence, LONG_56, question, found, briefly(evidence.comparison(LONG_56)), found)
 
 
 def _row(
@@ -105,14 +108,26 @@ def _row(
     return (question, answer(list(found.values())), size, n, evidence.short_link(notebook))
 
 
-def pruned_early(evidence: Evidence, label: str) -> Row:
+def pruned_early(evidence: Evidence) -> Row:
     """A network that lost most in its early stages against the control."""
-    first = next(iter(EARLY)) == label
-    asked = "Pruned 6:3:1 over the stages, do {} keep what the equally fine-tuned network has (ResNet-20)?"
-    question = asked.format(EARLY[label]) if first else f"The same, {EARLY[label]}?"
-    found = differences(evidence, PROFILES, label)
-    titles = evidence.comparison(PROFILES).titles
-    return _row(evidence, PROFILES, question, found, titles, found, label, "06_better")
+    question = "Do random kernels, pruned 6:3:1 over the stages (ResNet-20)?"
+    found = differences(evidence, PROFILES, RANDOM_EARLY)
+    titles = briefly(evidence.comparison(PROFILES))
+    return _row(evidence, PROFILES, question, found, titles, found, RANDOM_EARLY, "06_better")
+
+
+def fine_tuned_otherwise(evidence: Evidence) -> Row:
+    """SR-GKP-B after each other fine-tuning of no more passes minus itself after the plain one."""
+    plain, *others = FINETUNINGS.items()
+    robust, clean = (
+        {name: evidence.longer(suite, plain[1], attack, factors.BEST) for name, suite in others}
+        for attack in (ROBUST, BENIGN)
+    )
+    size = lines((name, f"{points_text(v)}, benign {points_text(clean[name])}") for name, v in robust.items())
+    question = "Does another fine-tuning leave SR-GKP-B more under PGD-10 0.5/255 (ResNet-20)?"
+    sized = dict.fromkeys((BENIGN, ROBUST), next(iter(robust.values())))
+    n = trainings(evidence, others[0][1], sized, factors.BEST)
+    return (question, answer(list(robust.values())), size, n, evidence.short_link("06_better"))
 
 
 def trained_on_attacks(evidence: Evidence) -> Row:
@@ -190,6 +205,11 @@ def trainings(evidence: Evidence, suite: str, found: Mapping[str, Verdict], labe
     frame = points(evidence.comparison(suite), list(found))
     sizes = sorted(set(frame[frame.label == label]["n"]), reverse=True)
     return f"{seeds} seed{'s' * (seeds > 1)}; {' and '.join(f'{n:,}' for n in sizes)} images"
+
+
+def briefly(comparison: Comparison) -> dict[str, str]:
+    """Attack -> "FGSM 0.01": its title without the marks that tell the paper's units from pixels."""
+    return {attack: title.partition(" norm.")[0] for attack, title in comparison.titles.items()}
 
 
 def listed_shares(verdicts: Sequence[Verdict]) -> str:

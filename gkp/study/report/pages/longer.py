@@ -14,6 +14,7 @@ from gkp.study.report.pages.findings import (
     LONG_56,
     METHOD,
     SHORT_56,
+    briefly,
     compared_lengths,
     differences,
     epochs,
@@ -209,8 +210,8 @@ def by_kind(evidence: Evidence, found: Mapping[str, Verdict], *, sized: bool = F
 
 
 def named(evidence: Evidence, attack: str) -> str:
-    """ "FGSM 0.01": the title without the marks that tell the paper's unit from pixels."""
-    return evidence.comparison(LONG_56).titles[attack].partition(" norm.")[0]
+    """ "FGSM 0.01": what the attack is called in sentences."""
+    return briefly(evidence.comparison(LONG_56))[attack]
 
 
 def listed(names: Sequence[str] | Iterable[str]) -> str:

@@ -8,7 +8,6 @@ import torch
 from many_records import ATTACKS, a_record
 from record_factory import measured, with_metrics
 
-from gkp.study.analysis import claims
 from gkp.study.analysis.compared import Comparison
 from gkp.study.analysis.method import factors, profiles
 from gkp.study.runs import suites
@@ -135,15 +134,6 @@ def test_other_fine_tunings_beside_the_choice_of_a_structure(store) -> None:
         f"- {name}: not yet measured, no training is there" for name in ("gradient penalty", "distillation")
     ]
     assert "**6.0 points** from the worst to the best of 2 pruned ones" in lines[3]
-
-
-def test_claims_without_a_record_are_missing_and_judged_when_it_comes(store) -> None:
-    assert {v.status for v in claims.judge(profiles.TO_COME, store.entries)} == {"MISSING"}
-    store.write(answering(run_of(GENTLE, "sr-gkp-b"), 0.9, 0.7, GENTLE))
-    judged = {v.claim.statement: v for v in claims.judge(profiles.TO_COME, store.entries)}
-    gentle = judged["gentle attack leaves SR-GKP-B more robust than plain fine-tuning"]
-    assert gentle.status == "OK"
-    assert gentle.ours == pytest.approx(14)
 
 
 def test_the_strongest_attacks_that_were_made_are_shown(store) -> None:
