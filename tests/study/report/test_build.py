@@ -124,10 +124,9 @@ def test_the_verdict_block_has_every_statement_with_both_sides() -> None:
 
 def test_the_last_lines_are_those_of_the_report(root: Path) -> None:
     evidence = Evidence(Store(root), report.verdicts(root), {"method": 7})
-    first, second, third = blocks.last_lines(evidence).splitlines()[1:-1]
-    assert first.startswith("[OK]      T1  expected 90.00 % | ours 90.00 (n=1)")
-    assert second == "1 of 1 claims came out as expected"
-    assert third == "7 numbers of the paper's tables wait for records: 7 of method"
+    first, second = blocks.last_lines(evidence).splitlines()[1:-1]
+    assert first == "1 of 1 claims came out as expected"
+    assert second == "7 numbers of the paper's tables wait for records: 7 of method"
     assert len(blocks.last_lines(evidence).splitlines()) == blocks.LAST_LINES + 2
 
 
