@@ -31,7 +31,8 @@ CACHE = "forms.json"
 class Times:
     """Milliseconds of each form by what was measured; kept in a file of `folder` where one is given.
 
-    Processes and machines may share the folder. ValueError for a file that is no such table.
+    Processes and machines may share the folder: times that two write at once, of which one is lost, are
+    measured again. ValueError for a file that is no such table.
     """
 
     def __init__(self, folder: str | Path | None = None) -> None:

@@ -37,11 +37,11 @@ def atomic_write_bytes(path: str | Path, data: bytes) -> None:
         temporary = target.parent / f".{target.name[:40]}.{secrets.token_hex(8)}.tmp"
         try:
             with open(temporary, "xb") as file:
+                if target.exists():  # before anybody could read what is private
+                    os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            if target.exists():
-                os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
             os.replace(temporary, target)
         except BaseException:
             temporary.unlink(missing_ok=True)

@@ -142,7 +142,7 @@ def killed_after(batches):
 
 def test_kill_and_resume(model, images, tmp_path):
     path = tmp_path / "state" / "aa.json"
-    options = {"eps": EPS, "batch_size": 8, "state_path": path, **FAST}
+    options = {"eps": EPS, "batch_size": 8, "state_path": path, **CUSTOM}
     with pytest.raises(Killed):
         autoattack(model, *images, **options, progress=killed_after(2))
     assert len(json.loads(path.read_text())["batches"]) == 2

@@ -31,12 +31,13 @@ def test_a_written_file_has_the_usual_permissions(tmp_path):
     assert modes[0] == modes[1]
 
 
-def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path):
-    path = tmp_path / "private"
+def test_a_file_that_is_replaced_keeps_its_permissions_from_the_first_byte(tmp_path, monkeypatch):
+    path, fsync, modes = tmp_path / "private", os.fsync, []
     path.write_bytes(b"old")
     path.chmod(0o600)
+    monkeypatch.setattr(os, "fsync", lambda file: (modes.append(os.fstat(file).st_mode), fsync(file)))
     files.atomic_write_bytes(path, b"new")
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [stat.S_IMODE(mode) for mode in (*modes, path.stat().st_mode)] == [0o600, 0o600]
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])

@@ -83,8 +83,9 @@ def weight_cut(
 
 def layers_to_cut(model: nn.Module, example_input: Tensor) -> dict[str, FilterLayer]:
     """`prunable_layers`; ValueError with the reasons where there is none, a warning about unusual ones."""
-    layers, reasons = prunable_layers(model, example_input), left_out(model, example_input)
+    layers = prunable_layers(model, example_input)
     if not layers:
+        reasons = left_out(model, example_input)
         why = f" ({summary(reasons)})" if reasons else ""
         others = "group-norm" if channels_of(model, example_input).bundles else "sr-gkp or lrf"
         raise ValueError(

@@ -12,21 +12,18 @@ from gkp.study.analysis import verdict
 from gkp.study.analysis.comparison import PROTOCOL
 from gkp.study.analysis.labels import BENIGN, family, ordered
 from gkp.study.analysis.method import speed
+from gkp.study.analysis.method.profiles import ROBUST
 from gkp.study.report.pages import answer, findings, gpu, longer, status
 from gkp.study.report.pages.evidence import Evidence
 from gkp.study.report.tables import abstract, footnote, summary, to_markdown
 from gkp.study.runs import pace as estimates
-from gkp.study.runs import protocols, suites
+from gkp.study.runs import suites
 from gkp.study.runs.store import Store, is_complete
 from gkp.study.runs.suites import grids
 from gkp.study.runs.suites.grids import LIVE
 
 # The columns of a table in docs/; all of them stand in figures/<suite>/results.md.
-SHORT = (
-    BENIGN,
-    *PROTOCOL,
-    next(e.attack.name for e in protocols.cifar() if e.attack.kind == "pgd" and e.attack.space == "pixel"),
-)
+SHORT = (BENIGN, *PROTOCOL, ROBUST)
 BLOCK = re.compile(r"(<!-- generated:([\w:-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 LAST_LINES, WIDTH = 2, 110  # of what the report prints, as the README shows it
 
