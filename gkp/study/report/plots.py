@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -46,6 +47,7 @@ METHOD = "sr-gkp"  # the one whose difference to the control has bars
 FEW = 3  # rows that a forest plot is worth
 CURVE = tuple(attack.name for attack in protocols.curve())  # PGD-50 over eps
 MANY = 20  # epochs whose course is worth a figure
+NAMES = {"trainings", "differences", "epsilon", "epsilon-pgd", "ladder", "choices", "course"}
 
 # title -> {words below the axis: attack}, from the paper's evaluation to a sound one; each builds on the one
 # before, but for ASIDE, which changes the paper's own
@@ -70,8 +72,8 @@ ASIDE = f"pgd3_{PIXEL}"
 def save_all(suite: str, records: Comparison, folder: str | Path) -> list[Path]:
     """Write every figure that the suite's records allow as PDF and PNG into `folder`; returns the paths.
 
-    Networks that were trained with fewer seeds than most, and seeds that others lack, are left out. A suite
-    that only attacks another's networks has figures of those attacks alone.
+    What an earlier report left of the others in NAMES goes. Networks of fewer seeds than most, and seeds that
+    others lack, are left out. A suite that only attacks another's networks has those of its attacks alone.
     """
     figures: dict[str, Figure] = {}
     records = evenly(records)
@@ -95,6 +97,8 @@ def save_all(suite: str, records: Comparison, folder: str | Path) -> list[Path]:
         figures["choices"] = choices(records)
     if own and len(records.trained) and records.trained[0].run.epochs > MANY:
         figures["course"] = course_plots.course(records)
+    for name, kind in itertools.product(NAMES - figures.keys(), ("pdf", "png")):
+        (Path(folder) / f"{name}.{kind}").unlink(missing_ok=True)
     return [path for name, figure in figures.items() for path in save(figure, Path(folder) / name)]
 
 

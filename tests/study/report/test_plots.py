@@ -284,6 +284,16 @@ def test_save_all_writes_what_the_records_allow(names, seeds, expected, tmp_path
     monkeypatch.setattr(plots, "save", lambda figure, stem: saved.append(stem) or [stem])
     plots.save_all("small", comparison(names, seeds), tmp_path)
     assert [stem.name for stem in saved] == expected
+    assert plots.NAMES.issuperset(expected)
+
+
+def test_a_figure_that_the_records_no_longer_allow_goes(tmp_path, monkeypatch):
+    """With a third seed the trainings stand for the differences; a file of the reader's own stays."""
+    for name in ("differences.png", "differences.pdf", "epsilon.png", "mine.png"):
+        (tmp_path / name).write_bytes(b"")
+    monkeypatch.setattr(plots, "save", lambda figure, stem: [stem])
+    plots.save_all("small", comparison(FEW, (0, 1, 2)), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.png"]
 
 
 def test_a_suite_that_only_attacks_anothers_networks_repeats_no_figure(few, tmp_path):
@@ -303,6 +313,7 @@ def test_a_curve_of_pgd_is_drawn_once_the_method_and_its_control_met_it(few, tmp
         met.append(record)
     plots.save_all("small", Comparison(met), tmp_path)
     assert saved == ["differences", "epsilon", "epsilon-pgd"]
+    assert plots.NAMES.issuperset(saved)
 
 
 def test_variants_are_compared_with_their_method(few):
