@@ -36,7 +36,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gkp.study.analysis.compared import untouched
+from gkp.study.analysis.compared import Comparison
 from gkp.study.runs.record import Filed, Record
 from gkp.study.runs.record_parts import Metric
 from gkp.utils.files import readable_file
@@ -223,14 +223,10 @@ def _values(claim: Claim, records: Sequence[Filed]) -> tuple[float, ...]:
     if "path" in claim.ours:
         found = [record.value(claim.ours["path"]) for record in records]
     else:
-        found = [_percent(metrics, claim.ours) for _, metrics in _measured(claim, records)]
+        rule = claim.ours.get("rule", "last")
+        metrics = [record.metrics(rule) for record in records if isinstance(record, Record)]
+        found = [_percent(each, claim.ours) for each in metrics]
     return tuple(float(value) for value in found if value is not None)
-
-
-def _measured(claim: Claim, records: Sequence[Filed]) -> list[tuple[int, Mapping[str, Metric]]]:
-    """Seed and metrics of the records, of the checkpoint that the claim is about."""
-    rule = claim.ours.get("rule", "last")
-    return [(r.run.seed, r.metrics(rule)) for r in records if isinstance(r, Record)]
 
 
 def _matching(claim: Claim, records: Sequence[Filed], label: str | None = None) -> list[Filed]:
@@ -242,23 +238,18 @@ def _matching(claim: Claim, records: Sequence[Filed], label: str | None = None) 
 
 
 def _pairs(claim: Claim, records: Sequence[Filed], others: Sequence[Filed]) -> list[tuple[Tensor, Tensor]]:
-    """Per common seed, which images the claim's network and the other one have right, the same images.
-
-    As `Comparison.pairs`: the untouched network, which no seed made, has all seeds.
-    """
-    attack, label = claim.ours["attack"], claim.ours["label"]
-    sides = [
-        [r for r in _matching(claim, side, name) if isinstance(r, Record)]
-        for side, name in ((records, label), (others, claim.ours.get("against", label)))
-    ]
-    own, other = (
-        {seed: metrics[attack].right for seed, metrics in _measured(claim, side) if attack in metrics}
-        for side in sides
+    """Per common seed, which images the claim's network and the other one have right, the same images."""
+    attack, label, rule = claim.ours["attack"], claim.ours["label"], claim.ours.get("rule", "last")
+    other = claim.ours.get("against", label)
+    first, second = (
+        Comparison(
+            replace(r, kept={"last": r.kept[rule]})
+            for r in _matching(claim, side, name)
+            if isinstance(r, Record) and rule in r.kept
+        )
+        for side, name in ((records, label), (others, other))
     )
-    if len(other) == 1 and untouched(sides[1]):
-        other = dict.fromkeys(own, *other.values())
-    sizes = {seed: min(len(own[seed]), len(other[seed])) for seed in sorted(own.keys() & other.keys())}
-    return [(own[seed][:n], other[seed][:n]) for seed, n in sizes.items()]
+    return list(first.pairs((label, attack), (other, attack), second).values())
 
 
 def _interval(values: Sequence[float], pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[float, float]:

@@ -233,13 +233,13 @@ def attack(attacked: Attacked, dataset: str, entry: Entry, context: Context, tas
     n, whole = entry.n or len(test), passes([entry], dataset, context)
     x, y = test.pixels(slice(n)).to(context.device), test.labels[:n].to(context.device)
     if entry.attack.kind != "autoattack":
-        batch_size = BATCH.get(context.device.type, BATCH["cpu"])
+        batch_size = _batch(BATCH, context)
         outcome = evaluate.outcome(attacked.network, x, y, entry.attack, batch_size=batch_size, fold=False)
         task.advance(whole)
         return outcome
 
     def seen(done: int, total: int) -> None:
-        task.advance(whole * min(AUTOATTACK_BATCH[context.device.type], total) / total)
+        task.advance(whole * min(_batch(AUTOATTACK_BATCH, context), total) / total)
         if done < total and context.expired():
             raise OutOfTime
 
@@ -269,12 +269,17 @@ def autoattack(
         y,
         eps=attack.eps,
         seed=attack.seed,
-        batch_size=AUTOATTACK_BATCH[context.device.type],
+        batch_size=_batch(AUTOATTACK_BATCH, context),
         state_path=state,
         progress=seen,
     )
     state.unlink()
     return outcome
+
+
+def _batch(sizes: Mapping[str, int], context: Context) -> int:
+    """The number of images for the context's device: that of "cpu" for one that is not listed."""
+    return sizes.get(context.device.type, sizes["cpu"])
 
 
 def data_facts(split: Split) -> dict[str, Any]:

@@ -100,3 +100,20 @@ def test_only_what_the_same_weights_gave_on_the_same_device_counts(tmp_path: Pat
         path.write_text(damage)
         with pytest.raises(ValueError, match=r"attacks\.json is damaged: delete it"):
             Measured(path, "a", "cpu")
+
+
+def test_autoattack_on_a_device_of_another_kind_has_the_batches_of_a_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+
+    def run_autoattack(*_: object, batch_size: int, state_path: Path, **__: object) -> None:
+        sizes.append(batch_size)
+        state_path.touch()
+
+    monkeypatch.setattr("gkp.attacks.autoattack.autoattack", run_autoattack)
+    attacked = one_run.Attacked("0" * 64, torch.nn.Identity())
+    for device in ("cpu", "xpu"):
+        where = Context(Store(tmp_path), torch.device(device))
+        one_run.autoattack(attacked, torch.zeros(1), torch.zeros(1), Attack("autoattack", eps=0.1), where)
+    assert sizes == [one_run.AUTOATTACK_BATCH["cpu"]] * 2
