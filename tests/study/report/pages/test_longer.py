@@ -27,7 +27,10 @@ def committed() -> Evidence:
 
 
 def copied(folder: Path) -> Store:
-    """The committed records in a folder of their own, whose longest trainings may be changed."""
+    """The committed records in a folder of their own, whose longest trainings may be changed.
+
+    These are without the strong attacks, and of seed 0.
+    """
     (folder / "results" / LONG_56).mkdir(parents=True)
     for place in Path("results").iterdir():
         if place.name != LONG_56 and place.is_dir():
@@ -35,8 +38,10 @@ def copied(folder: Path) -> Store:
     os.symlink(Path("expected").absolute(), folder / "expected")
     store = Store(folder)
     for record in Store(".").files(LONG_56):
-        if not isinstance(record, Record) or record.run.seed == 0:
+        if not isinstance(record, Record):
             store.write(record)
+        elif record.run.seed == 0:
+            store.write(weakly(record))
     return store
 
 
@@ -52,6 +57,13 @@ def again(record: Record, seed: int) -> Record:
         }
         kept[rule] = replace(checkpoint, metrics=metrics, sha256=f"{checkpoint.sha256[:60]}{seed}")
     return replace(edited(record, *changes), kept=kept)
+
+
+def weakly(record: Record) -> Record:
+    """Without the strong attacks on the last epoch."""
+    last, strong = record.kept["last"], {entry.attack.name for entry in protocols.strong()}
+    metrics = {name: metric for name, metric in last.metrics.items() if name not in strong}
+    return replace(record, kept={**record.kept, "last": replace(last, metrics=metrics)})
 
 
 def attacked(record: Record) -> Record:
@@ -87,8 +99,9 @@ def test_sentences_follow_more_seeds_and_attacks(tmp_path: Path, count: int, str
     assert "Whether the methods rank alike" in page
     assert ("Student's 95 % intervals" in page) == (count >= 3)
     unexpected = [v.claim.id for v in evidence.judged if not v.as_expected]
-    # The claims about these networks are about one training, but for E, which take all that both suites have.
-    assert [name for name in unexpected if not name.startswith("E")] == []
+    # The claims about these networks are about one training, but for E, which take all that both suites have;
+    # J are about the strong attacks.
+    assert [name for name in unexpected if name[0] not in "EJ"] == []
 
 
 def test_every_sentence_is_there_and_counts_add_up(committed: Evidence) -> None:
