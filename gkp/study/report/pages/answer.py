@@ -31,6 +31,7 @@ from gkp.study.runs.suites.trained import TRAINED_LONGER
 from gkp.utils.stats import FEWEST
 
 AUTOATTACKED = ("U1",)  # claims: SR-GKP beside the control under it, ResNet-20 and ResNet-56
+NOTHING_LEFT = ("A9", "J23")  # claims: nothing at the usual eps, ResNet-20 and ResNet-56
 
 
 def first_lines(evidence: Evidence) -> str:
@@ -129,15 +130,16 @@ def limits(evidence: Evidence) -> str:
 
 def small_eps(evidence: Evidence) -> str:
     """What the usual eps leaves of networks trained on clean images and on attacked ones."""
-    clean, trained = evidence.verdict("A9"), evidence.comparison(ATTACKED)
-    attack = clean.claim.ours["attack"]
+    clean, deeper = (evidence.verdict(name) for name in NOTHING_LEFT)
+    trained, attack = evidence.comparison(ATTACKED), clean.claim.ours["attack"]
     frame = points(trained, [attack])
     kept = frame[frame.label != "unpruned"]["mean"]
-    images = _images(evidence, clean)
+    most, images = max(clean.ours, deeper.ours), min(_images(evidence, one) for one in (clean, deeper))
     return (
-        f"At the usual 8/255 in pixels PGD-50 leaves {clean.ours:g} % of {images} images right of the "
-        f"{len(clean.values)} ResNet-20 trained on clean ones that met it: robustness here is about small "
-        f"eps. Trained on attacked ones, {len(kept)} keep {kept.min():.0f} to {kept.max():.0f} %."
+        f"At the usual 8/255 in pixels PGD-50 leaves {most:g} % of {images} images right of "
+        f"{len(clean.values)} ResNet-20 and {len(deeper.values)} ResNet-56 trained on clean ones: robustness "
+        f"here is about small eps. Trained on attacked ones, {len(kept)} keep {kept.min():.0f} to "
+        f"{kept.max():.0f} %."
     )
 
 
