@@ -201,9 +201,9 @@ def _draws(n: int, draws: int) -> np.ndarray:
 def _shares(comparison: Comparison, labels: Sequence[str], name: str) -> np.ndarray:
     """(N, labels): the share of each label's trainings that have an image right, of the seeds all have."""
     outcomes = [comparison.right(label, name) for label in labels]
-    common = set.intersection(*(set(found) for found in outcomes)) if outcomes else set()
-    n = min((len(found[seed]) for found in outcomes for seed in common), default=0)
-    shares = [np.mean([found[seed][:n].numpy() for seed in sorted(common)], axis=0) for found in outcomes]
+    common = set.intersection(*(set(by_seed) for by_seed in outcomes)) if outcomes else set()
+    n = min((len(by_seed[seed]) for by_seed in outcomes for seed in common), default=0)
+    shares = [np.mean([by_seed[seed][:n].numpy() for seed in sorted(common)], axis=0) for by_seed in outcomes]
     return np.stack(shares, axis=1)
 
 
@@ -239,5 +239,5 @@ def kendall(a: pd.DataFrame, b: pd.DataFrame) -> pd.Series:
     """Kendall's tau-b of each row of a with the same row of b: pairs in the same order less the others."""
     first, second = np.triu_indices(a.shape[1], k=1)
     signs = [np.sign(side.to_numpy()[:, first] - side.to_numpy()[:, second]) for side in (a, b)]
-    untied = np.sqrt(np.prod([(each != 0).sum(1) for each in signs], axis=0))
+    untied = np.sqrt(np.prod([(sign != 0).sum(1) for sign in signs], axis=0))
     return pd.Series((signs[0] * signs[1]).sum(1) / untied)

@@ -76,8 +76,8 @@ class Claim:
     digits: int = 2
 
     def __post_init__(self) -> None:
-        given = [value for value in (self.expect, self.at_least, self.at_most) if value is not None]
-        if len(given) != 1:
+        numbers = [value for value in (self.expect, self.at_least, self.at_most) if value is not None]
+        if len(numbers) != 1:
             raise ValueError(f"claim {self.id}: give exactly one of expect, at_least and at_most")
         if self.verdict not in ("ok", "miss", "open") or (self.verdict == "ok") == bool(self.explanation):
             raise ValueError(f'claim {self.id}: verdict "miss" or "open" needs an explanation, "ok" has none')
@@ -221,12 +221,12 @@ def _judge(claim: Claim, records: Sequence[Filed], others: Sequence[Filed]) -> V
 
 def _values(claim: Claim, records: Sequence[Filed]) -> tuple[float, ...]:
     if "path" in claim.ours:
-        found = [record.value(claim.ours["path"]) for record in records]
+        values = [record.value(claim.ours["path"]) for record in records]
     else:
         rule = claim.ours.get("rule", "last")
         metrics = [record.metrics(rule) for record in records if isinstance(record, Record)]
-        found = [_percent(each, claim.ours) for each in metrics]
-    return tuple(float(value) for value in found if value is not None)
+        values = [_percent(by_attack, claim.ours) for by_attack in metrics]
+    return tuple(float(value) for value in values if value is not None)
 
 
 def _matching(claim: Claim, records: Sequence[Filed], label: str | None = None) -> list[Filed]:

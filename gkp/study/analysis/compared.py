@@ -89,14 +89,14 @@ class Comparison:
             if record.pruned:
                 bits = {(record.run.seed, name): metric.bits for name, metric in record.metrics().items()}
                 answers.setdefault(record.label, {}).update(bits)
-        found: dict[str, str] = {}
+        twins: dict[str, str] = {}
         labels = ordered(answers)
         for place, label in enumerate(labels):
             for other in labels[:place]:
-                both = answers[label].keys() & answers[other].keys()
-                if both and all(answers[label][key] == answers[other][key] for key in both):
-                    found.setdefault(label, other)
-        return found
+                common = answers[label].keys() & answers[other].keys()
+                if common and all(answers[label][key] == answers[other][key] for key in common):
+                    twins.setdefault(label, other)
+        return twins
 
     @cached_property
     def labels(self) -> list[str]:
@@ -108,8 +108,8 @@ class Comparison:
         """Name -> every attack that all networks to compare met after their last epoch, benign first."""
         shared: dict[str, Attack] | None = None
         for record in self.compared:
-            own = {name: metric.attack for name, metric in record.metrics().items()}
-            shared = own if shared is None else {name: a for name, a in shared.items() if name in own}
+            met = {name: metric.attack for name, metric in record.metrics().items()}
+            shared = met if shared is None else {name: a for name, a in shared.items() if name in met}
         return dict(sorted((shared or {}).items(), key=lambda item: item[0] != BENIGN))
 
     def images(self, attack: str) -> int:
@@ -119,8 +119,8 @@ class Comparison:
     @cached_property
     def met(self) -> dict[str, Attack]:
         """Name -> every attack that any network met, in the order of tables."""
-        found = {metric.attack.name: metric.attack for record in self for metric in record.measured()}
-        return {name: found[name] for name in attack_titles(found)}
+        attacks = {metric.attack.name: metric.attack for record in self for metric in record.measured()}
+        return {name: attacks[name] for name in attack_titles(attacks)}
 
     @cached_property
     def titles(self) -> dict[str, str]:
@@ -145,25 +145,28 @@ class Comparison:
         others: where the second is, if not here. The untouched network, which no seed made, has all seeds.
         """
         place = others or self
-        own, other = self.right(*first), place.right(*second)
-        own, other = self._as_often(first[0], own, other), place._as_often(second[0], other, own)
-        sizes = {seed: min(len(own[seed]), len(other[seed])) for seed in sorted(own.keys() & other.keys())}
-        return {seed: (own[seed][:n], other[seed][:n]) for seed, n in sizes.items()}
+        a, b = self.right(*first), place.right(*second)
+        a, b = self._as_often(first[0], a, b), place._as_often(second[0], b, a)
+        sizes = {seed: min(len(a[seed]), len(b[seed])) for seed in sorted(a.keys() & b.keys())}
+        return {seed: (a[seed][:n], b[seed][:n]) for seed, n in sizes.items()}
 
-    def _as_often(self, label: str, own: dict[int, Tensor], other: dict[int, Tensor]) -> dict[int, Tensor]:
-        """The answers `own` of the network of that label, for every seed of `other` where no seed made it."""
-        made = [record for record in self if record.label == label]
-        return dict.fromkeys(other, *own.values()) if untouched(made) and len(own) == 1 else own
+    def _as_often(
+        self, label: str, answers: dict[int, Tensor], other: dict[int, Tensor]
+    ) -> dict[int, Tensor]:
+        """The answers of the network of that label, for every seed of `other` where no seed made it."""
+        records = [record for record in self if record.label == label]
+        alone = untouched(records) and len(answers) == 1
+        return dict.fromkeys(other, *answers.values()) if alone else answers
 
     @cached_property
     def points(self) -> dict[tuple[str, str, str], Point]:
         """(label, rule, attack) -> what the trainings of that label have in common."""
-        found: dict[tuple[str, str, str], list[Metric]] = {}
+        metrics_of: dict[tuple[str, str, str], list[Metric]] = {}
         for record in self:
             for rule, kept in record.kept.items():
                 for attack, metric in kept.metrics.items():
-                    found.setdefault((record.label, rule, attack), []).append(metric)
-        return {key: Point.of(metrics) for key, metrics in found.items()}
+                    metrics_of.setdefault((record.label, rule, attack), []).append(metric)
+        return {key: Point.of(metrics) for key, metrics in metrics_of.items()}
 
     def having(self, names: Iterable[str]) -> Comparison:
         """The records to compare whose network met every one of these attacks."""
@@ -172,21 +175,21 @@ class Comparison:
 
     def chosen_by(self, rule: str) -> Comparison:
         """The trained networks as the rule keeps them, in place of their last epoch; the others as here."""
-        found = []
+        records = []
         for record in self.compared:
             if rule in record.kept:
-                found.append(replace(record, kept={"last": record.kept[rule]}))
+                records.append(replace(record, kept={"last": record.kept[rule]}))
             elif not record.run.recipe:
-                found.append(record)
-        return Comparison(found)
+                records.append(record)
+        return Comparison(records)
 
     @cached_property
     def seeds_of_each(self) -> dict[str, set[int]]:
         """Label of a trained network -> the seeds that it was trained with."""
-        found: dict[str, set[int]] = {}
+        seeds: dict[str, set[int]] = {}
         for record in self.trained:
-            found.setdefault(record.label, set()).add(record.run.seed)
-        return found
+            seeds.setdefault(record.label, set()).add(record.run.seed)
+        return seeds
 
     @property
     def seeds(self) -> list[int]:

@@ -40,22 +40,22 @@ ENOUGH = 500  # images, on which a difference of some points can be told
 def load(root: str | Path, suite: str) -> Comparison:
     """The records of a suite. ValueError for an unknown suite, FileNotFoundError when there is no record."""
     suites.get(suite)
-    found = Comparison(Store(root).of_suite(suite))
-    if not found.compared:
+    comparison = Comparison(Store(root).of_suite(suite))
+    if not comparison.compared:
         raise FileNotFoundError(
             f"no results of the suite {suite!r}: run `python -m gkp run --suite {suite}`, or set compute=True"
         )
-    return found
+    return comparison
 
 
 def setting(comparison: Comparison) -> str:
     """What was compared, in one sentence: network, data, share of MACs, training, seeds, images."""
-    chosen, trained = comparison.compared, comparison.trained
-    data = next(record.provenance.data for record in chosen if record.provenance.data)
+    compared, trained = comparison.compared, comparison.trained
+    data = next(record.provenance.data for record in compared if record.provenance.data)
     seeds = sorted({record.run.seed for record in trained})
-    ratios = [f"{100 * ratio:.1f}" for ratio in sorted(r.cost.macs_ratio for r in chosen if r.pruned)]
+    ratios = [f"{100 * ratio:.1f}" for ratio in sorted(r.cost.macs_ratio for r in compared if r.pruned)]
     left = " to ".join(dict.fromkeys((ratios[0], ratios[-1]))) if ratios else "100"
-    pruned = {record.label for record in chosen if record.pruned} - set(CONTROLS)
+    pruned = {record.label for record in compared if record.pruned} - set(CONTROLS)
     methods = {base(label) for label in pruned}
     networks = f"{len(methods)} pruning methods"
     networks += f" in {len(pruned)} forms" if len(pruned) > len(methods) else ""
@@ -65,7 +65,7 @@ def setting(comparison: Comparison) -> str:
         f"{networks} and the controls, with "
         f"{left} % of the prunable convolutions' multiply-adds left, {trained[0].run.epochs} "
         f"epochs of training each, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}; "
-        f"tested on up to {data.images:,} images ({whole} {data.official_size:,})." + marks_text(chosen)
+        f"tested on up to {data.images:,} images ({whole} {data.official_size:,})." + marks_text(compared)
     )
 
 
@@ -103,15 +103,15 @@ MARKS: dict[str, tuple[Callable[[Record], bool], str]] = {  # of rows that are n
 
 def marked(comparison: Comparison, label: str) -> str:
     """The label, with the MARKS that a network of it has."""
-    own = [record for record in comparison if record.label == label]
-    found = "".join(mark for mark, (has, _) in MARKS.items() if any(map(has, own)))
-    return f"{label} {found}" if found else label
+    records = [record for record in comparison if record.label == label]
+    marks = "".join(mark for mark, (has, _) in MARKS.items() if any(map(has, records)))
+    return f"{label} {marks}" if marks else label
 
 
 def marks_text(records: Iterable[Record]) -> str:
     """What the marks say that these records have: " †: ..."; "" without any."""
-    given = list(records)
-    return "".join(f" {mark}: {text}." for mark, (has, text) in MARKS.items() if any(map(has, given)))
+    records = list(records)
+    return "".join(f" {mark}: {text}." for mark, (has, text) in MARKS.items() if any(map(has, records)))
 
 
 # ---- attacks -------------------------------------------------------------------------------------
@@ -129,13 +129,13 @@ def in_pixels(attack: Attack) -> bool:
 
 def pixel_attacks(comparison: Comparison, kind: str | None = None) -> list[str]:
     """Attacks in pixels with true labels, by rising strength and then eps; of one kind if given."""
-    found = [
+    attacks = [
         attack
         for attack in comparison.attacks.values()
         if in_pixels(attack) and attack.labels == "true" and attack.loss == "float32"
         if kind in (None, attack.kind)
     ]
-    return [attack.name for attack in sorted(found, key=lambda a: (STRENGTH[a.kind], a.eps))]
+    return [attack.name for attack in sorted(attacks, key=lambda a: (STRENGTH[a.kind], a.eps))]
 
 
 def sound_attack(comparison: Comparison) -> str:
@@ -144,10 +144,10 @@ def sound_attack(comparison: Comparison) -> str:
     On ENOUGH images, if there is one of several steps on so many. ValueError when there is no attack in
     pixels: the records are then only those of the paper's protocol.
     """
-    found = if_sound(comparison)
-    if not found:
+    sound = if_sound(comparison)
+    if not sound:
         raise ValueError("no attack in pixel units is common to these records: run the suite to its end")
-    return found[0]
+    return sound[0]
 
 
 def if_sound(comparison: Comparison) -> list[str]:
@@ -200,7 +200,7 @@ def without_extra_seeds(comparison: Comparison) -> Comparison:
     Unlike `evenly` it keeps networks with fewer seeds, and what is not compared.
     """
     seeds, usual, common = _seeds(comparison)
-    extra = {label for label, own in seeds.items() if len(own) > usual}
+    extra = {label for label in seeds if len(seeds[label]) > usual}
     return Comparison(r for r in comparison if r.label not in extra or r.run.seed in common)
 
 
@@ -220,7 +220,7 @@ def extra_seeds_text(comparison: Comparison) -> str:
 def _seeds(comparison: Comparison) -> tuple[dict[str, set[int]], int, set[int]]:
     """Seeds of every trained network; how many most have; those that all with at least as many share."""
     seeds = comparison.seeds_of_each
-    counts = [len(one) for one in seeds.values()]
+    counts = list(map(len, seeds.values()))
     usual = max(counts, key=lambda n: (counts.count(n), n), default=0)
     common = set.intersection(*(one for one in seeds.values() if len(one) >= usual)) if seeds else set()
     return seeds, usual, common
@@ -231,10 +231,10 @@ def on_same_images(comparison: Comparison, names: Sequence[str]) -> Comparison:
 
     Every attack saw the first images of one list, some more of them than others; intervals follow.
     """
-    found = comparison.having(names)
-    n = min((record.metrics()[name].n for record in found for name in names), default=0)
+    networks = comparison.having(names)
+    n = min((record.metrics()[name].n for record in networks for name in names), default=0)
     shortened = []
-    for record in found:
+    for record in networks:
         metrics = {name: record.metrics()[name].first(n) for name in names}
         kept = {"last": replace(record.kept["last"], metrics=metrics)}
         shortened.append(replace(record, kept=kept))

@@ -64,7 +64,7 @@ def alike(
     pairs = comparison.pairs(first, second, others).values()
     if not pairs:
         return torch.empty(0, 0, dtype=torch.bool), torch.empty(0, 0, dtype=torch.bool)
-    n = min(len(own) for own, _ in pairs)
+    n = min(len(answers) for answers, _ in pairs)
     a, b = (torch.stack([answers[:n] for answers in side]) for side in zip(*pairs, strict=True))
     return a, b
 
@@ -113,8 +113,8 @@ def counts_text(frames: Mapping[str, pd.DataFrame], method: str = "sr-gkp") -> p
         worse, better = (int((pruned["verdict"] == word).sum()) for word in ("worse", "better"))
         row = {"attack": title, "methods": str(len(pruned)), "less accurate": str(worse), "more": str(better)}
         row["not significant"] = str(len(pruned) - worse - better)
-        own = pruned[pruned["method"] == method]
-        row[method] = f"{own['difference'].iloc[0]:+.2f}, {own['verdict'].iloc[0]}" if len(own) else "–"
+        test = pruned[pruned["method"] == method]
+        row[method] = f"{test['difference'].iloc[0]:+.2f}, {test['verdict'].iloc[0]}" if len(test) else "–"
         rows.append(row)
     return pd.DataFrame(rows)
 

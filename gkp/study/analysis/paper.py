@@ -67,7 +67,7 @@ def claims(path: str | Path, misses: Mapping[str, str] | None = None) -> list[Cl
 
     misses: id -> explanation of the known misses. ValueError for an id that no claim has.
     """
-    found, misses = [], dict(misses or {})
+    stated, misses = [], dict(misses or {})
     for _, row in rows(path).iterrows():
         for column, attack in COLUMNS.items():
             printed = float(row[attack])
@@ -77,7 +77,7 @@ def claims(path: str | Path, misses: Mapping[str, str] | None = None) -> list[Cl
             words = f"{network_title(row.network)}, {row.method}, {WORDS.get(column, column)}"
             name = f"P-{row.network}-{row.label}-{column}"
             explanation = misses.pop(name, "")
-            found.append(
+            stated.append(
                 Claim(
                     id=name,
                     statement=f"the paper's {words}",
@@ -99,21 +99,21 @@ def claims(path: str | Path, misses: Mapping[str, str] | None = None) -> list[Cl
         raise ValueError(
             f"{CLAIMS}: explained misses of no number in the paper's tables: {', '.join(misses)}"
         )
-    return found
+    return stated
 
 
 def beside_ours(comparison: Comparison, path: str | Path) -> pd.DataFrame:
     """Text table "paper | ours" of every method with rows in both; empty where the network is another."""
-    ours, found = comparison.points, []
+    ours, lines = comparison.points, []
     for network in sorted({record.run.network for record in comparison.compared}):
         for _, row in rows(path, network).iterrows():
             line = {"method": row.method}
             for attack in ATTACKS:
-                own = ours.get((row.label, "last", attack))
-                mine = f"{own.mean:.2f}" if own else "–"
+                point = ours.get((row.label, "last", attack))
+                mine = f"{point.mean:.2f}" if point else "–"
                 line[comparison.titles.get(attack, attack)] = f"{row[attack]:.2f} / {mine}"
-            found.append(line)
-    return pd.DataFrame(found)
+            lines.append(line)
+    return pd.DataFrame(lines)
 
 
 def gain_over_unpruned(comparison: Comparison, path: str | Path, method: str = "sr-gkp") -> pd.DataFrame:
@@ -211,12 +211,12 @@ def visible(
     shares: attack -> assumed share of discordant images, e.g. `discordance` of our own networks, because the
     paper gives no outcomes per image. pairs: networks times other methods, by their best-benign rows.
     """
-    found = []
+    lines = []
     table = rows(path)
     for attack, share in shares.items():
-        own = table[table.method == method].set_index("network")[attack]
+        of_method = table[table.method == method].set_index("network")[attack]
         others = table[~table.method.isin((method, "Unpruned"))]
-        gaps = own[others.network].to_numpy() - others[attack].to_numpy()
+        gaps = of_method[others.network].to_numpy() - others[attack].to_numpy()
         gaps = gaps[~np.isnan(gaps)]
         least = significant(n, share)
         counts = {
@@ -224,11 +224,11 @@ def visible(
             "better": int((gaps >= least).sum()),
             "worse": int((gaps <= -least).sum()),
         }
-        found.append({"attack": attack, "discordant": share, "least": least} | counts)
-    return pd.DataFrame(found)
+        lines.append({"attack": attack, "discordant": share, "least": least} | counts)
+    return pd.DataFrame(lines)
 
 
-def visible_text(found: pd.DataFrame, titles: Mapping[str, str]) -> pd.DataFrame:
+def visible_text(frame: pd.DataFrame, titles: Mapping[str, str]) -> pd.DataFrame:
     """`visible` as a text table."""
     return pd.DataFrame(
         {
@@ -238,5 +238,5 @@ def visible_text(found: pd.DataFrame, titles: Mapping[str, str]) -> pd.DataFrame
             "SR-GKP visibly better": f"{row.better} of {row.pairs}",
             "visibly worse": f"{row.worse} of {row.pairs}",
         }
-        for row in found.itertuples()
+        for row in frame.itertuples()
     )

@@ -32,20 +32,20 @@ def spread(comparison: Comparison, names: Sequence[str]) -> pd.DataFrame:
                 key = (same, record.label, record.run.epochs, name)
                 groups.setdefault(key, []).append(100 * metric.accuracy)
     columns = ["configuration", "label", "epochs", "attack", "seeds", "mean", "deviation", "range"]
-    found = [
+    rows = [
         (*key, len(v), float(np.mean(v)), float(np.std(v, ddof=1)), max(v) - min(v))
         for key, v in groups.items()
         if len(v) > 1
     ]
-    return pd.DataFrame(found, columns=columns)
+    return pd.DataFrame(rows, columns=columns)
 
 
 def spread_text(comparison: Comparison, names: Sequence[str]) -> pd.DataFrame:
     """`spread` as a text table: one row per configuration, "mean ± deviation (range)" per attack."""
-    found = spread(comparison, names)
-    cells = found.assign(
-        attack=found.attack.map(comparison.titles),
-        cell=[f"{r.mean:.2f} ± {r.deviation:.2f} ({r.range:.2f})" for r in found.itertuples()],
+    frame = spread(comparison, names)
+    cells = frame.assign(
+        attack=frame.attack.map(comparison.titles),
+        cell=[f"{r.mean:.2f} ± {r.deviation:.2f} ({r.range:.2f})" for r in frame.itertuples()],
     )
     place = {label: number for number, label in enumerate(ordered(cells.label))}
     lines = []
@@ -58,7 +58,11 @@ def spread_text(comparison: Comparison, names: Sequence[str]) -> pd.DataFrame:
 def gains(comparison: Comparison, attack: str, control: str) -> dict[str, list[float]]:
     """Label of each other network -> its points above `control`, one per seed that both have."""
     pairs = {label: comparison.pairs((label, attack), (control, attack)) for label in comparison.labels}
-    return {label: [gain(*pair) for pair in own.values()] for label, own in pairs.items() if label != control}
+    return {
+        label: [gain(*pair) for pair in by_seed.values()]
+        for label, by_seed in pairs.items()
+        if label != control
+    }
 
 
 def against(comparison: Comparison, attack: str, control: str, confidence: float = 0.95) -> pd.DataFrame:
@@ -69,9 +73,9 @@ def against(comparison: Comparison, attack: str, control: str, confidence: float
     about other images. Rows: methods with three seeds or more in common with the control.
     """
     rows = [
-        (label, own, np.mean(own), *student(own, confidence))
-        for label, own in gains(comparison, attack, control).items()
-        if len(own) >= FEWEST
+        (label, differences, np.mean(differences), *student(differences, confidence))
+        for label, differences in gains(comparison, attack, control).items()
+        if len(differences) >= FEWEST
     ]
     return pd.DataFrame(rows, columns=["method", "differences", "mean", "low", "high"])
 
@@ -95,7 +99,7 @@ def in_common(comparison: Comparison, labels: Iterable[str]) -> int:
 
 def counted(comparison: Comparison, noun: str = "seed") -> str:
     """ "1 seed", "2 seeds" or, where not all networks have as many, "1 to 3 seeds"."""
-    counts = [len(own) for own in comparison.seeds_of_each.values()]
+    counts = [len(seeds) for seeds in comparison.seeds_of_each.values()]
     fewest, most = min(counts), max(counts)
     number = f"{most}" if fewest == most else f"{fewest} to {most}"
     return f"{number} {noun}{'s' * (most > 1)}"

@@ -38,13 +38,13 @@ def courses(comparison: Comparison) -> list[Record]:
     """The records to compare, in the order of all figures, whose every epoch was attacked, and each choice by
     the whole protocol; one per label."""
     needed = {BENIGN, *PROTOCOL}
-    found = {
+    by_label = {
         record.label: record
         for record in comparison.compared
         if record.epochs and all(row.attacked for row in record.epochs)
         if all(needed <= record.metrics(rule).keys() for rule in RULES)
     }
-    return [found[label] for label in ordered(found)]
+    return [by_label[label] for label in ordered(by_label)]
 
 
 def course(record: Record) -> pd.DataFrame:
@@ -170,14 +170,14 @@ def order_kept(short: Comparison, long: Comparison, attack: str) -> dict[str, in
     short, long = _as_often(short, long)
     labels = [label for label in long.labels if _of(long, label)[0].run.recipe]
     signs = [_signs(recipe, labels, attack) for recipe in (short, long)]
-    both = list(zip(*signs, strict=True))
+    pairs = list(zip(*signs, strict=True))
     return {
-        "pairs": len(both),
-        "significant": sum(after != 0 for _, after in both),
-        "same": sum(before == after != 0 for before, after in both),
-        "open": sum(before == 0 != after for before, after in both),
-        "other": sum(before * after < 0 for before, after in both),
-        "only": sum(before != 0 == after for before, after in both),
+        "pairs": len(pairs),
+        "significant": sum(after != 0 for _, after in pairs),
+        "same": sum(before == after != 0 for before, after in pairs),
+        "open": sum(before == 0 != after for before, after in pairs),
+        "other": sum(before * after < 0 for before, after in pairs),
+        "only": sum(before != 0 == after for before, after in pairs),
     }
 
 
@@ -185,14 +185,14 @@ def ranks_kept_text(short: Comparison, long: Comparison, attacks: Sequence[str])
     """Text table: rank correlations of the two recipes, how many significant differences stay, by attack."""
     lines = []
     for attack in attacks:
-        found, kept = ranks(short, long, attack), order_kept(short, long, attack)
+        correlations, order = ranks(short, long, attack), order_kept(short, long, attack)
         cells = {
             name.title(): f"{r['correlation']:+.2f} ({r['low']:+.2f} to {r['high']:+.2f})"
-            for name, r in found.items()
+            for name, r in correlations.items()
         }
-        counts = {"significant": f"{kept['significant']} of {kept['pairs']}"}
-        counts |= {"so already": str(kept["same"]), "open then": str(kept["open"])}
-        counts |= {"other way then": str(kept["other"]), "significant then alone": str(kept["only"])}
+        counts = {"significant": f"{order['significant']} of {order['pairs']}"}
+        counts |= {"so already": str(order["same"]), "open then": str(order["open"])}
+        counts |= {"other way then": str(order["other"]), "significant then alone": str(order["only"])}
         lines.append({"attack": long.titles[attack]} | cells | counts)
     return pd.DataFrame(lines)
 
@@ -200,9 +200,9 @@ def ranks_kept_text(short: Comparison, long: Comparison, attacks: Sequence[str])
 def _signs(comparison: Comparison, labels: Sequence[str], attack: str) -> list[int]:
     """Per pair of labels 1 where the first is significantly ahead, -1 the second, 0 neither."""
     pairs = [alike(comparison, (a, attack), (b, attack)) for a, b in combinations(labels, 2)]
-    p = holm(pd.Series([chance(a, b) for a, b in pairs], dtype=float))
+    corrected = holm(pd.Series([chance(a, b) for a, b in pairs], dtype=float))
     return [
-        0 if each >= LEVEL else 1 if gain(a, b) > 0 else -1 for each, (a, b) in zip(p, pairs, strict=True)
+        0 if p >= LEVEL else 1 if gain(a, b) > 0 else -1 for p, (a, b) in zip(corrected, pairs, strict=True)
     ]
 
 
@@ -212,5 +212,5 @@ def _of(comparison: Comparison, label: str) -> list[Record]:
 
 def _as_often(*recipes: Comparison) -> list[Comparison]:
     """The networks that all have, by label and seed."""
-    common = set.intersection(*({(r.label, r.run.seed) for r in each.compared} for each in recipes))
-    return [Comparison(r for r in each.compared if (r.label, r.run.seed) in common) for each in recipes]
+    common = set.intersection(*({(r.label, r.run.seed) for r in recipe.compared} for recipe in recipes))
+    return [Comparison(r for r in recipe.compared if (r.label, r.run.seed) in common) for recipe in recipes]

@@ -117,10 +117,10 @@ def strong(root: str | Path, comparison: Comparison) -> Comparison:
     """
     known = {(record.label, record.run.network) for record in comparison}
     apart = (r for r in Store(root).of_suite(AUTOATTACK) if (r.label, r.run.network) in known)
-    for found in (comparison.having([STRONGEST]), Comparison(apart).having([STRONGEST])):
-        pruned = {record.label for record in found.pruned}
+    for networks in (comparison.having([STRONGEST]), Comparison(apart).having([STRONGEST])):
+        pruned = {record.label for record in networks.pruned}
         if METHOD in pruned and len(pruned) > 1:
-            return found
+            return networks
     return Comparison(())
 
 
@@ -144,9 +144,9 @@ def price(root: str | Path, comparison: Comparison) -> Price:
         record.training_seconds if alike else None,
         record.run.epochs,
         {
-            (network, batch): found["pruned, grouped"]["ratio"]
+            (network, batch): executions["pruned, grouped"]["ratio"]
             for network, batches in networks.items()
-            for batch, found in batches.items()
+            for batch, executions in batches.items()
         },
         fact.provenance.device if fact else None,
     )
@@ -165,8 +165,8 @@ def smoothness(root: str | Path) -> Smoothness | None:
     return Smoothness(
         groups=searches["alpha 0"]["groups"],
         networks=len(fact.facts["smoother"]),
-        same=min(found["same_groups"] for found in searches.values()),
-        rougher=min(found["mean_percent"] for found in fact.facts["smoother"].values()),
+        same=min(numbers["same_groups"] for numbers in searches.values()),
+        rougher=min(numbers["mean_percent"] for numbers in fact.facts["smoother"].values()),
         smoothest=smoothest(root),
     )
 

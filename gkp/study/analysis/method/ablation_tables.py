@@ -38,13 +38,13 @@ def facts(root: str | Path, suite: str, name: str) -> dict[str, Any]:
 # ---- searches ------------------------------------------------------------------------------------
 
 
-def search_text(found: Mapping[str, Any]) -> pd.DataFrame:
+def search_text(facts: Mapping[str, Any]) -> pd.DataFrame:
     """One row per search of `ablations.search_facts`, over all networks; the reference has 100."""
     rows = []
-    for title in titles(found):
-        entry = found["searches"][title]
+    for title in titles(facts):
+        entry = facts["searches"][title]
         whole = entry["networks"][ALL]
-        each = [per["shared_percent"] for name, per in entry["networks"].items() if name != ALL]
+        shared = [per["shared_percent"] for name, per in entry["networks"].items() if name != ALL]
         comparable = whole["same_groups"] is not None
         rows.append(
             {
@@ -54,7 +54,7 @@ def search_text(found: Mapping[str, Any]) -> pd.DataFrame:
                     f"{whole['same_groups']} of {whole['groups']}" if comparable else "other groups"
                 ),
                 "kernels in common": f"{whole['shared_percent']:.2f} %",
-                "kernels, lowest to highest network": f"{min(each):.1f} to {max(each):.1f}",
+                "kernels, lowest to highest network": f"{min(shared):.1f} to {max(shared):.1f}",
                 "frozen cost (reference 100)": f"{whole['frozen_percent']:.1f}" if comparable else "–",
                 "cost of Eq. 3 (reference 100)": f"{whole['eq3_percent']:.1f}" if comparable else "–",
             }
@@ -62,10 +62,10 @@ def search_text(found: Mapping[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def smoother_text(found: Mapping[str, Any]) -> pd.DataFrame:
+def smoother_text(facts: Mapping[str, Any]) -> pd.DataFrame:
     """One row per network: percent of all sets that are smoother than the one the reference keeps."""
     rows = []
-    for network, numbers in found["smoother"].items():
+    for network, numbers in facts["smoother"].items():
         row = {"network": network, "groups": str(numbers["groups"])}
         row |= {
             f"{width} channels": f"{mean:.1f}"

@@ -33,8 +33,8 @@ def times(root: str | Path, suite: str = "cost") -> pd.DataFrame:
     rows = []
     for name in ("pruning-time", "pruning-time-vgg16"):
         fact = Store(root).fact(suite, name)
-        for network, found in (fact.facts["networks"] if fact else {}).items():
-            rows.append({"network": network, **found})
+        for network, measured in (fact.facts["networks"] if fact else {}).items():
+            rows.append({"network": network, **measured})
     columns = ["network", "weights", "layers", "seconds", "least", "most", "grouping_seconds"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -72,10 +72,10 @@ def seconds_text(seconds: float) -> str:
     return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.1f} s"
 
 
-def counts_text(found: Mapping[str, Any]) -> pd.DataFrame:
+def counts_text(facts: Mapping[str, Any]) -> pd.DataFrame:
     """The `cost-table` fact: MACs and parameters in millions, printed by the paper and counted by us."""
     rows = []
-    for row in found["rows"]:
+    for row in facts["rows"]:
         line = {"network": network_title(row["network"]), "removed": f"{100 * row['rate']:g} %"}
         for kind, title in (("macs", "MACs (M)"), ("params", "parameters (M)")):
             line[f"{title}, paper"] = row[f"{kind}_paper"]
@@ -86,24 +86,24 @@ def counts_text(found: Mapping[str, Any]) -> pd.DataFrame:
 
 def _first(records: Iterable[Record]) -> dict[str, Record]:
     """Label -> its first record, in the order of all figures."""
-    found: dict[str, Record] = {}
+    by_label: dict[str, Record] = {}
     for record in records:
-        found.setdefault(record.label, record)
-    return {label: found[label] for label in ordered(found)}
+        by_label.setdefault(record.label, record)
+    return {label: by_label[label] for label in ordered(by_label)}
 
 
-def latency_text(found: Mapping[str, Any]) -> pd.DataFrame:
+def latency_text(facts: Mapping[str, Any]) -> pd.DataFrame:
     """One row per network and execution: time over that of the unpruned network, with its quartiles."""
     rows = []
-    for network, batches in found["networks"].items():
+    for network, batches in facts["networks"].items():
         executions = sorted(next(iter(batches.values())), key=lambda title: title != "unpruned")
         for execution in executions:
             row = {"network": network_title(network), "execution": execution}
             for batch, measured in batches.items():
-                own, dense = measured[execution], measured["unpruned"]["seconds"]
-                spread = f"{own['low'] / dense:.2f} to {own['high'] / dense:.2f}"
-                row[f"{batch}: milliseconds"] = f"{1000 * own['seconds']:.1f}"
-                row[f"{batch}: over unpruned"] = f"{own['ratio']:.2f} ({spread})"
+                timing, dense = measured[execution], measured["unpruned"]["seconds"]
+                spread = f"{timing['low'] / dense:.2f} to {timing['high'] / dense:.2f}"
+                row[f"{batch}: milliseconds"] = f"{1000 * timing['seconds']:.1f}"
+                row[f"{batch}: over unpruned"] = f"{timing['ratio']:.2f} ({spread})"
             rows.append(row)
     return pd.DataFrame(rows)
 
@@ -114,13 +114,13 @@ def steps(comparison: Comparison, timed: Mapping[str, Any] | None) -> pd.DataFra
     timed: the fact `method-time`, medians of repeated calls, for methods that look at weights alone ("warm").
     The others have the seconds of their run, once, with all that they need beforehand. images: looked at.
     """
-    found = []
+    rows = []
     for label, record in _first(r for r in comparison.trained if r.pruned).items():
         if pruners.get(record.run.method).schedule == "one-shot":
             warm = (timed or {"methods": {}})["methods"].get(label)
             seconds = warm["seconds"] if warm else record.pruning.seconds
-            found.append((label, seconds, bool(warm), record.pruning.data_images))
-    return pd.DataFrame(found, columns=["method", "seconds", "warm", "images"])
+            rows.append((label, seconds, bool(warm), record.pruning.data_images))
+    return pd.DataFrame(rows, columns=["method", "seconds", "warm", "images"])
 
 
 def left(comparison: Comparison) -> pd.DataFrame:

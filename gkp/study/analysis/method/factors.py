@@ -41,8 +41,7 @@ def levels(run: Run) -> dict[str, str] | None:
 
 def crossed(comparison: Comparison) -> list[tuple[dict[str, str], Record]]:
     """The trained records that have a level of each factor, with these levels."""
-    found = ((levels(record.run), record) for record in comparison.trained)
-    return [(own, record) for own, record in found if own]
+    return [(by_factor, record) for record in comparison.trained if (by_factor := levels(record.run))]
 
 
 def table(comparison: Comparison, names: Sequence[str]) -> pd.DataFrame:
@@ -52,10 +51,10 @@ def table(comparison: Comparison, names: Sequence[str]) -> pd.DataFrame:
     """
     rows, runs = [], {record.label: record for record in comparison.compared}
     for label in comparison.labels:
-        own = levels(runs[label].run) or dict.fromkeys(PUBLISHED, "–") | _profile_of(runs[label].run)
+        by_factor = levels(runs[label].run) or dict.fromkeys(PUBLISHED, "–") | _profile_of(runs[label].run)
         for name in names:
             if point := comparison.points.get((label, "last", name)):
-                rows.append({"label": label, **own, "attack": name, **point._asdict()})
+                rows.append({"label": label, **by_factor, "attack": name, **point._asdict()})
     return pd.DataFrame(rows, columns=["label", *PUBLISHED, "attack", "mean", "low", "high", "seeds", "n"])
 
 
@@ -65,13 +64,13 @@ def _profile_of(run: Run) -> dict[str, str]:
 
 def table_text(comparison: Comparison, names: Sequence[str]) -> pd.DataFrame:
     """`table` with a row per network and "91.98 ± 0.53" per attack; the best by the first attack first."""
-    found = table(comparison, names)
-    if found.empty:
-        return found
-    first = found[found.attack == names[0]].sort_values("mean", ascending=False)
+    frame = table(comparison, names)
+    if frame.empty:
+        return frame
+    first = frame[frame.attack == names[0]].sort_values("mean", ascending=False)
     rows = first[["label", *PUBLISHED, "seeds"]].set_index("label")
     for name in names:
-        part = found[found.attack == name].set_index("label")
+        part = frame[frame.attack == name].set_index("label")
         texts = {row.Index: f"{row.mean:.2f} ± {(row.high - row.low) / 2:.2f}" for row in part.itertuples()}
         rows[comparison.titles.get(name, name)] = pd.Series(texts, dtype=object)
     return rows.fillna("–").reset_index()
@@ -133,16 +132,18 @@ def separable(comparison: Comparison, attack: str) -> bool:
     return bool(np.linalg.matrix_rank(design) == design.shape[1] < len(frame) - 1)
 
 
-def _crossed(frame: pd.DataFrame, one: str, other: str) -> bool:
-    """Whether two levels of `one` meet the same two levels of `other`."""
-    met = frame.groupby(one)[other].agg(set)
+def _crossed(frame: pd.DataFrame, factor: str, other: str) -> bool:
+    """Whether two levels of `factor` meet the same two levels of `other`."""
+    met = frame.groupby(factor)[other].agg(set)
     return any(len(a & b) > 1 for a, b in itertools.combinations(met, 2))
 
 
 def _accuracies(comparison: Comparison, attack: str) -> tuple[pd.DataFrame, list[str]]:
     """The factors and the accuracy (percent) of the crossed networks, and the factors that vary in them."""
-    found = [(own, record.metrics().get(attack)) for own, record in crossed(comparison)]
-    frame = pd.DataFrame({**own, "accuracy": 100 * metric.accuracy} for own, metric in found if metric)
+    measured = [(by_factor, record.metrics().get(attack)) for by_factor, record in crossed(comparison)]
+    frame = pd.DataFrame(
+        {**by_factor, "accuracy": 100 * metric.accuracy} for by_factor, metric in measured if metric
+    )
     return frame, [factor for factor in PUBLISHED if len(frame) and frame[factor].nunique() > 1]
 
 
@@ -153,8 +154,8 @@ def contrasts(comparison: Comparison, names: Sequence[str]) -> pd.DataFrame:
     high (95 % over images), p, verdict: McNemar's test with images as clusters, Holm over all rows.
     """
     cells: dict[tuple[str, ...], Record] = {}
-    for own, record in crossed(comparison):
-        cells[*own.values(), str(record.run.seed)] = record
+    for by_factor, record in crossed(comparison):
+        cells[*by_factor.values(), str(record.run.seed)] = record
     rows = []
     for place, (factor, reference) in enumerate(PUBLISHED.items()):
         for level in sorted({key[place] for key in cells} - {reference}):
@@ -172,18 +173,18 @@ def contrasts(comparison: Comparison, names: Sequence[str]) -> pd.DataFrame:
 
 def _answers(pairs: Iterable[tuple[Record, Record]], attack: str) -> tuple[Tensor, Tensor]:
     """bool (S, N) each: the right images of the pairs of which both met the attack."""
-    both = [(one.metrics().get(attack), two.metrics().get(attack)) for one, two in pairs]
-    known = [(one.right, two.right) for one, two in both if one and two]
+    metrics = [(first.metrics().get(attack), second.metrics().get(attack)) for first, second in pairs]
+    known = [(first.right, second.right) for first, second in metrics if first and second]
     if not known:
         return torch.empty(0, 0, dtype=torch.bool), torch.empty(0, 0, dtype=torch.bool)
     n = min(len(right) for pair in known for right in pair)
-    return torch.stack([one[:n] for one, _ in known]), torch.stack([two[:n] for _, two in known])
+    return torch.stack([first[:n] for first, _ in known]), torch.stack([second[:n] for _, second in known])
 
 
 def _tested(a: Tensor, b: Tensor) -> dict[str, Any]:
     low, high = paired_difference(a, b)
-    found = {"networks": len(a), "n": a.shape[1], "difference": gain(a, b)}
-    return found | {"low": 100 * low, "high": 100 * high, "p": chance(a, b)}
+    counts = {"networks": len(a), "n": a.shape[1]}
+    return counts | {"difference": gain(a, b), "low": 100 * low, "high": 100 * high, "p": chance(a, b)}
 
 
 def _corrected(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> pd.DataFrame:
@@ -230,17 +231,17 @@ def front(comparison: Comparison, clean: str, robust: str) -> pd.DataFrame:
 
     And clean_low, clean_high, robust_low, robust_high: those of its lowest and of its highest training.
     """
-    found = table(comparison, [clean, robust]).pivot(
+    means = table(comparison, [clean, robust]).pivot(
         index=["label", *PUBLISHED], columns="attack", values="mean"
     )
-    found = found.dropna().reset_index()
-    found = found.rename(columns={clean: "clean", robust: "robust"}).rename_axis(columns=None)
+    means = means.dropna().reset_index()
+    means = means.rename(columns={clean: "clean", robust: "robust"}).rename_axis(columns=None)
     beaten = [
-        ((found.clean >= row.clean) & (found.robust >= row.robust)
-         & ((found.clean > row.clean) | (found.robust > row.robust))).any()
-        for row in found.itertuples()
+        ((means.clean >= row.clean) & (means.robust >= row.robust)
+         & ((means.clean > row.clean) | (means.robust > row.robust))).any()
+        for row in means.itertuples()
     ]  # fmt: skip
-    return found.assign(best=[not lost for lost in beaten]).merge(_spread(comparison, clean, robust))
+    return means.assign(best=[not lost for lost in beaten]).merge(_spread(comparison, clean, robust))
 
 
 def _spread(comparison: Comparison, clean: str, robust: str) -> pd.DataFrame:

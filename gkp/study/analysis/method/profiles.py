@@ -30,20 +30,22 @@ ROBUST = Attack("pgd", eps=0.5 / 255, step=0.125 / 255, iterations=10).name
 
 def there(store: Store, suite: str) -> str:
     """ "**19 of 58 runs** of cifar10-resnet20-profiles are there, 18 of them trainings of 8 networks"."""
-    runs, found = suites.get(suite).ordered(), Comparison(store.of_suite(suite))
-    networks = len({record.label for record in found.trained})
-    done = f"**{len(found)} of {len(runs)} runs** of `{suite}` are there"
-    return f"{done}, {len(found.trained)} of them trainings of {networks} networks."
+    runs, recorded = suites.get(suite).ordered(), Comparison(store.of_suite(suite))
+    networks = len({record.label for record in recorded.trained})
+    done = f"**{len(recorded)} of {len(runs)} runs** of `{suite}` are there"
+    return f"{done}, {len(recorded.trained)} of them trainings of {networks} networks."
 
 
 def missing(store: Store, suite: str) -> str:
     """What a suite lacks: "Missing: sr-gkp-b (seeds 1, 2), ..."; "" when nothing does."""
-    found = {record.hash for record in store.of_suite(suite)}
+    recorded = {record.hash for record in store.of_suite(suite)}
     seeds: dict[str, list[str]] = {}
     for run in suites.get(suite).ordered():
-        if run.hash not in found:
+        if run.hash not in recorded:
             seeds.setdefault(run.label, []).append(str(run.seed))
-    named = [f"{label} (seed{'s' * (len(own) > 1)} {', '.join(own)})" for label, own in seeds.items()]
+    named = [
+        f"{label} (seed{'s' * (len(numbers) > 1)} {', '.join(numbers)})" for label, numbers in seeds.items()
+    ]
     return f"Missing: {'; '.join(named)}." if named else ""
 
 
@@ -62,13 +64,13 @@ def tested_text(frame: pd.DataFrame, titles: Mapping[str, str]) -> pd.DataFrame:
     A cell is "+1.20 better (p = 0.012)", without a word where it is not significant, or a dash.
     """
     keys = [name for name in ("factor", "level", "against", "label") if name in frame]
-    cells: dict[tuple[str, ...], dict[str, str]] = {}
+    lines: dict[tuple[str, ...], dict[str, str]] = {}
     for row in frame.to_dict("records"):
         word = f" {row['verdict']}" if row["p"] < LEVEL else ""
         text = f"{row['difference']:+.2f}{word} ({p_text(row['p'])})"
-        own = cells.setdefault(tuple(row[key] for key in keys), {"networks": str(row["networks"])})
-        own[titles[row["attack"]]] = text
-    rows = [dict(zip(keys, names, strict=True)) | own for names, own in cells.items()]
+        line = lines.setdefault(tuple(row[key] for key in keys), {"networks": str(row["networks"])})
+        line[titles[row["attack"]]] = text
+    rows = [dict(zip(keys, names, strict=True)) | line for names, line in lines.items()]
     return pd.DataFrame(rows).fillna("–")
 
 
@@ -94,11 +96,13 @@ def variance_text(comparison: Comparison, names: Sequence[str]) -> pd.DataFrame:
 
 def _without_reverse(comparison: Comparison) -> dict[str, Comparison]:
     """Words -> the networks, whole and without those of the reverse profile where it has any."""
-    reverse = {r.hash for own, r in factors.crossed(comparison) if own["profile"] == stages.REVERSE}
-    found = {"all": comparison}
+    reverse = {
+        r.hash for by_factor, r in factors.crossed(comparison) if by_factor["profile"] == stages.REVERSE
+    }
+    networks = {"all": comparison}
     if reverse:
-        found[f"without {stages.REVERSE}"] = Comparison(r for r in comparison if r.hash not in reverse)
-    return found
+        networks[f"without {stages.REVERSE}"] = Comparison(r for r in comparison if r.hash not in reverse)
+    return networks
 
 
 # ---- costs and other fine-tunings ----------------------------------------------------------------
@@ -141,10 +145,10 @@ def _finalists() -> set[str]:
     return {run.label for run in suites.get(FINETUNINGS["distillation"]).runs}
 
 
-def ways_text(found: Mapping[str, Comparison]) -> pd.DataFrame:
+def ways_text(finetunings: Mapping[str, Comparison]) -> pd.DataFrame:
     """fine-tuning, epochs, passes over the images, records of all asked for, seconds of a training."""
     rows = []
-    for name, comparison in found.items():
+    for name, comparison in finetunings.items():
         recipe = next(run.recipe for run in suites.get(FINETUNINGS[name]).runs if run.recipe)
         row = {"fine-tuning": name, "epochs": str(recipe.epochs)}
         row["passes"] = f"{recipe.epochs * passes(recipe):.1f}"
@@ -154,16 +158,16 @@ def ways_text(found: Mapping[str, Comparison]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def cheaper(found: Mapping[str, Comparison], attack: str) -> str:
+def cheaper(finetunings: Mapping[str, Comparison], attack: str) -> str:
     """What each fine-tuning adds on average under the attack, beside how far structures lie apart."""
-    plain, lines = found["plain"], []
+    plain, lines = finetunings["plain"], []
     pruned = [r for r in plain if r.label not in CONTROLS and attack in r.metrics()]
-    for name, other in [*found.items()][1:]:
+    for name, other in [*finetunings.items()][1:]:
         moved = [
-            [alike(other, (label, each), (label, each), plain) for each in (attack, BENIGN)]
+            [alike(other, (label, under), (label, under), plain) for under in (attack, BENIGN)]
             for label in other.labels
         ]
-        gains = [[gain(*pair) for pair in both] for both in moved if all(len(a) for a, _ in both)]
+        gains = [[gain(*pair) for pair in pairs] for pairs in moved if all(len(a) for a, _ in pairs)]
         if gains:
             robust, clean = (fmean(column) for column in zip(*gains, strict=True))
             several = f"{len(gains)} network{'s' * (len(gains) > 1)}"
@@ -171,7 +175,7 @@ def cheaper(found: Mapping[str, Comparison], attack: str) -> str:
         else:
             lines.append(f"- {name}: not yet measured, no training is there")
     right = [100 * record.metrics()[attack].accuracy for record in pruned]
-    if len(found) and any("**" in line for line in lines) and right:
+    if len(finetunings) and any("**" in line for line in lines) and right:
         apart = f"**{max(right) - min(right):.1f} points** from the worst to the best"
         lines.append(f"- the choice of a structure: {apart} of {len(right)} pruned ones, one training each")
     return "\n".join(lines)

@@ -43,7 +43,7 @@ def corrected(cell: str | Mapping[str, str]) -> str:
 
 def corrections(path: str | Path) -> pd.DataFrame:
     """The number, method, column, printed and right text, reason and source of every cell that is wrong."""
-    found = [
+    return pd.DataFrame(
         {
             "no.": str(number),
             "method": method,
@@ -54,8 +54,7 @@ def corrections(path: str | Path) -> pd.DataFrame:
             "source": cell["source"],
         }
         for number, (method, column, cell) in enumerate(_wrong(load(path)), 1)
-    ]
-    return pd.DataFrame(found)
+    )
 
 
 def table(path: str | Path) -> pd.DataFrame:
@@ -65,7 +64,7 @@ def table(path: str | Path) -> pd.DataFrame:
     """
     rows = load(path)
     number = {(method, column): n for n, (method, column, _) in enumerate(_wrong(rows), 1)}
-    found = []
+    lines = []
     for method, row in rows.items():
         line = {"method": f"{method}, {row['cited']}"}
         for column, title in COLUMNS.items():
@@ -76,8 +75,8 @@ def table(path: str | Path) -> pd.DataFrame:
                 line[title] = f"~~{cell['printed']}~~ {cell['corrected']} [{number[method, column]}]"
         ours = "; ".join(f"{COLUMNS[column]}: {text}" for column, text in row.get("here", {}).items())
         line["here"] = ", ".join(f"`{label}`" for label in row["labels"]) + (f" ({ours})" if ours else "")
-        found.append(line)
-    return pd.DataFrame(found)
+        lines.append(line)
+    return pd.DataFrame(lines)
 
 
 def _wrong(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str, Mapping[str, str]]]:

@@ -58,15 +58,15 @@ def ratios_text(frame: pd.DataFrame) -> pd.DataFrame:
                 "goal": goal,
             }
         )
-    found = pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
     optional = {"at the peak": "at_peak", "in other runs": "earlier"}
     empty = [title for title, column in optional.items() if frame[column].isna().all()]
-    return found.drop(columns=empty, errors="ignore")
+    return table.drop(columns=empty, errors="ignore")
 
 
 def roofline_text(root: str | Path) -> pd.DataFrame:
     """The least time of pruned networks by the dense one's on this machine, all channels gathered."""
-    found = next((fact.facts for fact in facts(root) if fact.label == "deployment"), {})
+    measured = next((fact.facts for fact in facts(root) if fact.label == "deployment"), {})
     rows = [
         {
             "network": network_title(row["network"]),
@@ -74,18 +74,18 @@ def roofline_text(root: str | Path) -> pd.DataFrame:
             "groups": row["groups"],
             "least time, the dense network's is 1": f"{row['of_dense']:.2f}",
         }
-        for row in found.get("roofline", ())
+        for row in measured.get("roofline", ())
     ]
     return pd.DataFrame(rows)
 
 
 def text(root: str | Path, part: str | None = None) -> pd.DataFrame:
     """A part's record, or the ratios of all, as words; without rows where it was not measured."""
-    found = {fact.label: fact.facts for fact in facts(root)}.get(part or "", {})
-    if "shares" in found:
-        return shares_text(found["shares"])
-    if "mean_gap_percent" in found:
-        return gaps_text(found)
+    measured = {fact.label: fact.facts for fact in facts(root)}.get(part or "", {})
+    if "shares" in measured:
+        return shares_text(measured["shares"])
+    if "mean_gap_percent" in measured:
+        return gaps_text(measured)
     return ratios_text(ratios(root, part))
 
 
@@ -102,22 +102,22 @@ def shares_text(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def gaps_text(found: Mapping[str, Any]) -> pd.DataFrame:
+def gaps_text(measured: Mapping[str, Any]) -> pd.DataFrame:
     """How much more than the optimum of Eq. 3 the beam's sets cost: a row for each layer, and all of them."""
     rows = [
         {
             "layer": row["layer"],
             "proved": f"{row['proved']} of {row['groups']} groups",
-            **{f"beta of {BETAS[beta]}": _spread(own) for beta, own in sorted(row["gap_percent"].items())},
+            **{f"beta of {BETAS[beta]}": _spread(gaps) for beta, gaps in sorted(row["gap_percent"].items())},
         }
-        for row in found["layers"]
+        for row in measured["layers"]
     ]
     whole = {
-        beta: [gap for row in found["layers"] for gap in row["gap_percent"][beta]]
-        for beta in sorted(found["mean_gap_percent"])
+        beta: [gap for row in measured["layers"] for gap in row["gap_percent"][beta]]
+        for beta in sorted(measured["mean_gap_percent"])
     }
-    every = {f"beta of {BETAS[beta]}": _spread(own) for beta, own in whole.items()}
-    rows.append({"layer": "all", "proved": f"{found['proved']} of {found['groups']} groups", **every})
+    every = {f"beta of {BETAS[beta]}": _spread(gaps) for beta, gaps in whole.items()}
+    rows.append({"layer": "all", "proved": f"{measured['proved']} of {measured['groups']} groups", **every})
     return pd.DataFrame(rows)
 
 
