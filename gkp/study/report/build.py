@@ -55,11 +55,11 @@ def measured_suites(store: Store) -> list[str]:
 
     A suite that only attacks other suites' networks counts from the first network that met all its attacks.
     """
-    own = {record.suite for record in store.all()}
-    found = {file.suite for file in store.files()}
-    runs = {name: suites.get(name).ordered() if name in suites.SUITES else [] for name in found - own}
-    others = {name for name, each in runs.items() if not each or any(is_complete(run, store) for run in each)}
-    return sorted((own | others) - {LIVE})
+    with_records = {record.suite for record in store.all()}
+    others = {file.suite for file in store.files()} - with_records
+    runs_of = {name: suites.get(name).ordered() if name in suites.SUITES else [] for name in others}
+    shown = {n for n, runs in runs_of.items() if not runs or any(is_complete(run, store) for run in runs)}
+    return sorted((with_records | shown) - {LIVE})
 
 
 def pages(store: Store) -> dict[Path, str]:
@@ -106,16 +106,16 @@ def write(root: str | Path, suite: str | None = None, *, figures: bool = True) -
 def check(root: str | Path) -> str:
     """Unified diff between what is on disk and what the records give; "" when they agree."""
     root = Path(root)
-    parts: list[str] = []
+    diff: list[str] = []
     for path, text in generate(root).items():
         shown = (root / path).read_text("utf-8") if (root / path).exists() else ""
-        parts += difflib.unified_diff(
+        diff += difflib.unified_diff(
             shown.splitlines(keepends=True),
             text.splitlines(keepends=True),
             f"{path} (shown)",
             f"{path} (from the records)",
         )
-    return "".join(parts)
+    return "".join(diff)
 
 
 def verdicts(root: str | Path, suite: str | None = None) -> list[claims.Verdict]:
@@ -143,8 +143,8 @@ def waiting(root: str | Path, suite: str | None = None) -> dict[str, int]:
 def _of_the_paper(store: Store, suite: str | None) -> list[claims.Verdict]:
     path = store.root / published.TABLES
     misses = claims.explained_misses(store.root / claims.CLAIMS)
-    found = published.claims(path, misses) if path.exists() else []
-    chosen = [claim for claim in found if suite in (None, claim.ours["suite"])]
+    printed = published.claims(path, misses) if path.exists() else []
+    chosen = [claim for claim in printed if suite in (None, claim.ours["suite"])]
     return claims.judge(chosen, store.entries)
 
 

@@ -86,15 +86,15 @@ def trainings(records: Comparison, names: Sequence[str], control: str = CONTROL)
 
     Of networks with several trainings, by their mean under the first attack.
     """
-    found = {name: seeds.gains(records, name, control) for name in names}
-    means = {label: fmean(own) for label, own in found[names[0]].items() if len(own) > 1}
+    gains = {name: seeds.gains(records, name, control) for name in names}
+    means = {label: fmean(points) for label, points in gains[names[0]].items() if len(points) > 1}
     order = sorted(means, key=means.__getitem__, reverse=True)
     titles = records.titles
     figure = new_figure(DOUBLE, 1.0 + ROW * len(order))
     panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
-    for axes, (name, own) in zip(panels, found.items(), strict=True):
+    for axes, (name, by_label) in zip(panels, gains.items(), strict=True):
         dots = pd.DataFrame(
-            [(label, points) for label in order for points in own[label]], columns=["method", "points"]
+            [(label, points) for label in order for points in by_label[label]], columns=["method", "points"]
         )
         sns.stripplot(
             dots, x="points", y="method", order=order, hue="method", jitter=False, size=4, alpha=0.75,
@@ -119,14 +119,14 @@ def scatter(records: Comparison, across: str, up: str) -> Figure:
     others are left out. Dashed: least squares over the pruned networks.
     """
     first, second = (paired.intervals(records, name).set_index("method") for name in (across, up))
-    both, titles = first.add_suffix("_x").join(second.add_suffix("_y"), how="inner"), records.titles
+    points, titles = first.add_suffix("_x").join(second.add_suffix("_y"), how="inner"), records.titles
     figure = new_figure(DOUBLE * 0.75, 3.4)
     axes = figure.subplots()
     sns.regplot(
-        both.drop(index=["unpruned"], errors="ignore"), x="difference_x", y="difference_y", ax=axes, ci=None,
-        scatter=False, line_kws={"color": FAINT, "linewidth": 0.8, "linestyle": (0, (4, 3))},
+        points.drop(index=["unpruned"], errors="ignore"), x="difference_x", y="difference_y", ax=axes,
+        ci=None, scatter=False, line_kws={"color": FAINT, "linewidth": 0.8, "linestyle": (0, (4, 3))},
     )  # fmt: skip
-    for label, point in both.iterrows():
+    for label, point in points.iterrows():
         x, y, style = point.difference_x, point.difference_y, spotlit(label)
         if style.marker != "o":
             wide, high = [[x - point.low_x], [point.high_x - x]], [[y - point.low_y], [point.high_y - y]]
@@ -138,7 +138,7 @@ def scatter(records: Comparison, across: str, up: str) -> Figure:
     axes.set_ylabel(f"difference to {CONTROL}\nunder {titles[up]} (points)")
     figure.suptitle(f"{_network(records)}, {_header(records)}", x=0.01, ha="left", **BOLD)
     figure.draw_without_rendering()
-    _direct_labels(axes, both)
+    _direct_labels(axes, points)
     return figure
 
 
@@ -223,13 +223,13 @@ def _label_rows(axes: Axes, order: Sequence[str]) -> None:
         text.set(color=colour, weight="bold" if label in SPOTLIGHT else "normal")
 
 
-def _direct_labels(axes: Axes, both: pd.DataFrame) -> None:
+def _direct_labels(axes: Axes, points: pd.DataFrame) -> None:
     """Names beside the markers, those in colour first; a grey one that finds no room is left out.
 
     Those in colour look further away, too, and are joined to their marker from there.
     """
     canvas = FigureCanvasAgg(axes.figure.figure)
-    places = {label: (point.difference_x, point.difference_y) for label, point in both.iterrows()}
+    places = {label: (point.difference_x, point.difference_y) for label, point in points.iterrows()}
     pixels = {label: axes.transData.transform(place) for label, place in places.items()}
     taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in pixels.values()]
     sides = [

@@ -66,7 +66,7 @@ def set_smoothness(weight: Tensor, *, groups: int = 8, rate: float = RATE, group
     choice anywhere.
     """
     selection = select(weight, groups=groups, rate=rate)
-    own, others = anatomy.smoothness_of_sets(weight, selection, generator=torch.Generator().manual_seed(0))
+    chosen, others = anatomy.smoothness_of_sets(weight, selection, generator=torch.Generator().manual_seed(0))
     share = 100 * anatomy.share_smoother(weight, selection, generator=torch.Generator().manual_seed(0))
     rough = anatomy.holds_roughest(weight, selection, group)
     figure = new_figure(DOUBLE, 2.3)
@@ -80,8 +80,8 @@ def set_smoothness(weight: Tensor, *, groups: int = 8, rate: float = RATE, group
     for holds, words in ((False, "without the group's\nroughest kernel"), (True, "with it")):
         middle = float(others[group][rough == holds].median())
         left.annotate(words, (middle, 1.04 * top), ha="center", va="bottom", fontsize=7, color=INK)
-    left.axvline(float(own[group]), color=CHOSEN, linewidth=1.4)
-    _note(left, float(own[group]), f"kept: rougher\nthan {share[group]:.1f} %")
+    left.axvline(float(chosen[group]), color=CHOSEN, linewidth=1.4)
+    _note(left, float(chosen[group]), f"kept: rougher\nthan {share[group]:.1f} %")
     left.set(xlabel="smoothness of a set (sum of Eq. 1; smaller is smoother)", ylabel="number of sets")
     left.set_title(f"the {others.shape[1]:,} sets of {selection.kept.shape[1]} kernels, group {group}")
     _shares(right, share.numpy())
@@ -112,17 +112,17 @@ def _note(axes: Axes, x: float, text: str) -> None:
 
 
 @styled
-def search_changes(found: Mapping[str, Any]) -> Figure:
+def search_changes(facts: Mapping[str, Any]) -> Figure:
     """Share of the kernels that each search keeps and the reference does not, on a log axis.
 
-    found: the fact of `gkp.study.facts.ablations.search_facts`. Dots are networks, bars all of them.
+    facts: of `gkp.study.facts.ablations.search_facts`. Dots are networks, bars all of them.
     Dashed: what a random choice changes.
     """
     rows = [
         {"search": title, "network": network, "changed": max(100 - numbers["shared_percent"], UNCHANGED)}
-        for title in ablations.titles(found)
+        for title in ablations.titles(facts)
         if title != REFERENCE
-        for network, numbers in found["searches"][title]["networks"].items()
+        for network, numbers in facts["searches"][title]["networks"].items()
     ]
     frame = pd.DataFrame(rows)
     whole = frame[frame.network == ALL].sort_values("changed")
@@ -184,13 +184,13 @@ def pruning_times(frame: pd.DataFrame) -> Figure:
 
 
 @styled
-def latency(found: Mapping[str, Any]) -> Figure:
+def latency(facts: Mapping[str, Any]) -> Figure:
     """Time of a forward pass over that of the unpruned network: a panel per network, a marker per batch.
 
-    found: the fact of `gkp.study.facts.timings.latency`. Bars are quartiles of the rounds; dashed: the
+    facts: of `gkp.study.facts.timings.latency`. Bars are quartiles of the rounds; dashed: the
     unpruned network.
     """
-    networks = found["networks"]
+    networks = facts["networks"]
     titles = [title for title in next(iter(next(iter(networks.values())).values())) if title != "unpruned"]
     figure = new_figure(DOUBLE, 1.0 + 0.3 * len(titles))
     panels = figure.subplots(1, len(networks), sharex=True, sharey=True, squeeze=False)[0]
@@ -207,17 +207,17 @@ def latency(found: Mapping[str, Any]) -> Figure:
         axes.grid(axis="y", visible=False)
     panels[0].set_xlim(left=0)
     handles, labels = panels[0].get_legend_handles_labels()
-    chosen = dict(zip(labels, handles, strict=True))
-    figure.legend(chosen.values(), chosen.keys(), ncols=len(chosen), loc="outside lower center")
+    by_label = dict(zip(labels, handles, strict=True))
+    figure.legend(by_label.values(), by_label.keys(), ncols=len(by_label), loc="outside lower center")
     return figure
 
 
 def _bar(
-    axes: Axes, own: Mapping[str, float], dense: float, row: float, place: int, batch: str, colour: str
+    axes: Axes, timing: Mapping[str, float], dense: float, row: float, place: int, batch: str, colour: str
 ) -> None:
     """One median with its quartiles; later batches are hollow."""
-    middle = own["seconds"] / dense
-    spread = [[middle - own["low"] / dense], [own["high"] / dense - middle]]
+    middle = timing["seconds"] / dense
+    spread = [[middle - timing["low"] / dense], [timing["high"] / dense - middle]]
     face = "white" if place else colour
     label = batch if colour == look("sr-gkp").colour else None
     axes.errorbar(
@@ -289,8 +289,8 @@ def search_seconds(frame: pd.DataFrame) -> Figure:
     counts, widths = sorted(frame["groups"].unique()), sorted(frame["width"].unique())
     colours = sns.light_palette(CHOSEN, len(counts) + 1)[1:]
     for colour, count in zip(colours, counts, strict=True):
-        own = frame[frame.groups == count].sort_values("width")
-        axes.plot(own["width"], own["median"], "o-", color=colour, ms=3.5, linewidth=1.2, label=str(count))
+        part = frame[frame.groups == count].sort_values("width")
+        axes.plot(part["width"], part["median"], "o-", color=colour, ms=3.5, linewidth=1.2, label=str(count))
     axes.set(xscale="log", yscale="log", ylabel="seconds (log axis)")
     axes.set_xlabel("input channels and filters of a 3x3 layer (log axis)")
     axes.xaxis.set_major_locator(FixedLocator(widths))

@@ -39,15 +39,15 @@ def find(root: str | Path, names: Sequence[str] = ()) -> list[Path]:
     known = {path.stem: path for path in sorted(folder.glob("*.ipynb"))}
     if not known:
         raise FileNotFoundError(f"no notebooks in {folder}: go to the repository's folder, or give --root")
-    found: dict[Path, None] = {}
+    paths: dict[Path, None] = {}
     for name in names or known:
         path = known.get(name.removesuffix(".ipynb"))
         if path is None:  # a path such as a shell completes it
-            path = next((each for each in known.values() if Path(name).resolve() == each.resolve()), None)
+            path = next((file for file in known.values() if Path(name).resolve() == file.resolve()), None)
         if path is None:
             raise ValueError(unknown("notebook", name, known))
-        found[readable_file(path)] = None
-    return list(found)
+        paths[readable_file(path)] = None
+    return list(paths)
 
 
 def planned(
@@ -64,8 +64,8 @@ def planned(
     notebook that has none of the offered ones shows the same whatever they are, and is left out.
     ValueError when nothing is left, and as `run` and `check_parameters`.
     """
-    if both := sorted(strict.keys() & offered.keys()):
-        raise ValueError(f"parameter {both[0]} is given twice: as an option and with -p; leave one out")
+    if twice := sorted(strict.keys() & offered.keys()):
+        raise ValueError(f"parameter {twice[0]} is given twice: as an option and with -p; leave one out")
     plan = []
     for path in find(root, names):
         known = parameter_names(path)
@@ -188,8 +188,8 @@ def own_kernel_manager() -> type[KernelManager]:
 
         @default("ip")
         def _place(self) -> str:  # of the sockets: without it all kernels of a folder would share them
-            own = os.path.join(tempfile.gettempdir(), f"gkp-{uuid.uuid4().hex[:12]}")
-            return own if self.transport == "ipc" else localhost()
+            path = os.path.join(tempfile.gettempdir(), f"gkp-{uuid.uuid4().hex[:12]}")
+            return path if self.transport == "ipc" else localhost()
 
         @default("kernel_spec_manager")
         def _own_specs(self) -> KernelSpecManager:
@@ -225,10 +225,10 @@ def parameter_defaults(path: Path) -> dict[str, Any]:
 
     readable_file(path)
     try:
-        found = papermill.inspect_notebook(str(path))
+        parameters = papermill.inspect_notebook(str(path))
     except (ValueError, KeyError, TypeError, AttributeError, nbformat.ValidationError) as error:
         raise ValueError(f"{path} is damaged or no notebook: restore it from git") from error
-    return {name: _literal(about["default"]) for name, about in found.items()}
+    return {name: _literal(about["default"]) for name, about in parameters.items()}
 
 
 def _literal(text: str) -> Any:

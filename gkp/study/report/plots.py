@@ -77,9 +77,9 @@ def save_all(suite: str, records: Comparison, folder: str | Path) -> list[Path]:
     """
     figures: dict[str, Figure] = {}
     records = evenly(records)
-    own = any(record.suite == suite for record in records)
+    trained_here = any(record.suite == suite for record in records)
     control = reference(records)
-    if own and control and len(records.labels) > FEW:
+    if trained_here and control and len(records.labels) > FEW:
         names = differences.headlines(records)
         several = not seeds.against(records, names[0], control).empty
         draw = differences.trainings if several else differences.forest
@@ -89,13 +89,13 @@ def save_all(suite: str, records: Comparison, folder: str | Path) -> list[Path]:
         if len(pixel_attacks(records, "fgsm")) > 1 and control == CONTROL and not several:
             figures["epsilon"] = epsilon_curve(records)
     stronger = records.having(CURVE)
-    if own and control == CONTROL and {METHOD, CONTROL} <= set(stronger.labels):
+    if trained_here and control == CONTROL and {METHOD, CONTROL} <= set(stronger.labels):
         figures["epsilon-pgd"] = epsilon_curve(stronger, "pgd", CURVE)
     if climbed(records):
         figures["ladder"] = ladder(records)
     if courses(records):
         figures["choices"] = choices(records)
-    if own and len(records.trained) and records.trained[0].run.epochs > MANY:
+    if trained_here and len(records.trained) and records.trained[0].run.epochs > MANY:
         figures["course"] = course_plots.course(records)
     for name, kind in itertools.product(NAMES - figures.keys(), ("pdf", "png")):
         (Path(folder) / f"{name}.{kind}").unlink(missing_ok=True)
@@ -134,19 +134,19 @@ def epsilon_curve(records: Comparison, kind: str = "fgsm", names: Sequence[str] 
     axes = figure.subplots()
     labels = [label for label in same.labels if label != CONTROL]
     by_attack = [seeds.gains(same, name, CONTROL) for name in names]
-    gains = {label: [fmean(own[label]) for own in by_attack] for label in labels}
+    gains = {label: [fmean(by_label[label]) for by_label in by_attack] for label in labels}
     for label in sorted(labels, key=lambda label: label in SPOTLIGHT):
         front = label in SPOTLIGHT
         line = spotlit(label).line | {"markersize": 4} if front else {"color": REST, "alpha": 0.45}
         axes.plot(radii, gains[label], **line, linewidth=1.3 if front else 0.7, zorder=3 if front else 2)
-    in_colour = {label: own for label, own in gains.items() if label in SPOTLIGHT}
-    heights = [gain for own in in_colour.values() for gain in own]
+    in_colour = {label: curve for label, curve in gains.items() if label in SPOTLIGHT}
+    heights = [gain for curve in in_colour.values() for gain in curve]
     if METHOD in labels:
         ends = pd.DataFrame([_interval(same, name) for name in names], radii)
         axes.vlines(ends.index, ends[0], ends[1], color=look(METHOD).colour, linewidth=0.8, zorder=4)
         heights += [*ends[0], *ends[1]]
     outside = _cut(axes, gains, heights)
-    names_beside(axes, radii[-1], {label: own[-1] for label, own in in_colour.items()})
+    names_beside(axes, radii[-1], {label: curve[-1] for label, curve in in_colour.items()})
     _over_eps(
         axes, radii, [f"{eps:g}\n{control[name]:.0f} %" for eps, name in zip(radii, names, strict=True)]
     )
@@ -169,7 +169,7 @@ def _cut(axes: Axes, gains: Mapping[str, Sequence[float]], heights: Sequence[flo
     """Limits the panel to `heights` and half as much again; titles of the methods that leave it."""
     low, high = min([0.0, *heights]), max([0.0, *heights])
     low, high = low - (high - low) / 2, high + (high - low) / 2
-    outside = [label for label, own in gains.items() if min(own) < low or max(own) > high]
+    outside = [label for label, curve in gains.items() if min(curve) < low or max(curve) > high]
     if outside:
         axes.set_ylim(low, high)
     return [method_title(label) for label in outside]
@@ -198,11 +198,10 @@ def climbed(records: Comparison) -> dict[str, Comparison]:
 
     Ladders that no network met are left out.
     """
-    found = {title: records.having(rungs.values()) for title, rungs in LADDERS.items()}
     return {
-        title: on_same_images(networks, list(LADDERS[title].values()))
-        for title, networks in found.items()
-        if len(networks)
+        title: on_same_images(networks, list(rungs.values()))
+        for title, rungs in LADDERS.items()
+        if len(networks := records.having(rungs.values()))
     }
 
 
@@ -225,7 +224,7 @@ def ladder(records: Comparison) -> Figure:
         strict=True,
     ):
         words = {name: text for text, name in LADDERS[title].items()}
-        frame = points(networks, list(words)).assign(rung=lambda found, words=words: found.attack.map(words))
+        frame = points(networks, list(words)).assign(rung=lambda frame, words=words: frame.attack.map(words))
         frame = frame[frame.label.isin(networks.labels)]
         shown |= set(frame.label)
         order = list(words.values())
@@ -253,10 +252,10 @@ def _rungs(axes: Axes, frame: pd.DataFrame, order: Sequence[str]) -> None:
     for front in (False, True):
         side_by_side = [label for label in labels if (label in SPOTLIGHT) == front]
         for number, label in enumerate(side_by_side):
-            own = frame[frame.label == label].set_index("rung")["mean"]
+            mean = frame[frame.label == label].set_index("rung")["mean"]
             aside = 0.56 * (number / max(len(side_by_side) - 1, 1) - 0.5)
             line = spotlit(label).line | {"markersize": 4.5 if front else 2.5, "alpha": 1 if front else 0.5}
-            axes.plot([place + aside for place in range(len(order))], own[list(order)], linestyle="", **line)
+            axes.plot([place + aside for place in range(len(order))], mean[list(order)], linestyle="", **line)
     axes.set_xticks(range(len(order)), order)
 
 
@@ -264,25 +263,25 @@ def _rungs(axes: Axes, frame: pd.DataFrame, order: Sequence[str]) -> None:
 
 
 @styled
-def digit(found: Mapping[str, Any], times: int = 50) -> Figure:
+def digit(facts: Mapping[str, Any], times: int = 50) -> Figure:
     """One image, clean and attacked, with the difference `times` as large, for every eps in both units.
 
-    found: the fact of `gkp.study.facts.attacked.attacked_digit`. Grey in a difference is no change.
+    facts: of `gkp.study.facts.attacked.attacked_digit`. Grey in a difference is no change.
     """
-    clean = unpacked(found["clean"]["image"])
-    attacked = sorted(found["attacked"], key=lambda one: one["furthest"])
+    clean = unpacked(facts["clean"]["image"])
+    attacked = sorted(facts["attacked"], key=lambda entry: entry["furthest"])
     figure = new_figure(DOUBLE, 3.1)
     cells = figure.subplots(2, 1 + len(attacked))
     cells[0, 0].axis("off")
-    _picture(cells[1, 0], clean, f"clean\n{_says(found['clean'])}")
-    for column, one in enumerate(attacked, start=1):
-        change = unpacked(one["difference"])
-        unit = "after normalisation" if one["space"] == "normalized" else "in pixels"
+    _picture(cells[1, 0], clean, f"clean\n{_says(facts['clean'])}")
+    for column, entry in enumerate(attacked, start=1):
+        change = unpacked(entry["difference"])
+        unit = "after normalisation" if entry["space"] == "normalized" else "in pixels"
         _picture(cells[0, column], 127.5 + times * change, "")
         cells[0, column].set_title(
-            f"eps {one['eps']:g} {unit}\n= {one['furthest']:.3g}/255", loc="center", fontsize=7
+            f"eps {entry['eps']:g} {unit}\n= {entry['furthest']:.3g}/255", loc="center", fontsize=7
         )
-        _picture(cells[1, column], clean + change, _says(one))
+        _picture(cells[1, column], clean + change, _says(entry))
     cells[0, 1].set_ylabel(f"difference x {times}", labelpad=6)
     cells[1, 1].set_ylabel("attacked", labelpad=6)
     return figure

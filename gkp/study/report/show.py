@@ -44,10 +44,10 @@ def records(root: str | Path, suite: str, *, compute: bool = False) -> Compariso
 
 def network(root: str | Path, records: Iterable[Record], label: str = CONTROL) -> nn.Module:
     """The saved network of that label, of the lowest seed."""
-    found = [(r.run.seed, r.kept["last"].file) for r in records if r.label == label and r.kept["last"].file]
-    if not found:
+    saved = [(r.run.seed, r.kept["last"].file) for r in records if r.label == label and r.kept["last"].file]
+    if not saved:
         raise FileNotFoundError(f"no saved network of {label!r}: run the suite to its end")
-    return load_file(Path(root) / min(found, key=lambda pair: pair[0])[1])
+    return load_file(Path(root) / min(saved, key=lambda pair: pair[0])[1])
 
 
 def say(*lines: str) -> None:

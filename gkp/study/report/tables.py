@@ -125,16 +125,16 @@ def self_checks(comparison: Comparison) -> str:
 
     Sentences that differ in their count of images alone are one line, with the least and the most.
     """
-    found: dict[str, tuple[list[int], list[str]]] = {}
+    by_sentence: dict[str, tuple[list[int], list[str]]] = {}
     for record in comparison:
         for rule, kept in record.kept.items():
             for sentence in kept.self_check:
-                counts, whose = found.setdefault(COUNT.sub("{}", sentence), ([], []))
+                counts, whose = by_sentence.setdefault(COUNT.sub("{}", sentence), ([], []))
                 counts += map(int, COUNT.findall(sentence))
                 whose.append(f"{record.label}, seed {record.run.seed}, {rule}")
     networks = sum(len(record.kept) for record in comparison)
     lines = []
-    for sentence, (counts, whose) in found.items():
+    for sentence, (counts, whose) in by_sentence.items():
         span = " to ".join(dict.fromkeys(map(str, (min(counts), max(counts))))) if counts else ""
         who = f"all {networks} networks" if len(whose) == networks else "; ".join(whose)
         lines.append(f"- {sentence.replace('{}', span)} ({who})\n")
@@ -144,22 +144,22 @@ def self_checks(comparison: Comparison) -> str:
 # ---- the abstract --------------------------------------------------------------------------------
 
 
-def abstract(found: verdict.Findings) -> pd.DataFrame:
+def abstract(findings: verdict.Findings) -> pd.DataFrame:
     """One row per statement of the paper's abstract: text for, against, how sure, and the notebook."""
-    paper = _sure(found, verdict.PAPER, found.sound)
+    paper = _sure(findings, verdict.PAPER, findings.sound)
     rows = [
-        (*_clean(found), _sure(found, BENIGN), "02_fragility"),
-        (*_fragile(found), paper, "02_fragility"),
-        (*_milder(found), paper + _autoattacked(found), "02_fragility"),
-        (*_gained(found), paper, "02_fragility"),
-        (*_free(found.price), "one machine", "04_cost"),
-        (*_smooth(found), "03_ablations"),
+        (*_clean(findings), _sure(findings, BENIGN), "02_fragility"),
+        (*_fragile(findings), paper, "02_fragility"),
+        (*_milder(findings), paper + _autoattacked(findings), "02_fragility"),
+        (*_gained(findings), paper, "02_fragility"),
+        (*_free(findings.price), "one machine", "04_cost"),
+        (*_smooth(findings), "03_ablations"),
     ]
     return pd.DataFrame(rows, columns=["the paper says", "for", "against", "how sure", "notebook"])
 
 
-def _clean(found: verdict.Findings) -> tuple[str, ...]:
-    frame = found.clean
+def _clean(findings: verdict.Findings) -> tuple[str, ...]:
+    frame = findings.clean
     worse, best = frame[frame.verdict == "worse"].difference, frame.iloc[-1]
     span = f", {-worse.iloc[-1]:.1f} to {-worse.iloc[0]:.1f} points" if len(worse) else ""
     return (
@@ -170,11 +170,11 @@ def _clean(found: verdict.Findings) -> tuple[str, ...]:
     )
 
 
-def _fragile(found: verdict.Findings) -> tuple[str, ...]:
+def _fragile(findings: verdict.Findings) -> tuple[str, ...]:
     def counted(control: str) -> str:
-        tests = found.fragile[control].items()
+        tests = findings.fragile[control].items()
         return "; ".join(
-            f"{found.titles[attack]}: {sum(t.verdict == 'worse')} of {len(t)} less robust, "
+            f"{findings.titles[attack]}: {sum(t.verdict == 'worse')} of {len(t)} less robust, "
             f"{sum(t.verdict == 'better')} more"
             for attack, t in tests
         )
@@ -186,13 +186,13 @@ def _fragile(found: verdict.Findings) -> tuple[str, ...]:
     )
 
 
-def _milder(found: verdict.Findings) -> tuple[str, ...]:
+def _milder(findings: verdict.Findings) -> tuple[str, ...]:
     def listed(word: str) -> str:
         texts = []
-        for attack, tests in found.filters.items():
+        for attack, tests in findings.filters.items():
             names = list(tests[tests.verdict == word].method)
             who = f" ({', '.join(names)})" if names else ""
-            texts.append(f"{found.titles[attack]}: {len(names)} of {len(tests)}{who}")
+            texts.append(f"{findings.titles[attack]}: {len(names)} of {len(tests)}{who}")
         return "; ".join(texts)
 
     return (
@@ -202,11 +202,11 @@ def _milder(found: verdict.Findings) -> tuple[str, ...]:
     )
 
 
-def _gained(found: verdict.Findings) -> tuple[str, ...]:
+def _gained(findings: verdict.Findings) -> tuple[str, ...]:
     """Significant gains against significant losses; what is neither stands with the losses, as no gain."""
     sides: dict[str, list[str]] = {"better": [], "worse": [], "not significant": []}
-    for (control, attack), row in found.gains.items():
-        sides[row.verdict].append(f"{points_text(row.difference)} {found.titles[attack]} over {control}")
+    for (control, attack), row in findings.gains.items():
+        sides[row.verdict].append(f"{points_text(row.difference)} {findings.titles[attack]} over {control}")
     gained, lost, unclear = ("; ".join(texts) or "none" for texts in sides.values())
     return (
         "SR-GKP gains robustness over the unpruned network",
@@ -232,12 +232,12 @@ def _free(price: verdict.Price) -> tuple[str, ...]:
     )
 
 
-def _smooth(found: verdict.Findings) -> tuple[str, ...]:
-    statement, smooth = "because it keeps smooth kernels", found.smooth
+def _smooth(findings: verdict.Findings) -> tuple[str, ...]:
+    statement, smooth = "because it keeps smooth kernels", findings.smooth
     if smooth is None:
         return statement, "no record yet", "no record yet", "–"
     texts = [
-        f"{points_text(row.difference)} points {found.titles[attack]} "
+        f"{points_text(row.difference)} points {findings.titles[attack]} "
         f"({'significant' if row.verdict in ('better', 'worse') else 'not significant'})"
         for attack, row in smooth.smoothest.items()
     ]
@@ -256,14 +256,14 @@ def points_text(points: float) -> str:
     return f"{points:+.1f}" if round(points, 1) else "0.0"
 
 
-def _sure(found: verdict.Findings, *attacks: str) -> str:
+def _sure(findings: verdict.Findings, *attacks: str) -> str:
     """ "9,979 images, 1 seed, 4 epochs; McNemar's test, Holm-corrected"."""
-    sizes = sorted({found.images[attack] for attack in attacks}, reverse=True)
+    sizes = sorted({findings.images[attack] for attack in attacks}, reverse=True)
     images = " and ".join(f"{n:,}" for n in sizes)
-    return f"{images} images, {found.seeds}, {found.epochs} epochs; McNemar's test, Holm-corrected"
+    return f"{images} images, {findings.seeds}, {findings.epochs} epochs; McNemar's test, Holm-corrected"
 
 
-def _autoattacked(found: verdict.Findings) -> str:
+def _autoattacked(findings: verdict.Findings) -> str:
     """On how many images AutoAttack ran, as the end of a sentence; "" where it did not."""
-    n = found.images.get(verdict.STRONGEST)
-    return f"; AutoAttack: {n:,} images" if verdict.STRONGEST in found.filters else ""
+    n = findings.images.get(verdict.STRONGEST)
+    return f"; AutoAttack: {n:,} images" if verdict.STRONGEST in findings.filters else ""

@@ -40,44 +40,44 @@ def first_lines(evidence: Evidence) -> str:
     whole = "exactly" if answer(kernels) == "yes" else "not everywhere"
     witnesses = (LONG_56, SHORT_56, SEEDS_20)
     compared = {suite: robust(differences(evidence, suite)) for suite in witnesses}
-    gained = sum(verdict.status == "OK" for found in compared.values() for verdict in found)
+    gained = sum(verdict.status == "OK" for verdicts in compared.values() for verdict in verdicts)
     free = "Free robustness is shown" if gained else "No free robustness is shown"
     return (
         f"- **The released search is reproduced {whole}**: ours keeps the same kernels in "
         f"{listed_shares(kernels)}.\n"
         f"- **{free}**: beside the equally fine-tuned control SR-GKP is shown to be less robust under "
-        f"{'; '.join(lost_and_gained(evidence, suite, found) for suite, found in compared.items())}.\n"
+        f"{'; '.join(lost_and_gained(evidence, suite, verdicts) for suite, verdicts in compared.items())}.\n"
         f"- {beside_others(evidence)}\n"
         f"- {provisional(evidence)}\n"
     )
 
 
-def lost_and_gained(evidence: Evidence, suite: str, found: Sequence[Verdict]) -> str:
+def lost_and_gained(evidence: Evidence, suite: str, verdicts: Sequence[Verdict]) -> str:
     """ "4 of 4 attacks and more under 0 (2.9 to 7.7 points; ResNet-56, 57 epochs, 1 seed)"."""
-    lost, gained = (sum(verdict.status == status for verdict in found) for status in ("MISS", "OK"))
-    sizes = sorted(abs(verdict.ours) for verdict in found)
+    lost, gained = (sum(verdict.status == status for verdict in verdicts) for status in ("MISS", "OK"))
+    sizes = sorted(abs(verdict.ours) for verdict in verdicts)
     return (
-        f"{lost} of {len(found)} attacks and more under {gained} ({sizes[0]:.1f} to {sizes[-1]:.1f} points; "
-        f"{setting(evidence, suite)})"
+        f"{lost} of {len(verdicts)} attacks and more under {gained} "
+        f"({sizes[0]:.1f} to {sizes[-1]:.1f} points; {setting(evidence, suite)})"
     )
 
 
 def beside_others(evidence: Evidence) -> str:
     """SR-GKP and the other methods after the long training."""
     attacks = [attack for attack in differences(evidence, LONG_56) if attack != BENIGN]
-    found = [
+    verdicts = [
         evidence.difference(LONG_56, attack, other)
         for other in TRAINED_LONGER
         if other != METHOD
         for attack in attacks
     ]
-    ahead, behind = (sum(verdict.status == status for verdict in found) for status in ("OK", "MISS"))
+    ahead, behind = (sum(verdict.status == status for verdict in verdicts) for status in ("OK", "MISS"))
     titles = [method_title(name) for name in TRAINED_LONGER if name != METHOD]
     lead = f"{'Ahead' if ahead > behind else 'Not ahead'} of the other methods trained as long"
     of_all = setting(evidence, LONG_56, TRAINED_LONGER)
     return (
         f"**{lead}**: beside {', '.join(titles[:-1])} and {titles[-1]} SR-GKP is shown to be more robust in "
-        f"{ahead} of {len(found)} comparisons and less in {behind} ({of_all})."
+        f"{ahead} of {len(verdicts)} comparisons and less in {behind} ({of_all})."
     )
 
 
@@ -133,13 +133,13 @@ def small_eps(evidence: Evidence) -> str:
     clean, deeper = (evidence.verdict(name) for name in NOTHING_LEFT)
     trained, attack = evidence.comparison(ATTACKED), clean.claim.ours["attack"]
     frame = points(trained, [attack])
-    kept = frame[frame.label != "unpruned"]["mean"]
+    accuracies = frame[frame.label != "unpruned"]["mean"]
     most, images = max(clean.ours, deeper.ours), min(_images(evidence, one) for one in (clean, deeper))
     return (
         f"At the usual 8/255 in pixels PGD-50 leaves {most:g} % of {images} images right of "
         f"{len(clean.values)} ResNet-20 and {len(deeper.values)} ResNet-56 trained on clean ones: robustness "
-        f"here is about small eps. Trained on attacked ones, {len(kept)} keep {kept.min():.0f} to "
-        f"{kept.max():.0f} %."
+        f"here is about small eps. Trained on attacked ones, {len(accuracies)} keep {accuracies.min():.0f} "
+        f"to {accuracies.max():.0f} %."
     )
 
 

@@ -96,8 +96,8 @@ def results(evidence: Evidence, suite: str) -> str:
 
 def abstract_of(evidence: Evidence, suite: str) -> str:
     """What the paper's abstract says, beside the records of a suite."""
-    found = verdict.findings(evidence.store.root, evidence.comparison(suite))
-    return statements(abstract(found), evidence.notebook)
+    table = abstract(verdict.findings(evidence.store.root, evidence.comparison(suite)))
+    return statements(table, evidence.notebook)
 
 
 def measured(store: Store, part: str) -> str:
@@ -123,9 +123,9 @@ def statements(rows: pd.DataFrame, link: Callable[[str], str]) -> str:
     link: name of a notebook -> a link to it.
     """
     lines = []
-    for says, found, against, sure, notebook in rows.itertuples(index=False):
+    for says, support, against, sure, notebook in rows.itertuples(index=False):
         source = f"{sure}; {link(notebook)}"
-        lines += [f"- ***{says}***", f"  - for: {found}", f"  - against: {against}", f"  - {source}"]
+        lines += [f"- ***{says}***", f"  - for: {support}", f"  - against: {against}", f"  - {source}"]
     return "\n".join(lines) + "\n"
 
 

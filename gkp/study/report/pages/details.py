@@ -67,10 +67,10 @@ def vanished_text(comparison: Comparison) -> pd.DataFrame:
     """
     rows = []
     for record in comparison.trained:
-        found = record.pruning
+        pruning = record.pruning
         for kind, zero, count in (
-            ("groups", found.zero_groups, found.groups),
-            ("masks", found.zero_masks, found.masks),
+            ("groups", pruning.zero_groups, pruning.groups),
+            ("masks", pruning.zero_masks, pruning.masks),
         ):
             if zero is not None and count is not None:
                 rows.append({"label": record.label, "of": kind, "zero": str(zero), "all": str(count)})

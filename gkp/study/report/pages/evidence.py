@@ -71,8 +71,8 @@ class Evidence:
         """The seed that what is compared has in common; nothing where there are several."""
         places = [(ours["suite"], ours.get("label")), (ours["suite"], ours.get("against"))]
         places.append((ours.get("before", ours["suite"]), ours.get("label")))
-        found = [self.comparison(suite).seeds_of_each.get(str(label)) for suite, label in places]
-        common = set.intersection(*(own for own in found if own), *([set()] if not any(found) else []))
+        seeds = [self.comparison(suite).seeds_of_each.get(str(label)) for suite, label in places]
+        common = set.intersection(*filter(None, seeds), *([set()] if not any(seeds) else []))
         return common if len(common) == 1 else set()
 
     def notebook(self, name: str) -> str:

@@ -42,7 +42,7 @@ def findings(evidence: Evidence) -> str:
     """One row per question; its answers are yes, no or open, by the status of claims."""
     long, short = (f"{network(evidence, s)}, {epochs(evidence, s)} epochs" for s in (LONG_56, SEEDS_20))
     other = f"Is SR-GKP more robust under FGSM 0.01 than others ({long})?"
-    both = [name for name in TRAINED_LONGER if name in others()]
+    common = [name for name in TRAINED_LONGER if name in others()]
     rows = [
         same_kernels(evidence),
         kept(evidence, LONG_56, f"Does SR-GKP keep what the equally fine-tuned network has ({long})?"),
@@ -52,7 +52,7 @@ def findings(evidence: Evidence) -> str:
         fine_tuned_otherwise(evidence),
         other_methods(evidence, LONG_56, TRAINED_LONGER, other),
         other_methods(evidence, SHORT_56, TRAINED_LONGER, f"The same, {epochs(evidence, SHORT_56)} epochs?"),
-        other_methods(evidence, SEEDS_20, both, f"The same, {short}?"),
+        other_methods(evidence, SEEDS_20, common, f"The same, {short}?"),
         more_training(evidence),
         smoothness(evidence),
         protocol(evidence),
@@ -62,58 +62,58 @@ def findings(evidence: Evidence) -> str:
 
 def same_kernels(evidence: Evidence) -> Row:
     """Claims S1 and S2: layers on which our search keeps the released kernels."""
-    found = [evidence.verdict(name) for name in LAYERS]
-    n = f"{sum(verdict.ours for verdict in found):.0f} layers"
+    verdicts = [evidence.verdict(name) for name in LAYERS]
+    n = f"{sum(verdict.ours for verdict in verdicts):.0f} layers"
     question = "Does our search keep the released kernels?"
-    return (question, answer(found), listed_shares(found), n, evidence.short_link("01_method"))
+    return (question, answer(verdicts), listed_shares(verdicts), n, evidence.short_link("01_method"))
 
 
 def kept(evidence: Evidence, suite: str, question: str) -> Row:
     """SR-GKP against the control: benign, the paper's attacks, PGD-10 at its smallest eps in pixels."""
-    found = differences(evidence, suite)
-    return _row(evidence, suite, question, found, briefly(evidence.comparison(suite)), found)
+    verdicts = differences(evidence, suite)
+    return _row(evidence, suite, question, verdicts, briefly(evidence.comparison(suite)), verdicts)
 
 
 def other_methods(evidence: Evidence, suite: str, names: Iterable[str], question: str) -> Row:
     """SR-GKP against other methods under the paper's headline attack."""
-    found = {name: evidence.difference(suite, HEADLINE, name) for name in names if name != METHOD}
-    titles = {name: name for name in found}
-    return _row(evidence, suite, question, found, titles, {HEADLINE: next(iter(found.values()))})
+    verdicts = {name: evidence.difference(suite, HEADLINE, name) for name in names if name != METHOD}
+    titles = {name: name for name in verdicts}
+    return _row(evidence, suite, question, verdicts, titles, {HEADLINE: next(iter(verdicts.values()))})
 
 
 def more_training(evidence: Evidence) -> Row:
     """SR-GKP after the long training against SR-GKP after the short one."""
-    found = {
+    verdicts = {
         attack: evidence.longer(LONG_56, SHORT_56, attack, METHOD)
         for attack in differences(evidence, LONG_56)
     }
     longest, shortest = epochs(evidence, LONG_56), epochs(evidence, SHORT_56)
     question = f"Does more training leave SR-GKP more ({longest} epochs instead of {shortest})?"
-    return _row(evidence, LONG_56, question, found, briefly(evidence.comparison(LONG_56)), found)
+    return _row(evidence, LONG_56, question, verdicts, briefly(evidence.comparison(LONG_56)), verdicts)
 
 
 def _row(
     evidence: Evidence,
     suite: str,
     question: str,
-    found: Mapping[str, Verdict],
+    verdicts: Mapping[str, Verdict],
     titles: Mapping[str, str],
     sized: Mapping[str, Verdict],
     label: str = METHOD,
     notebook: str = "02_fragility",
 ) -> Row:
-    """Question, answer, sizes of `found` by its titles, seeds and images of the attacks in `sized`."""
-    size = lines((titles[name], points_text(verdict)) for name, verdict in found.items())
+    """Question, answer, sizes of `verdicts` by their titles, seeds and images of the attacks in `sized`."""
+    size = lines((titles[name], points_text(verdict)) for name, verdict in verdicts.items())
     n = trainings(evidence, suite, sized, label)
-    return (question, answer(list(found.values())), size, n, evidence.short_link(notebook))
+    return (question, answer(list(verdicts.values())), size, n, evidence.short_link(notebook))
 
 
 def pruned_early(evidence: Evidence) -> Row:
     """A network that lost most in its early stages against the control."""
     question = "Do random kernels, pruned 6:3:1 over the stages (ResNet-20)?"
-    found = differences(evidence, PROFILES, RANDOM_EARLY)
+    verdicts = differences(evidence, PROFILES, RANDOM_EARLY)
     titles = briefly(evidence.comparison(PROFILES))
-    return _row(evidence, PROFILES, question, found, titles, found, RANDOM_EARLY, "06_better")
+    return _row(evidence, PROFILES, question, verdicts, titles, verdicts, RANDOM_EARLY, "06_better")
 
 
 def fine_tuned_otherwise(evidence: Evidence) -> Row:
@@ -135,30 +135,32 @@ def trained_on_attacks(evidence: Evidence) -> Row:
     comparison = evidence.comparison(ATTACKED)
     strong = [name for name in pixel_attacks(comparison, "pgd") if comparison.attacks[name].iterations == 50]
     attacks = (BENIGN, *strong)
-    found = {attack: evidence.difference(ATTACKED, attack, CONTROL) for attack in attacks}
+    verdicts = {attack: evidence.difference(ATTACKED, attack, CONTROL) for attack in attacks}
     question = "Does SR-GKP, fine-tuned on attacked images (ResNet-20)?"
     titles = {attack: comparison.titles[attack].replace(" +1", "") for attack in attacks}  # of the restart
-    return _row(evidence, ATTACKED, question, found, titles, found)
+    return _row(evidence, ATTACKED, question, verdicts, titles, verdicts)
 
 
 def smoothness(evidence: Evidence) -> Row:
     """Claims K1 and K2: how many groups keep their kernels whatever smoothness weighs."""
-    found = {title: evidence.verdict(name) for name, title in SMOOTHNESS.items()}
-    size = lines((title, f"{v.ours:.1f} % of groups keep theirs {v.claim.id}") for title, v in found.items())
+    verdicts = {title: evidence.verdict(name) for name, title in SMOOTHNESS.items()}
+    size = lines(
+        (title, f"{v.ours:.1f} % of groups keep theirs {v.claim.id}") for title, v in verdicts.items()
+    )
     question = "Does the search keep the same kernels whatever smoothness weighs in it?"
     fact = evidence.store.fact(*ABLATIONS)
     n = f"{len(fact.facts['smoother']) if fact else 0} networks"
-    return (question, answer(list(found.values())), size, n, evidence.short_link("03_ablations"))
+    return (question, answer(list(verdicts.values())), size, n, evidence.short_link("03_ablations"))
 
 
 def protocol(evidence: Evidence) -> Row:
     """Claims A1, A4 and A8: what is left where one thing of the paper's protocol is made stricter."""
-    found = {title: evidence.verdict(name) for name, title in STRICTER.items()}
-    size = lines((title, f"{span(v.values)} by network {v.claim.id}") for title, v in found.items())
-    counts = sorted({len(verdict.values) for verdict in found.values()})
+    verdicts = {title: evidence.verdict(name) for name, title in STRICTER.items()}
+    size = lines((title, f"{span(v.values)} by network {v.claim.id}") for title, v in verdicts.items())
+    counts = sorted({len(verdict.values) for verdict in verdicts.values()})
     n = f"{' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} networks"
     question = "Does the paper's protocol find as much as stricter attacks?"
-    return (question, answer(list(found.values())), size, n, evidence.short_link("05_audit"))
+    return (question, answer(list(verdicts.values())), size, n, evidence.short_link("05_audit"))
 
 
 # ---- parts of a row ------------------------------------------------------------------------------
@@ -183,9 +185,9 @@ def setting(evidence: Evidence, suite: str, labels: Sequence[str] = (METHOD, CON
     return f"{network(evidence, suite)}, {epochs(evidence, suite)} epochs, {count} seed{'s' * (count > 1)}"
 
 
-def robust(found: Mapping[str, Verdict]) -> list[Verdict]:
+def robust(verdicts: Mapping[str, Verdict]) -> list[Verdict]:
     """Those under attack."""
-    return [verdict for attack, verdict in found.items() if attack != BENIGN]
+    return [verdict for attack, verdict in verdicts.items() if attack != BENIGN]
 
 
 def differences(evidence: Evidence, suite: str, label: str = METHOD) -> dict[str, Verdict]:
@@ -199,10 +201,10 @@ def compared_lengths(evidence: Evidence) -> list[str]:
     return [BENIGN, *PROTOCOL, *pixel_attacks(evidence.comparison(LONG_56), "pgd")]
 
 
-def trainings(evidence: Evidence, suite: str, found: Mapping[str, Verdict], label: str = METHOD) -> str:
+def trainings(evidence: Evidence, suite: str, verdicts: Mapping[str, Verdict], label: str = METHOD) -> str:
     """ "3 seeds; 9,979 and 1,000 images"."""
-    seeds = max(len(verdict.values) for verdict in found.values())
-    frame = points(evidence.comparison(suite), list(found))
+    seeds = max(len(verdict.values) for verdict in verdicts.values())
+    frame = points(evidence.comparison(suite), list(verdicts))
     sizes = sorted(set(frame[frame.label == label]["n"]), reverse=True)
     return f"{seeds} seed{'s' * (seeds > 1)}; {' and '.join(f'{n:,}' for n in sizes)} images"
 

@@ -44,17 +44,17 @@ def papers_tables(evidence: Evidence) -> pd.DataFrame:
             continue
         suite, printed = suites.get(name), set(published.rows(path, network).label)
         needed = [run for run in suite.ordered() if run.seed == 0 and run.label in {*printed, "baseline"}]
-        rows = [run for run in needed if needed_minutes(run, evidence.store)]
+        missing_runs = [run for run in needed if needed_minutes(run, evidence.store)]
         left = [run for run in suite.ordered() if not is_complete(run, evidence.store)]
-        own = sum(needed_minutes(run, evidence.store) for run in rows)
+        minutes = sum(needed_minutes(run, evidence.store) for run in missing_runs)
         whole = sum(left_minutes(run, evidence.store, "fleet") for run in left)
         lines.append(
             {
                 "paper": f"Table {table}",
                 "network": table_of[table],
                 "numbers that wait": str(evidence.waiting.get(name, 0)),
-                "networks for its rows": str(len(rows)),
-                "GPU minutes": f"{own:,.0f}",
+                "networks for its rows": str(len(missing_runs)),
+                "GPU minutes": f"{minutes:,.0f}",
                 "suite": f"`{name}`",
                 "its runs left": str(len(left)),
                 "GPU hours": f"{whole / 60:,.1f}",
@@ -92,7 +92,7 @@ def estimates_table(store: Store) -> pd.DataFrame:
         if not left:
             continue
         hours = [sum(left_minutes(run, store, d) for run in left) / 60 for d in ("cpu", "cuda", "fleet")]
-        rows.append((suite.name, f"{len(left)}", *(hours_text(each) for each in hours)))
+        rows.append((suite.name, f"{len(left)}", *map(hours_text, hours)))
     columns = ["suite", "runs left", "2 CPU cores", "a GPU, one by one", f"a GPU, {pace.FLEET} side by side"]
     return pd.DataFrame(rows, columns=columns)
 

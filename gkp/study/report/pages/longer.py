@@ -47,10 +47,10 @@ def longer(evidence: Evidence) -> str:
 
 def kept(evidence: Evidence) -> str:
     """SR-GKP beside the control, attack by attack."""
-    found = differences(evidence, LONG_56)
+    verdicts = differences(evidence, LONG_56)
     return (
         f"**Beside the equally fine-tuned network** ({setting(evidence, LONG_56)}), SR-GKP is "
-        f"{by_kind(evidence, found, sized=True)}."
+        f"{by_kind(evidence, verdicts, sized=True)}."
     )
 
 
@@ -58,8 +58,8 @@ def beside_others(evidence: Evidence) -> str:
     """SR-GKP beside each of the other pruned networks."""
     parts = []
     for other in others():
-        found = {a: evidence.difference(LONG_56, a, other) for a in differences(evidence, LONG_56)}
-        parts.append(f"{method_title(other)}: {by_kind(evidence, found)}")
+        verdicts = {a: evidence.difference(LONG_56, a, other) for a in differences(evidence, LONG_56)}
+        parts.append(f"{method_title(other)}: {by_kind(evidence, verdicts)}")
     return f"**Beside the other pruned networks**, SR-GKP is, against {'. Against '.join(parts)}."
 
 
@@ -87,15 +87,17 @@ def at_the_papers_choice(evidence: Evidence) -> str:
 def under_strong_attacks(evidence: Evidence) -> str:
     """SR-GKP beside the control under AutoAttack and PGD-50 over eps, as far as both met them; else ""."""
     accuracy = evidence.comparison(LONG_56).points
-    kinds: dict[str, dict[str, Verdict]] = {}
+    by_images: dict[str, dict[str, Verdict]] = {}
     for entry in protocols.strong():
         name = entry.attack.name
         verdict = evidence.difference(LONG_56, name, CONTROL)
         if verdict.status != "MISSING" and any(accuracy[x, "last", name].mean for x in (METHOD, CONTROL)):
-            kinds.setdefault(f"{entry.n} images", {})[name] = verdict
-    if not kinds:
+            by_images.setdefault(f"{entry.n} images", {})[name] = verdict
+    if not by_images:
         return ""
-    parts = [f"{by_kind(evidence, found, sized=True)} ({images})" for images, found in kinds.items()]
+    parts = [
+        f"{by_kind(evidence, verdicts, sized=True)} ({images})" for images, verdicts in by_images.items()
+    ]
     return (
         "**Under the strongest attacks** (PGD-50: with a restart) that leave anything of the two, beside the "
         f"same network, it is {'; '.join(parts)}."
@@ -124,11 +126,11 @@ def ranks(evidence: Evidence) -> str:
     short, long = evidence.comparison(SHORT_56), evidence.comparison(LONG_56)
     parts, counts = [], []
     for attack in compared_lengths(evidence):
-        found = training.ranks(short, long, attack)
+        correlations = training.ranks(short, long, attack)
         counts.append(training.order_kept(short, long, attack))
-        texts = [f"{r['correlation']:.2f} ({r['low']:.1f} to {r['high']:.1f})" for r in found.values()]
+        texts = [f"{r['correlation']:.2f} ({r['low']:.1f} to {r['high']:.1f})" for r in correlations.values()]
         parts.append(f"{named(evidence, attack)} {signed(' and '.join(texts))}")
-        networks = int(found["spearman"]["networks"])
+        networks = int(correlations["spearman"]["networks"])
     clear, same, away, other = (
         sum(count[name] for count in counts) for name in ("significant", "same", "open", "other")
     )
@@ -151,7 +153,7 @@ def left_open(evidence: Evidence) -> str:
     ends = frame[frame.lr != frame.groupby(["label", "seed"]).lr.shift(-1)]
     moved = ends.groupby(["label", "seed"]).test.agg(lambda values: values.iloc[-1] - values.iloc[-2])
     gaps = to_the_paper(evidence)
-    one = (
+    caution = (
         f" {seeds.counted(long)} cannot say how far another training would lie; the intervals are about "
         "other images."
         if len(long.seeds) < FEWEST
@@ -162,7 +164,7 @@ def left_open(evidence: Evidence) -> str:
         f"**What {epochs(evidence, LONG_56)} epochs instead of {PAPER_RECIPE.epochs} leave open.** Those at "
         f"the last learning rate moved the accuracy by {span} points. At the paper's choice of the epoch, "
         f"{gaps}. The unit of eps explains a part (claims W); whether the paper's length would close the "
-        f"rest, or its network differs, is not known.{one}"
+        f"rest, or its network differs, is not known.{caution}"
     )
 
 
@@ -200,13 +202,13 @@ def others() -> list[str]:
     return [name for name in TRAINED_LONGER if name != METHOD]
 
 
-def by_kind(evidence: Evidence, found: Mapping[str, Verdict], *, sized: bool = False) -> str:
+def by_kind(evidence: Evidence, verdicts: Mapping[str, Verdict], *, sized: bool = False) -> str:
     """ "shown to be behind under FGSM 0.1 (−7.6), ...; open under benign"; "no record" without any."""
     parts = []
     for status, words in KINDS.items():
         names = [
             named(evidence, attack) + (f" ({signed(f'{verdict.ours:+.1f}')})" if sized else "")
-            for attack, verdict in found.items()
+            for attack, verdict in verdicts.items()
             if verdict.status == status
         ]
         if names:

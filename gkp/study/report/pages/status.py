@@ -66,15 +66,15 @@ def status(evidence: Evidence) -> str:
     numbers = groups["paper"] + groups["release"]
     differences, statements, refuted = (groups[name] for name in ("differences", "statements", "assumptions"))
     held = sum(verdict.status == "OK" for verdict in statements)
-    parts = [len(part) for part in (numbers, differences, statements, refuted)]
+    counts = [len(part) for part in (numbers, differences, statements, refuted)]
     return (
         f"What is printed:\n\n{compact(printed(numbers, evidence.waiting))}\n"
         f"What we state about our networks, as differences on the same images:\n\n"
         f"{compact(directions(differences))}\n"
         f"What we state besides, about networks, attacks and code: {held} of {len(statements)} hold. "
         f"Outside these counts stand {len(refuted)} assumptions that were written down to be tested and "
-        f"that the records refute. In sum {' + '.join(map(str, parts))} = {sum(parts)} claims with a record, "
-        f"all in [docs/claims.md]({evidence.up}docs/claims.md) with number, tolerance and reason.\n"
+        f"that the records refute. In sum {' + '.join(map(str, counts))} = {sum(counts)} claims with a "
+        f"record, all in [docs/claims.md]({evidence.up}docs/claims.md) with number, tolerance and reason.\n"
     )
 
 
@@ -83,9 +83,9 @@ def printed(judged: Sequence[Verdict], waiting: Mapping[str, int]) -> pd.DataFra
     rows = []
     for letter, title in (PAPER | RELEASE).items():
         source = "paper" if letter in PAPER else "release"
-        found = [verdict.status for verdict in judged if verdict.claim.id[0] == letter]
-        none = found.count("MISSING") + (sum(waiting.values()) if letter == "P" else 0)
-        rows.append((f"{source}: {title}", found.count("OK"), found.count("MISS"), none))
+        statuses = [verdict.status for verdict in judged if verdict.claim.id[0] == letter]
+        none = statuses.count("MISSING") + (sum(waiting.values()) if letter == "P" else 0)
+        rows.append((f"{source}: {title}", statuses.count("OK"), statuses.count("MISS"), none))
     frame = pd.DataFrame(rows, columns=["printed", "met", "missed", "no record yet"])
     return with_sums(frame, "sum")
 
@@ -94,8 +94,8 @@ def directions(judged: Sequence[Verdict]) -> pd.DataFrame:
     """Differences of SR-GKP to others by what they are compared with: ahead, behind, not told apart."""
     rows = []
     for title in (*OPPONENTS, CHOSEN):
-        found = [verdict.status for verdict in judged if opponent(verdict) == title]
-        rows.append((title, found.count("OK"), found.count("MISS"), found.count("OPEN")))
+        statuses = [verdict.status for verdict in judged if opponent(verdict) == title]
+        rows.append((title, statuses.count("OK"), statuses.count("MISS"), statuses.count("OPEN")))
     frame = pd.DataFrame(rows, columns=["SR-GKP, beside", "shown ahead", "shown behind", "open"])
     return with_sums(frame, "sum")
 
@@ -150,8 +150,8 @@ def counted(judged: Sequence[Verdict]) -> pd.DataFrame:
     """One row per group of claims: how many are met, missed, open or without a record, and as expected."""
     rows = []
     for name, title in GROUPS.items():
-        found = [verdict for verdict in judged if group(verdict) == name]
-        counts = [str([v.status for v in found].count(status)) for status in STATUSES]
-        expected = sum(verdict.as_expected for verdict in found)
-        rows.append([title, *counts, f"{expected} of {len(found)}"])
+        verdicts = [verdict for verdict in judged if group(verdict) == name]
+        counts = [str([v.status for v in verdicts].count(status)) for status in STATUSES]
+        expected = sum(verdict.as_expected for verdict in verdicts)
+        rows.append([title, *counts, f"{expected} of {len(verdicts)}"])
     return pd.DataFrame(rows, columns=["claims", *STATUSES, "as expected"])
