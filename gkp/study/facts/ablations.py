@@ -97,30 +97,30 @@ def search_facts(
             ]
     searches: dict[str, Any] = {}
     for variant in variants:
-        own = rows[variant.title]
-        per = {name: summarise(found) for name, found in own.items()}
-        per[ALL] = summarise([row for found in own.values() for row in found])
+        by_network = rows[variant.title]
+        per = {name: summarise(layer_rows) for name, layer_rows in by_network.items()}
+        per[ALL] = summarise([row for layer_rows in by_network.values() for row in layer_rows])
         searches[variant.title] = {"widest_layer": variant.channels, "networks": per}
     return {"searches": searches, "smoother": smoother, "sets": anatomy.MAX_SETS}
 
 
-def titles(found: Mapping[str, Any]) -> list[str]:
+def titles(facts: Mapping[str, Any]) -> list[str]:
     """The searches of a recorded fact in the order of `VARIANTS`, which JSON does not keep."""
     order = {variant.title: place for place, variant in enumerate(VARIANTS)}
-    return sorted(found["searches"], key=lambda title: order.get(title, len(order)))
+    return sorted(facts["searches"], key=lambda title: order.get(title, len(order)))
 
 
 def compare_layer(weight: Tensor, reference: Selection, variant: Variant) -> dict[str, Any]:
     """One layer's numbers: groups, same (groups), kept and shared (kernels), eq3 and frozen (relative)."""
-    found = _search(weight, variant.options)
-    ours, theirs = (kept_kernels(selection, weight.shape[1]) for selection in (found, reference))
+    selection = _search(weight, variant.options)
+    ours, theirs = (kept_kernels(s, weight.shape[1]) for s in (selection, reference))
     kept, shared = int(ours.sum()), int((ours & theirs).sum())
-    row: dict[str, Any] = {"groups": found.groups, "kept": kept, "shared": shared}
+    row: dict[str, Any] = {"groups": selection.groups, "kept": kept, "shared": shared}
     if variant.regroups:
         return row | {"same": None, "eq3": None, "frozen": None}
-    row["same"] = int(anatomy.same_groups(found, reference).sum())
+    row["same"] = int(anatomy.same_groups(selection, reference).sum())
     for name, beta in (("eq3", "exact"), ("frozen", "reference")):
-        row[name] = objective(weight, found, beta) / objective(weight, reference, beta)
+        row[name] = objective(weight, selection, beta) / objective(weight, reference, beta)
     return row
 
 
@@ -139,9 +139,9 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def kept_kernels(selection: Selection, channels: int) -> Tensor:
     """bool (O, channels): which input channels each filter keeps, rows in the order of the filters."""
-    rows = len(selection.filter_order) // selection.groups
+    members = len(selection.filter_order) // selection.groups
     kept = torch.zeros(selection.groups, channels, dtype=torch.bool).scatter(1, selection.kept, True)
-    return kept.repeat_interleave(rows, 0)[selection.filter_order.argsort()]
+    return kept.repeat_interleave(members, 0)[selection.filter_order.argsort()]
 
 
 def objective(weight: Tensor, selection: Selection, beta: str = "exact") -> float:

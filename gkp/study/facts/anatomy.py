@@ -39,20 +39,20 @@ def smoothness_of_sets(
     Where there are more than `limit` sets, M = limit sets drawn uniformly with `generator`.
     """
     order = selection.filter_order.view(selection.groups, -1)
-    each, keep = group_smoothness(weight, order), selection.kept.shape[1]
-    own = each.gather(1, selection.kept).sum(1)
-    if math.comb(each.shape[1], keep) <= limit:
-        sets = torch.tensor(list(itertools.combinations(range(each.shape[1]), keep)))
+    by_kernel, keep = group_smoothness(weight, order), selection.kept.shape[1]
+    chosen = by_kernel.gather(1, selection.kept).sum(1)
+    if math.comb(by_kernel.shape[1], keep) <= limit:
+        sets = torch.tensor(list(itertools.combinations(range(by_kernel.shape[1]), keep)))
     else:
-        sets = torch.rand(limit, each.shape[1], generator=generator).topk(keep, dim=1).indices
-    return own, each[:, sets].sum(2)
+        sets = torch.rand(limit, by_kernel.shape[1], generator=generator).topk(keep, dim=1).indices
+    return chosen, by_kernel[:, sets].sum(2)
 
 
 def share_smoother(weight: Tensor, selection: Selection, **options: Any) -> Tensor:
     """For every group, the share of all sets of that size that are smoother than the kept one: (G,)."""
-    own, others = smoothness_of_sets(weight, selection, **options)
+    chosen, others = smoothness_of_sets(weight, selection, **options)
     # Sums of the same numbers in another order differ in their last bits: no set is smoother than itself.
-    return (others < own[:, None] * (1 - 1e-9)).double().mean(1)
+    return (others < chosen[:, None] * (1 - 1e-9)).double().mean(1)
 
 
 def same_groups(a: Selection, b: Selection) -> Tensor:
@@ -161,8 +161,8 @@ def holds_roughest(weight: Tensor, selection: Selection, group: int = 0) -> Tens
     ValueError where there are too many sets to list.
     """
     order = selection.filter_order.view(selection.groups, -1)
-    each, keep = group_smoothness(weight, order)[group], selection.kept.shape[1]
-    if math.comb(len(each), keep) > MAX_SETS:
-        raise ValueError(f"{len(each)} channels have too many sets to list: take a layer of at most 16")
-    sets = torch.tensor(list(itertools.combinations(range(len(each)), keep)))
-    return (sets == each.argmax()).any(1)
+    by_kernel, keep = group_smoothness(weight, order)[group], selection.kept.shape[1]
+    if math.comb(len(by_kernel), keep) > MAX_SETS:
+        raise ValueError(f"{len(by_kernel)} channels have too many sets to list: take a layer of at most 16")
+    sets = torch.tensor(list(itertools.combinations(range(len(by_kernel)), keep)))
+    return (sets == by_kernel.argmax()).any(1)

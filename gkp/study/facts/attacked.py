@@ -104,12 +104,12 @@ def repeated(suite: str) -> dict[str, Any]:
     for twelve ResNet-56. FileNotFoundError when no checkpoint is shipped.
     """
     store = Store(CODE)
-    kept, devices = shipped(suite, store)
-    if not kept:
+    checkpoints, devices = shipped(suite, store)
+    if not checkpoints:
         raise FileNotFoundError(f"no checkpoint of suite {suite!r} is shipped: run the suite first")
     first = data.load("cifar10", "test").take(REPEATED)
     differ = {entry.attack.name: 0 for entry in protocols.paper()}
-    for checkpoint in kept:
+    for checkpoint in checkpoints:
         model = load_file(store.root / str(checkpoint.file)).eval()
         for name in differ:
             metric = checkpoint.metrics[name]
@@ -121,10 +121,10 @@ def repeated(suite: str) -> dict[str, Any]:
         "suite": suite,
         "recorded_on": devices,
         "images": REPEATED,
-        "checkpoints": len(kept),
-        "damaged": sum(sha256_file(store.root / str(k.file)) != k.sha256 for k in kept),
-        "self_checks_differ": sum(not consistent(k) for k in kept),
-        "answers": REPEATED * len(kept),
+        "checkpoints": len(checkpoints),
+        "damaged": sum(sha256_file(store.root / str(k.file)) != k.sha256 for k in checkpoints),
+        "self_checks_differ": sum(not consistent(k) for k in checkpoints),
+        "answers": REPEATED * len(checkpoints),
         "differ": differ,
     }
 
@@ -132,11 +132,11 @@ def repeated(suite: str) -> dict[str, Any]:
 def shipped(suite: str, store: Store) -> tuple[list[Kept], list[str]]:
     """The checkpoints of the suite's own records, equal weights once, and what they were made on."""
     records = [record for record in store.of_suite(suite) if record.suite == suite]
-    kept = {each.sha256: each for record in records for each in record.kept.values() if each.file}
-    return list(kept.values()), sorted({str(record.provenance.device) for record in records})
+    checkpoints = {kept.sha256: kept for record in records for kept in record.kept.values() if kept.file}
+    return list(checkpoints.values()), sorted({str(record.provenance.device) for record in records})
 
 
 def consistent(kept: Kept) -> bool:
     """Whether the outcomes say of themselves what the record says, in whatever order."""
-    found = evaluate.self_check(metric.outcome for metric in kept.metrics.values())
-    return set(found) == set(kept.self_check)
+    said = evaluate.self_check(metric.outcome for metric in kept.metrics.values())
+    return set(said) == set(kept.self_check)

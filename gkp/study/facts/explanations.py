@@ -37,19 +37,19 @@ def explanations() -> dict[str, Any]:
     store = Store(CODE)
     first = data.load("cifar10", "test").take(IMAGES)
     needed = {run.hash for run in suites.get(FINALISTS).runs}
-    found = []
+    networks = []
     for run in suites.get(SUITE).runs:
         record = store.find(run)
         file = record.kept["last"].file if record else None
         if file is not None:
             about = {"label": run.label, "seed": run.seed, "hash": run.hash}
             model = load_file(store.root / file).eval()
-            found.append(about | of_network(model, first.pixels(), first.labels))
+            networks.append(about | of_network(model, first.pixels(), first.labels))
         elif run.hash in needed:
             raise FileNotFoundError(
                 f"no checkpoint of {run.label}, seed {run.seed}: run the suite {SUITE} first"
             )
-    return {"suite": SUITE, "images": len(first), "networks": found}
+    return {"suite": SUITE, "images": len(first), "networks": networks}
 
 
 def of_network(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Any]:
@@ -64,15 +64,15 @@ def of_network(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Any]:
     norms = spectral_norms(plain, x[:1])
     sizes = [_kernel_norms(m.weight) for m in plain.modules() if isinstance(m, nn.Conv2d)]
     gradient = input_gradient(plain, x, y)
-    found: dict[str, Any] = {
+    measurements: dict[str, Any] = {
         "kernel": torch.cat(sizes).mean(),
         "spread": torch.stack([size.std() / size.mean() for size in sizes]).mean(),
         "steepness": gradient.abs().sum((1, 2, 3)).mean(),
         "high": high_share(gradient),
     }
     if isinstance(plain, CifarResNet):
-        found["bound"] = math.log10(lipschitz_bound(plain, norms, x.shape[-2:]))
-    rounded = {name: round(float(value), 5) for name, value in found.items()}
+        measurements["bound"] = math.log10(lipschitz_bound(plain, norms, x.shape[-2:]))
+    rounded = {name: round(float(value), 5) for name, value in measurements.items()}
     return rounded | {"norms": {name: round(norm, 4) for name, norm in norms.items()}}
 
 
@@ -91,7 +91,7 @@ def spectral_norms(model: nn.Module, x: Tensor) -> dict[str, float]:
     layers = {name: m for name, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
 
     def watch(name: str) -> Any:
-        return layers[name].register_forward_pre_hook(lambda _, given: inputs.update({name: given[0]}))
+        return layers[name].register_forward_pre_hook(lambda _, args: inputs.update({name: args[0]}))
 
     handles = [watch(name) for name in layers]
     with torch.no_grad():
@@ -136,12 +136,12 @@ def lipschitz_bound(model: CifarResNet, norms: dict[str, float], size: tuple[int
 
 def input_gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Gradient of each image's cross-entropy by its pixels: x (N, C, H, W), y (N,) -> (N, C, H, W)."""
-    parts = []
+    gradients = []
     for some, labels in zip(x.split(BATCH), y.split(BATCH), strict=True):
         pixels = some.clone().requires_grad_()
         loss = F.cross_entropy(model(pixels), labels, reduction="sum")
-        parts.append(torch.autograd.grad(loss, pixels)[0])
-    return torch.cat(parts)
+        gradients.append(torch.autograd.grad(loss, pixels)[0])
+    return torch.cat(gradients)
 
 
 def high_share(images: Tensor) -> Tensor:

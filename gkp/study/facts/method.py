@@ -103,9 +103,9 @@ def cost_table() -> dict[str, Any]:
     rows = [_cost_row(*printed) for printed in printed_costs(PAPER_TABLES)]
     totals: dict[str, Any] = {}
     for method in ("Unpruned", "SR-GKP"):
-        own = [row for row in rows if row["method"] == method]
-        equal = {f"{kind}_equal": sum(row[f"{kind}_equal"] for row in own) for kind in KINDS}
-        totals[method] = {"networks": len(own), **equal}
+        of_method = [row for row in rows if row["method"] == method]
+        equal = {f"{kind}_equal": sum(row[f"{kind}_equal"] for row in of_method) for kind in KINDS}
+        totals[method] = {"networks": len(of_method), **equal}
     return {"rows": rows, **totals}
 
 
@@ -121,14 +121,14 @@ def _cost_row(network: str, rate: float, printed: dict[str, str]) -> dict[str, A
 
 def printed_costs(path: Path) -> list[tuple[str, float, dict[str, str]]]:
     """(network, rate, {"macs", "params"} as printed, in millions), once per network and rate."""
-    found: dict[tuple[str, float], dict[str, str]] = {}
+    costs: dict[tuple[str, float], dict[str, str]] = {}
     with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             if row["method"] in ("SR-GKP", "Unpruned") and row["macs_m"]:
                 rate = float(row["pruning_rate_percent"]) / 100 if row["method"] == "SR-GKP" else 0.0
                 network = row["network"].lower().replace("-", "")
-                found.setdefault((network, rate), {"macs": row["macs_m"], "params": row["params_m"]})
-    return [(network, rate, printed) for (network, rate), printed in sorted(found.items())]
+                costs.setdefault((network, rate), {"macs": row["macs_m"], "params": row["params_m"]})
+    return [(network, rate, printed) for (network, rate), printed in sorted(costs.items())]
 
 
 def paper_cost(network: str, rate: float) -> cost.Cost:
@@ -181,8 +181,8 @@ def record_facts(name: str, suite: str, store: Store) -> Fact:
     if known is not None:
         return known
     started = time.monotonic()
-    found = FACTS[name]()
+    facts = FACTS[name]()
     about = {**provenance("cpu"), "seconds": round(time.monotonic() - started, 1)}
-    fact = Fact.of(name, suite, found, about)
+    fact = Fact.of(name, suite, facts, about)
     store.write(fact)
     return fact

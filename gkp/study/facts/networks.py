@@ -152,7 +152,7 @@ def page(path: Path) -> str:
     content = json.loads(path.read_text("utf-8"))
     rows: list[Row] = content["rows"]
     pruned = [row for row in rows if all("refused" not in row["methods"].get(m, "refused") for m in METHODS)]
-    spared = sum(any(found["macs"] > 0.95 for found in row["methods"].values()) for row in pruned)
+    spared = sum(any(result["macs"] > 0.95 for result in row["methods"].values()) for row in pruned)
     frame = pd.DataFrame([_shown(row) for row in rows])
     missing = f" Not tried yet: {', '.join(content['missing'])}." if content["missing"] else ""
     return (
@@ -176,12 +176,12 @@ def page(path: Path) -> str:
 def _shown(row: Row) -> dict[str, str]:
     shown = {"network": row["network"], "image": f"{row['image']}x{row['image']}"}
     for method in METHODS:
-        found = row["methods"][method]
-        mark = "*" if found.get("options", {}).get("strategy") == "random" else ""
+        result = row["methods"][method]
+        mark = "*" if result.get("options", {}).get("strategy") == "random" else ""
         shown[f"{method}: layers, MACs left"] = (
-            f"refused: {found['refused']}"
-            if "refused" in found
-            else f"{found['layers']}{mark}, {100 * found['macs']:.0f} %"
+            f"refused: {result['refused']}"
+            if "refused" in result
+            else f"{result['layers']}{mark}, {100 * result['macs']:.0f} %"
         )
     seconds = [row["seconds"]["looking and proof"], *(row["methods"][m]["seconds"] for m in METHODS)]
     shown["seconds: proof, methods"] = " + ".join(f"{value:.0f}" for value in seconds)
@@ -192,20 +192,22 @@ def why(reasons: str) -> str:
     """`surgery.summary` in a few words: layers of each kind of reason, the most frequent first."""
     counts: Counter[str] = Counter()
     starts = list(re.finditer(r"(?:^|; )[\w.-]+(?: and (\d+) more)?: ", reasons))
-    for found, following in zip_longest(starts, starts[1:]):
-        reason = reasons[found.end() : following.start() if following else None]
+    for match, following in zip_longest(starts, starts[1:]):
+        reason = reasons[match.end() : following.start() if following else None]
         for pattern, kind in KINDS:
             reason = re.sub(pattern, kind, reason)
-        counts[reason] += 1 + int(found[1] or 0)
+        counts[reason] += 1 + int(match[1] or 0)
     return ", ".join(f"{count} {reason}" for reason, count in counts.most_common()) or reasons or "none"
 
 
 def line(row: Row) -> str:
     """One network in one line."""
     parts = []
-    for method, found in row["methods"].items():
+    for method, result in row["methods"].items():
         said = (
-            "refused" if "refused" in found else f"{found['layers']} layers, {100 * found['macs']:.0f} % MACs"
+            "refused"
+            if "refused" in result
+            else f"{result['layers']} layers, {100 * result['macs']:.0f} % MACs"
         )
-        parts.append(f"{method} {said}, {found['seconds']:.0f} s")
+        parts.append(f"{method} {said}, {result['seconds']:.0f} s")
     return f"{row['network']}: {'; '.join(parts)}"

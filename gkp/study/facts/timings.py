@@ -42,26 +42,26 @@ def pruning_time(networks: Iterable[tuple[str, str]] = RESNETS, repeats: int = R
     seconds: the median of the whole pruning step by SR-GKP, from the network to its pruned copy;
     grouping_seconds: smoothness snaking alone.
     """
-    found = {}
+    times = {}
     for name, weights in networks:
         model = _load(name, weights)
         layers = anatomy.layers(model)
-        found[name] = {
+        times[name] = {
             "weights": weights,
             "layers": len(layers),
             **repeated(partial(prune, model, "sr-gkp"), repeats),
             "grouping_seconds": repeated(partial(snake, layers), repeats)["seconds"],
         }
-    return {"threads": torch.get_num_threads(), "repeats": repeats, "networks": found}
+    return {"threads": torch.get_num_threads(), "repeats": repeats, "networks": times}
 
 
 def method_time(repeats: int = REPEATS) -> dict[str, Any]:
     """Seconds of the pruning step of every one-shot method that needs no data, on the authors' ResNet-20."""
-    model, found = _load("resnet20", "authors"), {}
+    model, times = _load("resnet20", "authors"), {}
     for name in pruners.methods():
         if pruners.get(name).needs == "nothing" and pruners.get(name).schedule == "one-shot":
-            found[name] = repeated(partial(prune, model, name), repeats)
-    return {"threads": torch.get_num_threads(), "repeats": repeats, "rate": RATE, "methods": found}
+            times[name] = repeated(partial(prune, model, name), repeats)
+    return {"threads": torch.get_num_threads(), "repeats": repeats, "rate": RATE, "methods": times}
 
 
 def latency(
@@ -75,21 +75,21 @@ def latency(
     batches, table = list(batches), {}
     for name in networks:
         variants = executions(_load(name, "random"))
-        rows = {}
+        by_batch = {}
         for batch in batches:
             images = torch.rand(batch, 3, 32, 32, generator=torch.Generator().manual_seed(0))
             measured = cost.latency(variants, images, rounds=rounds if batch > 8 else 10 * rounds)
             dense = measured["unpruned"].median
-            rows[f"batch {batch}"] = {
+            by_batch[f"batch {batch}"] = {
                 title: {
-                    "seconds": round(each.median, 6),
-                    "low": round(each.low, 6),
-                    "high": round(each.high, 6),
-                    "ratio": round(each.median / dense, 3),
+                    "seconds": round(timing.median, 6),
+                    "low": round(timing.low, 6),
+                    "high": round(timing.high, 6),
+                    "ratio": round(timing.median / dense, 3),
                 }
-                for title, each in measured.items()
+                for title, timing in measured.items()
             }
-        table[name] = rows
+        table[name] = by_batch
     return {"threads": torch.get_num_threads(), "rounds": rounds, "networks": table}
 
 
