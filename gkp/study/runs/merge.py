@@ -78,9 +78,9 @@ def _chosen(record: Record | Fact, here: Record | Fact | None) -> tuple[Record |
     more = {key for key, n in new.items() if n > old.get(key, -1)}
     if more and record.suite == here.suite and not any(n > new.get(key, -1) for key, n in old.items()):
         return record, f"took {name}"
-    both = united(here, record)
-    if both is not here:
-        return both, f"united {name}: {len(_says(both)) - len(old)} measurements came to those here"
+    merged = united(here, record)
+    if merged is not here:
+        return merged, f"united {name}: {len(_says(merged)) - len(old)} measurements came to those here"
     if more:
         return None, f"left {name}: its weights are of another training than those here, which stay"
     return None, f"left {name}: what is here says as much"
@@ -94,13 +94,13 @@ def united(here: Record, other: Record) -> Record:
     """
     kept: dict[str, Kept] = {}
     added: set[str] = set()
-    for rule, own in here.kept.items():
+    for rule, ours in here.kept.items():
         theirs = other.kept.get(rule)
-        same = theirs is not None and theirs.sha256 == own.sha256
-        found = theirs.metrics if theirs is not None and same else {}
-        more = {a: m for a, m in found.items() if a not in own.metrics or m.n > own.metrics[a].n}
+        same = theirs is not None and theirs.sha256 == ours.sha256
+        metrics = theirs.metrics if theirs is not None and same else {}
+        more = {a: m for a, m in metrics.items() if a not in ours.metrics or m.n > ours.metrics[a].n}
         added |= more.keys()
-        kept[rule] = _with(own, more) if more else own
+        kept[rule] = _with(ours, more) if more else ours
     if not added:
         return here
     origins = (*other.evaluations, {**other.value(["provenance"]), "attacks": sorted(added - other.later)})
@@ -128,7 +128,7 @@ def _says(record: Record) -> dict[Measurement, int]:
 
 def _weights(record: Record | Fact, other: Store, store: Store) -> dict[str, bytes]:
     """{file below a root: content} of the record's weights that are not here yet."""
-    found = {}
+    contents = {}
     for kept in record.kept.values() if isinstance(record, Record) else ():
         file, sha256 = kept.file, kept.sha256
         if not file or ((store.root / file).is_file() and sha256_file(store.root / file) == sha256):
@@ -140,5 +140,5 @@ def _weights(record: Record | Fact, other: Store, store: Store) -> dict[str, byt
             )
         if sha256_file(readable_file(path)) != sha256:
             raise ValueError(f"{path} is damaged: another SHA-256 than recorded; fetch it again")
-        found[file] = path.read_bytes()
-    return found
+        contents[file] = path.read_bytes()
+    return contents

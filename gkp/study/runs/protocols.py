@@ -118,8 +118,8 @@ def strong_pgd(n: int | None = 250, eps: Iterable[float] = SMALL, seed: int = 0)
 
     A record has an attack once: on another number of images it is one of another seed.
     """
-    chosen = [attack for attack in curve() if any(attack.eps == e / 255 for e in eps)]
-    return tuple(Entry(replace(attack, seed=seed), n) for attack in chosen)
+    attacks = [attack for attack in curve() if any(attack.eps == e / 255 for e in eps)]
+    return tuple(Entry(replace(attack, seed=seed), n) for attack in attacks)
 
 
 def autoattack(n: int | None = 128, eps: Iterable[float] = SMALL, seed: int = 0) -> Protocol:

@@ -53,12 +53,12 @@ class Filed:
 
     def value(self, path: Sequence[str]) -> Any:
         """What the JSON holds there; None where there is nothing."""
-        found: Any = self.json
+        part: Any = self.json
         for key in path:
-            if not isinstance(found, Mapping) or key not in found:
+            if not isinstance(part, Mapping) or key not in part:
                 return None
-            found = found[key]
-        return found
+            part = part[key]
+        return part
 
     def meets(self, conditions: Json) -> bool:
         """Whether the fields have these values, or the configuration's where there is no such field."""
@@ -80,9 +80,9 @@ class Fact(Filed):
         digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
         identity = {"version": VERSION, "hash": digest, "suite": suite, "stem": f"{name}-{digest[:8]}"}
         parts = {"label": name, "config": config, "facts": facts, "provenance": provenance}
-        found = parse(identity | parts)
-        assert isinstance(found, cls)  # it has no checkpoints
-        return found
+        fact = parse(identity | parts)
+        assert isinstance(fact, cls)  # it has no checkpoints
+        return fact
 
 
 @dataclass(frozen=True)
@@ -104,10 +104,10 @@ class Record(Filed):
         """A new record; parts: start, cost, pruning, history and provenance as in the JSON."""
         identity = {"version": VERSION, "hash": run.hash, "suite": suite, "stem": run.stem}
         about = {"label": run.label, "pruned": run.prunes, "config": run_config(run)}
-        checkpoints = {"checkpoints": {rule: each.json for rule, each in kept.items()}}
-        found = parse({**identity, **about, "evaluations": [], **parts, **checkpoints})
-        assert isinstance(found, cls)  # it has checkpoints
-        return found
+        checkpoints = {"checkpoints": {rule: checkpoint.json for rule, checkpoint in kept.items()}}
+        record = parse({**identity, **about, "evaluations": [], **parts, **checkpoints})
+        assert isinstance(record, cls)  # it has checkpoints
+        return record
 
     @property
     def json(self) -> dict[str, Any]:
@@ -125,8 +125,8 @@ class Record(Filed):
             for name, metric in kept.metrics.items():
                 if name != metric.attack.name:
                     yield f"under {name} ({rule}) stands {metric.attack.name}"
-                elif found := metric.contradiction():
-                    yield f"under {name} ({rule}) {found}"
+                elif contradiction := metric.contradiction():
+                    yield f"under {name} ({rule}) {contradiction}"
 
     @property
     def epochs(self) -> tuple[EpochRow, ...]:
@@ -175,11 +175,11 @@ class Record(Filed):
 
 def run_config(run: Run) -> dict[str, Any]:
     """Every hashed field of a run as JSON would give it back, defaults included."""
-    found = asdict(replace(run, evaluation=()))
-    del found["evaluation"]
+    config = asdict(replace(run, evaluation=()))
+    del config["evaluation"]
     trainings = {name: getattr(run, name) for name in ("recipe", "baseline")}
-    found |= {name: recipe.json for name, recipe in trainings.items() if recipe}
-    as_read: dict[str, Any] = json.loads(json.dumps(found))
+    config |= {name: recipe.json for name, recipe in trainings.items() if recipe}
+    as_read: dict[str, Any] = json.loads(json.dumps(config))
     return as_read
 
 

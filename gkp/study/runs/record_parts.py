@@ -32,10 +32,10 @@ def reader(kind: Any) -> Callable[[Any], Any]:
         some = reader(inner[0])
         return lambda value: None if value is None else some(value)
     if get_origin(kind) is tuple:
-        each = [reader(item) for item in inner if item is not ...]
+        readers = [reader(item) for item in inner if item is not ...]
         if inner[-1] is ...:
-            return lambda value: tuple(map(each[0], value))
-        return lambda value: tuple(read(item) for read, item in zip(each, value, strict=True))
+            return lambda value: tuple(map(readers[0], value))
+        return lambda value: tuple(read(item) for read, item in zip(readers, value, strict=True))
     if inner:
         entry = reader(inner[1])
         return lambda value: {key: entry(item) for key, item in _of_kind(value, dict).items()}
@@ -92,8 +92,8 @@ class Metric:
     @classmethod
     def parse(cls, source: Json) -> Metric:
         kind: Any = cls
-        found: Metric = reader(kind)(source)
-        return found
+        metric: Metric = reader(kind)(source)
+        return metric
 
     @classmethod
     def of(cls, outcome: Outcome, entry: Entry) -> Metric:
@@ -150,9 +150,9 @@ class Kept:
 
     @property
     def json(self) -> dict[str, Any]:
-        own = {"epoch": self.epoch, "sha256": self.sha256, "file": self.file}
+        about = {"epoch": self.epoch, "sha256": self.sha256, "file": self.file}
         metrics = {name: metric.source for name, metric in self.metrics.items()}
-        return {**own, "metrics": metrics, "self_check": list(self.self_check)}
+        return {**about, "metrics": metrics, "self_check": list(self.self_check)}
 
 
 @dataclass(frozen=True)

@@ -133,13 +133,13 @@ def config(value: Any) -> Any:
     Leaving defaults out means that a new field with a default keeps every earlier hash.
     """
     if dataclasses.is_dataclass(value):
-        kept = {}
+        settings = {}
         for item in dataclasses.fields(value):
-            own = getattr(value, item.name)
+            setting = getattr(value, item.name)
             default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
-            if item.metadata.get("hashed", True) and own != default:
-                kept[item.name] = config(own)
-        return kept
+            if item.metadata.get("hashed", True) and setting != default:
+                settings[item.name] = config(setting)
+        return settings
     if isinstance(value, (tuple, list)):
         return [config(item) for item in value]
     return value

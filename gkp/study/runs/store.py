@@ -98,8 +98,8 @@ class Store:
     def suite(self, name: str) -> Suite:
         """The suite of that name, in the epochs that a budget chose here for one that lets it."""
         suite = suites.get(name)
-        chosen = self.fact(name, EPOCHS) if suite.epochs_within_budget else None
-        return suite.in_epochs(chosen.facts["epochs"]) if chosen else suite
+        fact = self.fact(name, EPOCHS) if suite.epochs_within_budget else None
+        return suite.in_epochs(fact.facts["epochs"]) if fact else suite
 
     def of_suite(self, name: str) -> list[Record]:
         """The records below results/<name> and those of the suite's runs that another suite made.
@@ -107,8 +107,8 @@ class Store:
         Of a record that several suites share, each sees the attacks that it asks for.
         """
         runs = {run.hash: run for run in self.suite(name).ordered()} if name in suites.SUITES else {}
-        found = [record for record in self.all() if record.suite == name or record.hash in runs]
-        return [asked_for(r, runs[r.hash]) if r.hash in runs else r for r in found]
+        records = [record for record in self.all() if record.suite == name or record.hash in runs]
+        return [asked_for(r, runs[r.hash]) if r.hash in runs else r for r in records]
 
     def entries(self, name: str) -> list[Record | Fact]:
         """The records and the facts of a suite."""
@@ -155,15 +155,15 @@ def asked_for(record: Record, run: Run) -> Record:
 
     Rules that keep the same weights show the same attacks.
     """
-    found = {}
+    checkpoints = {}
     for rule, kept in record.kept.items():
         alike = (other for other, its in record.kept.items() if its.sha256 == kept.sha256)
         names = {entry.attack.name for entry in run.entries(*alike)}
         others = kept.metrics.keys() - names
         metrics = {name: metric for name, metric in kept.metrics.items() if name in names}
         said = tuple(text for text in kept.self_check if others.isdisjoint(NAME.findall(text)))
-        found[rule] = replace(kept, metrics=metrics, self_check=said)
-    return replace(record, kept=found)
+        checkpoints[rule] = replace(kept, metrics=metrics, self_check=said)
+    return replace(record, kept=checkpoints)
 
 
 def is_complete(run: Run, store: Store) -> bool:

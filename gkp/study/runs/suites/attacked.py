@@ -43,8 +43,8 @@ def unit() -> Suite:
     Those normalise by CIFAR-10's deviations, this one by ImageNet's.
     """
     first = tuple(replace(entry, n=2000) for entry in protocols.paper()[1:])
-    both = protocols.paper() + protocols.rescaled(first, PIXEL_RATIO)
-    start = Run("cifar10", "resnet56", UNPRUNED, weights="akamaster", evaluation=both)
+    evaluation = protocols.paper() + protocols.rescaled(first, PIXEL_RATIO)
+    start = Run("cifar10", "resnet56", UNPRUNED, weights="akamaster", evaluation=evaluation)
     return Suite(
         "cifar10-resnet56-unit",
         "ResNet-56, unpruned: eps counted by CIFAR-10's deviations, not by ImageNet's",

@@ -76,12 +76,12 @@ def profiles() -> Suite:
 
 def profiles_autoattack() -> Suite:
     common = cifar10_run("resnet20", "authors", short=True)
-    both = replace(common, evaluation=protocols.sharp() + protocols.autoattack(512, seed=1))
+    common = replace(common, evaluation=protocols.sharp() + protocols.autoattack(512, seed=1))
     return Suite(
         "cifar10-resnet20-profiles-autoattack",
         "The telling networks of cifar10-resnet20-profiles under AutoAttack, 512 images",
         "CIFAR-10, and the records of cifar10-resnet20-profiles",
-        tuple(contenders(both)),
+        tuple(contenders(common)),
         facts=("explanations",),
     )
 
