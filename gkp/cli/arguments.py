@@ -199,10 +199,10 @@ def environment(variables: Mapping[str, str]) -> None:
     from gkp.utils.files import cache_folder
 
     for name in ("GKP_DATA", "GKP_CHECKPOINTS"):
-        given = variables.get(name)
-        if given and not os.path.isdir(os.path.expanduser(given)):
+        folder = variables.get(name)
+        if folder and not os.path.isdir(os.path.expanduser(folder)):
             raise ValueError(
-                f"{name}={shown(given)} is no folder: set it to the one with the files, or unset it"
+                f"{name}={shown(folder)} is no folder: set it to the one with the files, or unset it"
             )
     if variables.get("GKP_CACHE"):
         output_folder("GKP_CACHE", cache_folder())

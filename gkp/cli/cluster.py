@@ -58,17 +58,17 @@ KEYS: dict[str, Callable[[str], Any]] = {
 
 def parse(text: Any) -> dict[str, Any]:
     """ "partition=gpu,jobs=8" -> {"partition": "gpu", "jobs": 8}; every key once, each with its value."""
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for item in text.split(","):
         key, equals, value = (part.strip() for part in item.partition("="))
         if not equals:
             raise Misuse(f"{OPTION} {shown(item)}: give KEY=VALUE,..., with keys of {', '.join(KEYS)}")
         if key not in KEYS:
             raise Misuse(f"{OPTION}: {unknown('key', key, KEYS)}")
-        if key in found:
+        if key in values:
             raise Misuse(f"{OPTION}: {key} stands twice: give it once")
-        found[key] = KEYS[key](value)
-    return found
+        values[key] = KEYS[key](value)
+    return values
 
 
 Slurm = Annotated[
