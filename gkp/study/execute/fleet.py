@@ -94,15 +94,15 @@ def to_prune(run: Run, context: Context) -> bool:
 
 def trainings(runs: list[Run], context: Context, failed: dict[str, str]) -> list[tuple[Run, Member]]:
     """The next training of every run that has one; runs that cannot be pruned are added to `failed`."""
-    found = []
+    members = []
     for run in runs:
         try:
             member = next_training(run, context)
         except (RuntimeError, ValueError, FileNotFoundError, ModuleNotFoundError) as error:
             failed |= report_failure([run], error)
         else:
-            found += [(run, member)] if member else []
-    return found
+            members += [(run, member)] if member else []
+    return members
 
 
 def next_training(run: Run, context: Context) -> Member | None:

@@ -28,15 +28,15 @@ class Measured:
 
     def has(self, entry: Entry) -> bool:
         """Whether the attack is done, on as many images as are asked for."""
-        found = self.metrics.get(entry.attack.name)
-        return found is not None and found.asked_n == entry.n
+        metric = self.metrics.get(entry.attack.name)
+        return metric is not None and metric.asked_n == entry.n
 
     def add(self, metric: Metric) -> None:
         """Keep one more; what the file has of other weights stays."""
         self.metrics[metric.attack.name] = metric
         if self.path is not None:
-            kept = {name: metric.source for name, metric in self.metrics.items()}
-            atomic_write_text(self.path, json.dumps(self._state() | {self.key: kept}))
+            sources = {name: metric.source for name, metric in self.metrics.items()}
+            atomic_write_text(self.path, json.dumps(self._state() | {self.key: sources}))
 
     def _state(self) -> State:
         if self.path is None or not self.path.exists():

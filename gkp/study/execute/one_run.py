@@ -122,9 +122,9 @@ def complete(record: Record, run: Run, context: Context, progress: Progress) -> 
             entries = missing_entries(record, run).get(rule, [])
             attacked = Attacked.of(saved_model(run, record.kept[rule], context), run.dataset, context)
             for entry in entries:
-                found = Metric.of(attack(attacked, run.dataset, entry, context, task), entry)
+                metric = Metric.of(attack(attacked, run.dataset, entry, context, task), entry)
                 names.add(entry.attack.name)
-                metrics = {**record.kept[rule].metrics, entry.attack.name: found}
+                metrics = {**record.kept[rule].metrics, entry.attack.name: metric}
                 kept = replace(record.kept[rule], metrics=metrics, self_check=self_check(metrics))
                 evaluations = (*earlier, {**about, "attacks": sorted(names)})
                 record = replace(record.with_kept(rule, kept), evaluations=evaluations)

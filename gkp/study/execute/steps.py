@@ -57,11 +57,11 @@ def prune(model: nn.Module, run: Run, context: Context) -> tuple[nn.Module, dict
     """
     if not ahead.keeps(run, context):
         return pruned_now(model, run, context)
-    if (found := ahead.kept(run, context)) is None:
+    if (pruned := ahead.kept(run, context)) is None:
         ahead.keep(run, context, *pruned_now(model, run, context))
-        found = ahead.kept(run, context)
-        assert found is not None
-    return found
+        pruned = ahead.kept(run, context)
+        assert pruned is not None
+    return pruned
 
 
 def pruned_now(model: nn.Module, run: Run, context: Context) -> tuple[nn.Module, dict[str, Any]]:
@@ -201,8 +201,9 @@ def train(
     state.parent.mkdir(parents=True, exist_ok=True)
     teacher = parent if recipe.distillation else None
     if context.gathering:
-        own = validation, test, run.seed, state, hooks, run.selecting
-        member = Member(model, train, recipe, *own, teacher=teacher)
+        member = Member(
+            model, train, recipe, validation, test, run.seed, state, hooks, run.selecting, teacher=teacher
+        )
         if not member.why_alone() and member.epochs_saved() < recipe.epochs:
             raise Unfinished(member)
     history = fine_tune(

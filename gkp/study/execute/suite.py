@@ -67,7 +67,7 @@ def run_suite(
     something cannot be written.
     """
     names = [name] if isinstance(name, str) else list(name)
-    wanted_suites = [suites.get(each) for each in names]
+    wanted_suites = [suites.get(suite) for suite in names]
     if jobs < 1:
         raise ValueError(f"jobs={jobs}: give 1 or more")
     deadline = None if budget_minutes is None else time.monotonic() + 60 * budget_minutes
@@ -76,7 +76,7 @@ def run_suite(
     for suite in wanted_suites:
         if suite.epochs_within_budget and fit_epochs and budget_minutes is not None:
             print(choose_epochs(suite, budget_minutes, context, side_by_side), file=sys.stderr, flush=True)
-    queue = [each for suite in names for each in queue_of(context.store.suite(suite))]
+    queue = [pair for suite in names for pair in queue_of(context.store.suite(suite))]
     before = complete_stems(queue, context.store)
     failed: dict[str, str] = {}
     wanted = without(queue, skip)
@@ -108,12 +108,12 @@ def choose_epochs(suite: Suite, minutes: float, context: Context, side_by_side: 
     with alone(f"{suite.name}-{EPOCHS}", store.root):
         fact = store.fact(suite.name, EPOCHS)
         if fact is None:
-            found = fitting_epochs(suite, minutes, context, side_by_side)
-            fact = Fact.of(EPOCHS, suite.name, found, provenance(context.device))
+            facts = fitting_epochs(suite, minutes, context, side_by_side)
+            fact = Fact.of(EPOCHS, suite.name, facts, provenance(context.device))
             store.write(fact)
     words = "{epochs} of {most} epochs, chosen for {minutes:g} minutes: one takes {epoch:.3g} s for all"
-    chosen = f"{suite.name}: {words}, attacks {{attacks:.3g}} s".format(**fact.facts)
-    return f"{chosen} (to choose anew, delete {store.path(suite.name, fact.stem)})"
+    sentence = f"{suite.name}: {words}, attacks {{attacks:.3g}} s".format(**fact.facts)
+    return f"{sentence} (to choose anew, delete {store.path(suite.name, fact.stem)})"
 
 
 def fitting_epochs(

@@ -46,14 +46,14 @@ def work_together(
     mode = "lines" if context.progress and context.progress.mode != "off" else "off"
     # A clock that every process reads alike; what starting them takes is part of the time.
     end = None if context.deadline is None else time.time() + context.deadline - time.monotonic()
-    given = replace(context, progress=None, deadline=None, splits={})
+    portable = replace(context, progress=None, deadline=None, splits={})
     threads = threads or max(1, (os.cpu_count() or 1) // jobs)
     if threads * jobs > most_threads():
         # For processes started from here on: threads that spin would keep those of the others from working.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     processes: list[SpawnProcess] = []
     try:
-        reports = [_start(processes, (do, queue, given, mode, end, threads)) for _ in range(jobs)]
+        reports = [_start(processes, (do, queue, portable, mode, end, threads)) for _ in range(jobs)]
         failed = _collect(reports)
         for process in processes:
             process.join()

@@ -115,12 +115,12 @@ def hopeful(queue: Queue, failed: Mapping[str, str], context: Context) -> list[R
 
 def achieved(store: Store) -> dict[str, int]:
     """Records, and states of what is under way, with the times at which they were written."""
-    found = {}
+    times = {}
     for pattern in ("results/*/*.json", "work/state/*", "work/snapshots/*/*"):
         for path in store.root.glob(pattern):
             with suppress(FileNotFoundError):  # of another job that just finished a run
-                found[str(path)] = path.stat().st_mtime_ns
-    return found
+                times[str(path)] = path.stat().st_mtime_ns
+    return times
 
 
 def again() -> None:
