@@ -48,17 +48,17 @@ def _compiled(
     problem: Problem, rule: Rule, decision: str, first: Tensor, threads: int
 ) -> tuple[Tensor, Tensor]:
     """`search` by `gkp.search.compiled`, from the kernels `first` (m,) of each group."""
-    from gkp.search.compiled.branches import search as one
+    from gkp.search.compiled.branches import search as search_group
     from gkp.search.compiled.ranks import rank_shares
 
     steps = min(rule.check_step, max(problem.keep - 1, 1))
     shares = rank_shares(rule.alpha, rule.width ** (steps + 1))
     marks, starts, apart, smooth = (
-        each.numpy() for each in (problem.marks, first, problem.apart, problem.smooth)
+        tensor.numpy() for tensor in (problem.marks, first, problem.apart, problem.smooth)
     )
 
-    def found(group: int) -> np.ndarray:
-        return one(
+    def kernels(group: int) -> np.ndarray:
+        return search_group(
             apart[group],
             smooth[group],
             marks,
@@ -75,17 +75,17 @@ def _compiled(
         )
 
     with ThreadPoolExecutor(threads) as pool:
-        chosen = torch.from_numpy(np.stack(list(pool.map(found, range(len(apart))))))
-    return chosen, set_cost(problem, chosen)
+        kept = torch.from_numpy(np.stack(list(pool.map(kernels, range(len(apart))))))
+    return kept, set_cost(problem, kept)
 
 
 def decide(finals: list[Beam], problem: Problem, decision: str) -> tuple[Tensor, Tensor]:
     """The final arena: of all branches of a group, the first of least cost (or smoothest)."""
-    branches = [state.rows.flatten() for state in finals]
-    value = [beam.cost(state, problem) if decision == "cost" else state.smooth for state in finals]
-    values = torch.cat([each[own] for each, own in zip(value, branches, strict=True)])
-    group = torch.cat([state.group[own] for state, own in zip(finals, branches, strict=True)])
-    kept = torch.cat([state.roots.kept[own] for state, own in zip(finals, branches, strict=True)])
+    indices = [state.rows.flatten() for state in finals]
+    valued = [beam.cost(state, problem) if decision == "cost" else state.smooth for state in finals]
+    values = torch.cat([value[index] for value, index in zip(valued, indices, strict=True)])
+    group = torch.cat([state.group[index] for state, index in zip(finals, indices, strict=True)])
+    kept = torch.cat([state.roots.kept[index] for state, index in zip(finals, indices, strict=True)])
     best = torch.stack(
         [torch.where(group == g, values, math.inf).argmin() for g in range(len(problem.distance))]
     )

@@ -46,7 +46,7 @@ class Roots:
 
     def nearer(self, root: Tensor, table: Tensor, lines: Tensor) -> tuple[Tensor, ...]:
         """`near` of sets that extend `root` (C,) by kernels, the `lines` (C, t) of a table of distances."""
-        near = [each.index_select(0, root) for each in self.near]
+        near = [distances.index_select(0, root) for distances in self.near]
         for line in lines.unbind(1) if near else ():
             carried = table.index_select(0, line)
             for order, old in enumerate(near):  # insert the new distance into the ascending list
@@ -95,7 +95,7 @@ def start(problem: Problem, group: Tensor, first: Tensor) -> Beam:
     distance, count = problem.apart[group, first], torch.arange(len(first))
     unset = torch.full_like(distance, math.inf)
     near = (distance, *[unset] * (problem.neighbours - 1)) if problem.neighbours else ()
-    own = tuple(each[:, None] for each in near)
+    branch_near = tuple(distances[:, None] for distances in near)
     total = distance.scatter(-1, first[:, None], -math.inf)
     return Beam(
         rows=count[:, None],
@@ -108,7 +108,7 @@ def start(problem: Problem, group: Tensor, first: Tensor) -> Beam:
         roots=Roots(() if problem.released else near, total == -math.inf),
         root=count,
         path=first[:, None][:, :0],
-        sets=released.start(problem.apart, group, first, own) if problem.released else None,
+        sets=released.start(problem.apart, group, first, branch_near) if problem.released else None,
     )
 
 
@@ -128,7 +128,7 @@ def propose(beam: Beam, problem: Problem, width: int, *, merge: bool = True) -> 
     merge: hold equal sets once, in the fast arithmetic.
     """
     width = min(width, problem.channels - beam.size)
-    kernel, gain = (each.flatten() for each in farthest(beam.total, width))
+    kernel, gain = (tensor.flatten() for tensor in farthest(beam.total, width))
     parent = torch.arange(len(beam.group)).repeat_interleave(width)
     group, rows = beam.group[parent], (beam.rows[..., None] * width + torch.arange(width)).flatten(1)
     children = Children(
@@ -162,8 +162,8 @@ def distinct(children: Children, problem: Problem, group: Tensor) -> Children:
     Where kernels are equal, so are the costs of different sets, and last bits tell which one is chosen.
     group: (C,) of the children.
     """
-    own = torch.where(problem.ties[group], torch.arange(len(group)), children.mark)
-    _, first, place = np.unique(own.numpy(), return_index=True, return_inverse=True)
+    mark = torch.where(problem.ties[group], torch.arange(len(group)), children.mark)
+    _, first, place = np.unique(mark.numpy(), return_index=True, return_inverse=True)
     return children.only(torch.from_numpy(first), torch.from_numpy(place)[children.rows])
 
 
@@ -176,8 +176,8 @@ def grow(beam: Beam, problem: Problem, children: Children) -> Beam:
         beam.total.new_empty(len(parent), problem.channels),
     )
     for part in parts(len(parent), problem.channels):
-        own = beam.total.index_select(0, parent[part])
-        torch.add(own, table.index_select(0, lines[part]), out=total[part])
+        before = beam.total.index_select(0, parent[part])
+        torch.add(before, table.index_select(0, lines[part]), out=total[part])
     total[torch.arange(len(total)), children.kernel] = -math.inf
     return replace(
         beam,
@@ -203,10 +203,11 @@ def parts(count: int, channels: int) -> list[slice]:
 def rooted(beam: Beam, problem: Problem) -> Beam:
     """The same sets as the roots of what comes."""
     table, lines = problem.apart.flatten(0, 1), beam.group[:, None] * problem.channels + beam.path
-    near = tuple(each.new_empty(len(lines), problem.channels) for each in beam.roots.near)
+    near = tuple(distances.new_empty(len(lines), problem.channels) for distances in beam.roots.near)
     for part in parts(len(lines), problem.channels):
-        for own, found in zip(near, beam.roots.nearer(beam.root[part], table, lines[part]), strict=True):
-            own[part] = found
+        nearer = beam.roots.nearer(beam.root[part], table, lines[part])
+        for distances, updated in zip(near, nearer, strict=True):
+            distances[part] = updated
     roots, root = Roots(near, beam.total == -math.inf), torch.arange(len(beam.group))
     return replace(beam, roots=roots, root=root, path=beam.path[:, :0])
 
@@ -247,15 +248,16 @@ def children_cost(beam: Beam, problem: Problem, children: Children, outer: bool)
 def truncate(beam: Beam, problem: Problem, children: Children, rule: Rule) -> Children:
     """The children of each row with the best weighted rank (Eq. 2); of rows with equal ones, one."""
     value, smooth = (
-        each[children.rows] for each in (children_cost(beam, problem, children, rule.outer), children.smooth)
+        values[children.rows]
+        for values in (children_cost(beam, problem, children, rule.outer), children.smooth)
     )
     if not problem.released:
         value, smooth = rounded(value), rounded(smooth)
     best = best_first(value, smooth, rule.alpha)[:, : rule.width]
     rows = children.rows.gather(1, best)
     if children.sets:
-        chosen = replace(children, sets=children.sets.survivors(best))
-        return chosen.only(rows.flatten(), torch.arange(rows.numel()).view_as(rows))
+        survivors = replace(children, sets=children.sets.survivors(best))
+        return survivors.only(rows.flatten(), torch.arange(rows.numel()).view_as(rows))
     tuples = (children.mark[rows] * torch.arange(1, 2 * rows.shape[1], 2)).sum(1)
     first = np.sort(np.unique(tuples.numpy(), return_index=True)[1])
     index, place = torch.unique(rows[torch.from_numpy(first)], return_inverse=True)

@@ -55,12 +55,14 @@ def solve(problem: Problem, seconds: float = 60.0) -> Optimum:
         )
     if not seconds > 0:
         raise ValueError(f"seconds={seconds}: give the time for a group, more than 0")
-    found = [_solved(each.numpy(), problem.keep, problem.beta, seconds) for each in problem.distance]
-    kept = torch.stack([each for each, _ in found])
+    solutions = [
+        _solved(distance.numpy(), problem.keep, problem.beta, seconds) for distance in problem.distance
+    ]
+    kept = torch.stack([kernels for kernels, _ in solutions])
     cost = set_cost(problem, kept)
     pruned = problem.channels - problem.keep
     constant = math.comb(problem.keep, 2) - problem.beta * pruned  # the ones of the similarities 1 - d
-    bound = torch.tensor([each for _, each in found], dtype=torch.float64) + constant
+    bound = torch.tensor([least for _, least in solutions], dtype=torch.float64) + constant
     # Both stand for the same number once the solver is done, but for its tolerances.
     return Optimum(kept, cost, bound.minimum(cost), cost - bound <= PROVED * cost.abs().clamp_min(1.0))
 
@@ -73,24 +75,24 @@ def _solved(distance: np.ndarray, keep: int, beta: float, seconds: float) -> tup
     n = len(distance)
     ascending = np.sort(distance, 1)
     most, least = ascending[:, n - keep + 1 :].sum(1), ascending[:, :keep].sum(1)
-    one, square = sparse.eye_array(n), sparse.coo_array((n, n * n))
-    nearest = sparse.kron(one, np.ones((1, n)))  # sum_u z_pu of each p
-    kept_ones = sparse.kron(np.ones((n, 1)), one)  # x_u of each pair p, u
-    own = sparse.coo_array((np.ones(n), (np.arange(n), np.arange(n) * (n + 1))), (n, n * n))  # z_uu
-    none = sparse.coo_array((n, n))
+    identity, wide_zeros = sparse.eye_array(n), sparse.coo_array((n, n * n))
+    nearest = sparse.kron(identity, np.ones((1, n)))  # sum_u z_pu of each p
+    kept_ones = sparse.kron(np.ones((n, 1)), identity)  # x_u of each pair p, u
+    to_itself = sparse.coo_array((np.ones(n), (np.arange(n), np.arange(n) * (n + 1))), (n, n * n))  # z_uu
+    zeros = sparse.coo_array((n, n))
 
     def rows(*blocks: sparse.sparray) -> sparse.csc_array:
         return sparse.csc_array(sparse.hstack(blocks))
 
     constraints = [
         LinearConstraint(np.repeat((1.0, 0.0), (n, n + n * n))[None], keep, keep),
-        LinearConstraint(rows(-sparse.diags_array(most), one, square), ub=0),
-        LinearConstraint(rows(sparse.coo_array(-distance - np.diag(least)), one, square), ub=-least),
-        LinearConstraint(rows(none, none, nearest), 1, 1),
-        LinearConstraint(rows(-kept_ones, square.T, sparse.eye_array(n * n)), ub=0),
-        LinearConstraint(rows(-one, none, own), 0, 0),  # a kept kernel is nearest to itself
+        LinearConstraint(rows(-sparse.diags_array(most), identity, wide_zeros), ub=0),
+        LinearConstraint(rows(sparse.coo_array(-distance - np.diag(least)), identity, wide_zeros), ub=-least),
+        LinearConstraint(rows(zeros, zeros, nearest), 1, 1),
+        LinearConstraint(rows(-kept_ones, wide_zeros.T, sparse.eye_array(n * n)), ub=0),
+        LinearConstraint(rows(-identity, zeros, to_itself), 0, 0),  # a kept kernel is nearest to itself
     ]
-    found = milp(
+    solution = milp(
         np.concatenate([np.zeros(n), np.full(n, -0.5), beta * distance.ravel()]),
         integrality=np.repeat((1, 0), (n, n + n * n)),
         bounds=Bounds(0, np.concatenate([np.ones(n), most, np.ones(n * n)])),
@@ -98,6 +100,6 @@ def _solved(distance: np.ndarray, keep: int, beta: float, seconds: float) -> tup
         options={"time_limit": seconds, "mip_rel_gap": PROVED / 10},
     )
     # Out of time before there was any set: the kernels that are farthest from all others.
-    score = distance.sum(1) if found.x is None else found.x[:n]
+    score = distance.sum(1) if solution.x is None else solution.x[:n]
     kept = torch.from_numpy(np.sort(np.argsort(-score, kind="stable")[:keep]))
-    return kept, -math.inf if found.mip_dual_bound is None else found.mip_dual_bound
+    return kept, -math.inf if solution.mip_dual_bound is None else solution.mip_dual_bound

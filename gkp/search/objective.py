@@ -116,13 +116,13 @@ def grouped_kernel_distance(weight: Tensor, order: Tensor, arithmetic: str = "fa
 
         return torch.stack([torch.from_numpy(distances(group)) for group in vectors.numpy()])
     channels = vectors.shape[1]
-    found = vectors.new_empty(len(order), channels, channels)
+    distance = vectors.new_empty(len(order), channels, channels)
     for at in range(0, channels, TILE):  # the upper half, and its mirror image
         tile = slice(at, at + TILE)
         # Differences, not the matrix-multiplication shortcut: two equal kernels are at distance 0 exactly.
         part = torch.cdist(vectors[:, tile], vectors[:, at:], compute_mode="donot_use_mm_for_euclid_dist")
-        found[:, tile, at:], found[:, at:, tile] = part, part.mT
-    return found
+        distance[:, tile, at:], distance[:, at:, tile] = part, part.mT
+    return distance
 
 
 def set_cost(problem: Problem, kept: Tensor) -> Tensor:

@@ -19,15 +19,15 @@ def gaps(weight: Tensor, *, seconds: float = 60.0, **options: Any) -> tuple[Tens
     valued by Eq. 3 with its own beta. seconds: for the proof of each group. And the optimum: where it is not
     `proved`, the gap is to the best set known, and the true one larger by `gap` at most.
     """
-    found = select(weight, **options)
-    problem = eq3_problem(weight, found)
+    selection = select(weight, **options)
+    problem = eq3_problem(weight, selection)
     optimum = exact.solve(problem, seconds)
-    return (set_cost(problem, found.kept) - optimum.cost) / optimum.cost.abs(), optimum
+    return (set_cost(problem, selection.kept) - optimum.cost) / optimum.cost.abs(), optimum
 
 
-def eq3_problem(weight: Tensor, found: Selection) -> Problem:
+def eq3_problem(weight: Tensor, selection: Selection) -> Problem:
     """Eq. 3 with its own beta for the groups of a selection from `weight` (O, I, kh, kw)."""
-    order, keep = found.filter_order.view(found.groups, -1), found.kept.shape[1]
+    order, keep = selection.filter_order.view(selection.groups, -1), selection.kept.shape[1]
     distance = grouped_kernel_distance(weight.detach().double().cpu(), order)
     channels = distance.shape[1]
     beta = resolve_beta("exact", channels, keep, keep, 1)

@@ -58,10 +58,10 @@ class Sets:
         """
         index, place = distinct(self)
         kept, branch, lines = self.kernels(index), self.branch(index), self.apart.flatten(0, 1)
-        own = self.group[index // self.tail.shape[1]] * self.apart.shape[-1]
-        near = [each.flatten(0, 1).index_select(0, branch) for each in self.near]
+        offset = self.group[index // self.tail.shape[1]] * self.apart.shape[-1]
+        near = [distances.flatten(0, 1).index_select(0, branch) for distances in self.near]
         for kernel in kept[:, self.head.shape[-1] :].unbind(1):
-            carried = lines.index_select(0, own + kernel)
+            carried = lines.index_select(0, offset + kernel)
             for order, old in enumerate(near):
                 least = torch.minimum(old, carried)
                 carried = torch.maximum(old, carried, out=old) if order + 1 < len(near) else carried
@@ -81,7 +81,7 @@ class Sets:
         near: tuple[Tensor, ...] = ()
         if self.near:
             place, lists, _ = self.outer
-            near = tuple(each.index_select(0, place[index]).view(rows, -1, each.shape[1]) for each in lists)
+            near = tuple(d.index_select(0, place[index]).view(rows, -1, d.shape[1]) for d in lists)
         head = self.kernels(index).view(rows, -1, self.size)
         return replace(self, head=head, tail=head[..., :0], near=near)
 
@@ -121,12 +121,12 @@ def distinct(sets: Sets) -> tuple[Tensor, Tensor]:
         mixed = (mixed + word) * GOLDEN_RATIO
         mixed ^= mixed >> 29
     bucket = (mixed * GOLDEN_RATIO >> 64 - BUCKETS) + (1 << BUCKETS - 1)
-    own = torch.arange(rows * count)
-    some = torch.empty(1 << BUCKETS, dtype=torch.int64).scatter_(0, bucket, own).take(bucket)
+    index = torch.arange(rows * count)
+    same = torch.empty(1 << BUCKETS, dtype=torch.int64).scatter_(0, bucket, index).take(bucket)
     for word in words:
-        some = torch.where(word.take(some) == word, some, own)
-    chosen = some == own
-    return own[chosen], (chosen.cumsum(0) - 1).take(some)
+        same = torch.where(word.take(same) == word, same, index)
+    different = same == index
+    return index[different], (different.cumsum(0) - 1).take(same)
 
 
 @lru_cache(maxsize=8)
@@ -167,7 +167,7 @@ def over_pruned(values: Tensor, kept: Tensor) -> Tensor:
     channels, size = values.shape[-1], kept.shape[-1]
     if not ascends(channels, channels - size):
         everything = set(range(channels))
-        order = [list(everything - set(one)) for one in kept.tolist()]
+        order = [list(everything - set(kernels)) for kernels in kept.tolist()]
         values = values.gather(-1, torch.tensor(order, dtype=torch.int64))
     return values.cumsum(-1)[..., -1] if values.shape[-1] else values.sum(-1)  # sum adds in several lanes
 

@@ -116,17 +116,17 @@ def select(
     kept: list[Tensor] = []
     cost: list[Tensor] = []
     with one_thread() as threads:
-        for some in torch.split(order, max(1, BLOCK // channels**2)):
-            distance = grouped_kernel_distance(weight, some, arithmetic)
-            smooth = _smooth(weight, some, variant, arithmetic)
+        for filters in torch.split(order, max(1, BLOCK // channels**2)):
+            distance = grouped_kernel_distance(weight, filters, arithmetic)
+            smooth = _smooth(weight, filters, variant, arithmetic)
             problem = Problem(distance, smooth, keep, beta, neighbours, arithmetic)
-            found = _searched(problem, strategy, decision, generator, rule, starts, threads)
-            kept.append(found[0])
-            cost.append(found[1])
+            sets, costs = _searched(problem, strategy, decision, generator, rule, starts, threads)
+            kept.append(sets)
+            cost.append(costs)
             if share:
                 problems.append(problem)
         if share:
-            distances, smooths = zip(*((each.distance, each.smooth) for each in problems), strict=True)
+            distances, smooths = zip(*((p.distance, p.smooth) for p in problems), strict=True)
             whole = replace(problems[0], distance=torch.cat(distances), smooth=torch.cat(smooths))
             common = shared(whole, torch.cat(kept), share)
             return Selection(order.flatten(), common, set_cost(whole, common))
@@ -181,13 +181,13 @@ def _exact(problem: Problem, decision: str) -> tuple[Tensor, Tensor]:
             f'strategy="exact" would list {sets:,} sets of {problem.keep} among {problem.channels} kernels '
             f'(limit {MAX_SETS:,}; {MAX_CHANNELS} kernels by decision="cost"): use strategy="beam" for it'
         )
-    found = exact.solve(problem)
-    if not found.proved.all():
+    optimum = exact.solve(problem)
+    if not optimum.proved.all():
         raise ValueError(
-            f'strategy="exact" is not done after a minute a group (gap up to {float(found.gap.max()):.2%}): '
-            "give gkp.search.exact.solve more seconds, which also tells what it has"
+            f'strategy="exact" is not done after a minute a group (gap up to {float(optimum.gap.max()):.2%})'
+            ": give gkp.search.exact.solve more seconds, which also tells what it has"
         )
-    return found.kept, found.cost
+    return optimum.kept, optimum.cost
 
 
 def _enumerate(problem: Problem, decision: str) -> tuple[Tensor, Tensor]:

@@ -70,17 +70,17 @@ def shared(problem: Problem, kept: Tensor, share: float) -> Tensor:
     joined: dict[Groups, Common] = {(g,): Common(kept[g], float(costs[g])) for g in range(len(kept))}
     offers = {pair: offer(pair[0] + pair[1]) for pair in itertools.combinations(joined, 2)}
     while offers:
-        rises = {(a, b): found.cost - joined[a].cost - joined[b].cost for (a, b), found in offers.items()}
+        rises = {(a, b): joint.cost - joined[a].cost - joined[b].cost for (a, b), joint in offers.items()}
         a, b = min(rises, key=lambda pair: rises[pair])
-        starts = torch.stack([each.kept for each in (offers[a, b], joined[a], joined[b])])
-        one = offers[a, b] if listed else improved(problem.of(a + b), starts)
-        left -= one.cost - joined.pop(a).cost - joined.pop(b).cost
+        starts = torch.stack([common.kept for common in (offers[a, b], joined[a], joined[b])])
+        joint = offers[a, b] if listed else improved(problem.of(a + b), starts)
+        left -= joint.cost - joined.pop(a).cost - joined.pop(b).cost
         if left < 0:
             break
-        result[list(a + b)] = one.kept
-        offers = {pair: found for pair, found in offers.items() if not {a, b} & set(pair)}
+        result[list(a + b)] = joint.kept
+        offers = {pair: joint for pair, joint in offers.items() if not {a, b} & set(pair)}
         offers |= {(other, a + b): offer(other + a + b) for other in joined}
-        joined[a + b] = one
+        joined[a + b] = joint
     return result
 
 
@@ -114,7 +114,7 @@ def exchanges(problem: Problem, kept: Tensor) -> Tensor:
     value[kept] = math.inf
     added = value.topk(min(TRIED, len(value) - len(kept)), largest=False).indices
     more = torch.cat([kept.expand(len(added), -1), added[:, None]], 1)
-    return torch.stack([_without_one(problem, each, nearest) for each in more])
+    return torch.stack([_without_one(problem, kernels, nearest) for kernels in more])
 
 
 def _without_one(problem: Problem, more: Tensor, nearest: int) -> Tensor:

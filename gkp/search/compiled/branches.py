@@ -71,7 +71,7 @@ def search(
     branch, longer = np.zeros(most * width, np.int64), np.zeros(most * width, np.int64)
     seen = np.empty((keep // check_step + 1, len(starts)), np.int64)
     times = np.zeros(len(seen), np.int64)
-    least, found = math.inf, np.arange(keep)
+    least, kept = math.inf, np.arange(keep)
     for first in starts:
         count, branches, size, truncations, known = 1, 1, 1, 0, False
         _start(sets, distance[first], first, smooth[first], marks[first])
@@ -80,18 +80,18 @@ def search(
             steps = min(check_step, keep - size)
             for step in range(1, steps + 1):
                 taken = min(width, len(smooth) - size)
-                those = _proposed(sets, count, taken, child, children, smooth, marks)
+                different = _proposed(sets, count, taken, child, children, smooth, marks)
                 for b in range(branches):
                     for turn in range(taken):
                         longer[b * taken + turn] = child[branch[b], turn]
                 branches *= taken
                 if step == check_step:
-                    _valued(sets, children, those, distance, size, beta, neighbours if outer else 0)
+                    _valued(sets, children, different, distance, size, beta, neighbours if outer else 0)
                     rank(children.cost, children.smooth, longer, branches, shares, tie, order)
                     branches = min(width, branches)
                 for b in range(branches):
                     branch[b] = longer[order.best[b]] if step == check_step else longer[b]
-                count = _grown(sets, others, children, those, branch, branches, distance)
+                count = _grown(sets, others, children, different, branch, branches, distance)
                 sets, others = others, sets
                 size += 1
             if steps == check_step:
@@ -108,8 +108,8 @@ def search(
             if by_cost:
                 value = _cost(sets, branch[b], size, beta, neighbours)
             if value < least:
-                least, found = value, np.flatnonzero(sets.total[branch[b]] == -math.inf)
-    return found
+                least, kept = value, np.flatnonzero(sets.total[branch[b]] == -math.inf)
+    return kept
 
 
 @compiled
@@ -146,9 +146,9 @@ def _proposed(
     marks: np.ndarray,
 ) -> int:
     """Of the first `count` sets, the extensions by the `taken` farthest kernels: how many different ones."""
-    those, kernels, gains = 0, np.empty(taken, np.int64), np.empty(taken)
-    for one in range(count):
-        row = sets.total[one]
+    different, kernels, gains = 0, np.empty(taken, np.int64), np.empty(taken)
+    for parent in range(count):
+        row = sets.total[parent]
         for turn in range(taken):
             kernels[turn] = _first_largest(row)
             gains[turn] = row[kernels[turn]]
@@ -156,16 +156,16 @@ def _proposed(
         for turn in range(taken):
             kernel = kernels[turn]
             row[kernel] = gains[turn]
-            mark, at = sets.mark[one] + marks[kernel], 0
-            while at < those and children.mark[at] != mark:
+            mark, at = sets.mark[parent] + marks[kernel], 0
+            while at < different and children.mark[at] != mark:
                 at += 1
-            if at == those:
-                children.parent[at], children.kernel[at], children.mark[at] = one, kernel, mark
-                children.inner[at] = sets.inner[one] + gains[turn]
-                children.smooth[at] = sets.smooth[one] + smooth[kernel]
-                those += 1
-            child[one, turn] = at
-    return those
+            if at == different:
+                children.parent[at], children.kernel[at], children.mark[at] = parent, kernel, mark
+                children.inner[at] = sets.inner[parent] + gains[turn]
+                children.smooth[at] = sets.smooth[parent] + smooth[kernel]
+                different += 1
+            child[parent, turn] = at
+    return different
 
 
 @compiled
@@ -185,21 +185,27 @@ def _first_largest(row: np.ndarray) -> int:
 
 @compiled
 def _valued(
-    sets: Sets, children: Children, those: int, distance: np.ndarray, size: int, beta: float, neighbours: int
+    sets: Sets,
+    children: Children,
+    different: int,
+    distance: np.ndarray,
+    size: int,
+    beta: float,
+    neighbours: int,
 ) -> None:
     """The cost of every child, less what all sets of its size have in common."""
-    for at in range(those):
+    for at in range(different):
         children.cost[at] = -children.inner[at]
         if neighbours == 0:
             continue
-        own, kernel, far = children.parent[at], children.kernel[at], 0.0
+        parent, kernel, far = children.parent[at], children.kernel[at], 0.0
         line = distance[kernel]
         if neighbours == 1:  # a kept kernel adds nothing, being at distance 0 of itself
-            nearest = sets.near[own, 0]
+            nearest = sets.near[parent, 0]
             for other in range(len(line)):
                 far += min(nearest[other], line[other])
         else:
-            total, near, held = sets.total[own], sets.near[own], min(size, neighbours)
+            total, near, held = sets.total[parent], sets.near[parent], min(size, neighbours)
             for other in range(len(line)):
                 if total[other] == -math.inf or other == kernel:
                     continue
@@ -210,14 +216,14 @@ def _valued(
 
 
 @compiled
-def _cost(sets: Sets, one: int, size: int, beta: float, neighbours: int) -> float:
+def _cost(sets: Sets, index: int, size: int, beta: float, neighbours: int) -> float:
     """The cost of a set, less what all sets of its size have in common."""
     far = 0.0
     for order in range(min(size, neighbours)):
         for other in range(sets.total.shape[1]):
-            if sets.total[one, other] != -math.inf:
-                far += sets.near[one, order, other]
-    cost: float = beta * far - sets.inner[one]
+            if sets.total[index, other] != -math.inf:
+                far += sets.near[index, order, other]
+    cost: float = beta * far - sets.inner[index]
     return cost
 
 
@@ -226,34 +232,34 @@ def _grown(
     sets: Sets,
     others: Sets,
     children: Children,
-    those: int,
+    different: int,
     branch: np.ndarray,
     branches: int,
     distance: np.ndarray,
 ) -> int:
     """Write those children that a branch has into `others`, renumber the branches, say how many there are."""
     count, place = 0, children.place
-    for at in range(those):
+    for at in range(different):
         place[at] = -1
     for b in range(branches):
         at = branch[b]
         if place[at] < 0:
             place[at] = count
-            own, kernel = children.parent[at], children.kernel[at]
+            parent, kernel = children.parent[at], children.kernel[at]
             line = distance[kernel]
-            before, after = sets.total[own], others.total[count]
+            before, after = sets.total[parent], others.total[count]
             for other in range(len(line)):
                 after[other] = before[other] + line[other]
             after[kernel] = -math.inf
             if sets.near.shape[1] == 1:
-                nearest, nearer = sets.near[own, 0], others.near[count, 0]
+                nearest, nearer = sets.near[parent, 0], others.near[count, 0]
                 for other in range(len(line)):
                     nearer[other] = min(nearest[other], line[other])
             elif sets.near.shape[1]:
                 for other in range(len(line)):
                     carried = line[other]
                     for order in range(sets.near.shape[1]):
-                        old = sets.near[own, order, other]
+                        old = sets.near[parent, order, other]
                         others.near[count, order, other] = min(old, carried)
                         carried = max(old, carried)
             others.mark[count], others.inner[count] = children.mark[at], children.inner[at]

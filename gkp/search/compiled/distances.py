@@ -15,7 +15,7 @@ TILE = 64  # vectors that are compared with all others in a row
 def distances(vectors: np.ndarray) -> np.ndarray:
     """Euclidean distances (n, n) between vectors (n, d), exactly 0 between equal ones."""
     count, length = vectors.shape
-    found = np.zeros((count, count))
+    matrix = np.zeros((count, count))
     for tile in range(0, count, TILE):  # of vectors that stay in a core's cache
         for one in range(tile + 1, count):
             for other in range(tile, min(tile + TILE, one)):
@@ -23,5 +23,5 @@ def distances(vectors: np.ndarray) -> np.ndarray:
                 for place in range(length):
                     difference = vectors[one, place] - vectors[other, place]
                     squares += difference * difference
-                found[one, other] = found[other, one] = math.sqrt(squares)
-    return found
+                matrix[one, other] = matrix[other, one] = math.sqrt(squares)
+    return matrix
