@@ -253,10 +253,10 @@ def match_macs(
         except ValueError as reason:  # a smaller rate leaves more
             high, refused = rate, reason
             continue
-        found = cost.count(pruned, example_input).macs
-        if abs(found - macs) < error:
-            error, nearest, nearest_rate = abs(found - macs), pruned, rate
-        low, high = (rate, high) if found > macs else (low, rate)
+        pruned_macs = cost.count(pruned, example_input).macs
+        if abs(pruned_macs - macs) < error:
+            error, nearest, nearest_rate = abs(pruned_macs - macs), pruned, rate
+        low, high = (rate, high) if pruned_macs > macs else (low, rate)
     if refused and nearest is model:
         raise refused
     if error > tolerance * macs:

@@ -130,6 +130,6 @@ def _scored_cut(
     def add(name: str, maps: Tensor) -> None:
         totals[name] = totals.get(name, 0) + criterion(maps).sum(0)
 
-    chosen = sample(data, images, seed)
-    visit_feature_maps(model, layers, chosen, batch_size, add)
-    return uniform_cut(model, {name: totals[name] / len(chosen) for name in layers}, example_input)
+    samples = sample(data, images, seed)
+    visit_feature_maps(model, layers, samples, batch_size, add)
+    return uniform_cut(model, {name: totals[name] / len(samples) for name in layers}, example_input)

@@ -57,8 +57,8 @@ def _coupled(modules: Mapping[str, nn.Module], channels: Channels, bundle: Bundl
     for part in parts:
         weight = modules[part.layer].weight
         assert isinstance(weight, Tensor)
-        each = part.rows(weight.detach().double().cpu()).square().sum(1)
-        squares.index_add_(0, part.place[part.place >= 0], each[part.place >= 0])
+        squared = part.rows(weight.detach().double().cpu()).square().sum(1)
+        squares.index_add_(0, part.place[part.place >= 0], squared[part.place >= 0])
     owner = next(part.place for part in parts if part.layer == bundle.producers[0] and part.filters)
     first = torch.tensor([int((owner == k).nonzero()[0]) for k in range(len(bundle.units))])
     return Coupled(bundle.producers, bundle.readers, squares, first)
@@ -88,27 +88,27 @@ def slices(modules: Mapping[str, nn.Module], channels: Channels, bundle: Bundle)
     )
     place = torch.full((size,), -1)
     place[torch.tensor(bundle.units)] = torch.arange(len(bundle.units))
-    found = []
+    parts = []
     for name in dict.fromkeys((*bundle.producers, *bundle.between, *bundle.readers)):
         layer = modules[name]
         filters, inputs = place[channels.filters[name]], place[channels.inputs[name]]
         transposed = isinstance(layer, _ConvTransposeNd)  # rows of its weight are input channels
         if transposed and not mixes(layer):
-            found.append(Slice(name, 0, inputs, False))
+            parts.append(Slice(name, 0, inputs, False))
         elif isinstance(layer, (_ConvNd, nn.Linear)):
-            found.append(Slice(name, int(transposed), filters, True))
+            parts.append(Slice(name, int(transposed), filters, True))
             if mixes(layer):
-                found.append(Slice(name, int(not transposed), inputs, False))
+                parts.append(Slice(name, int(not transposed), inputs, False))
         elif isinstance(layer, nn.BatchNorm2d) and layer.weight is not None:
-            found.append(Slice(name, 0, filters, True))
-    return found
+            parts.append(Slice(name, 0, filters, True))
+    return parts
 
 
 def bundles_to_prune(model: nn.Module, channels: Channels) -> list[Bundle]:
     """Those of convolutions; of linear layers where no convolution has any. channels: of that model."""
     modules = dict(unwrapped(model).named_modules())
-    found = channels.bundles
-    return [b for b in found if any(isinstance(modules[n], _ConvNd) for n in b.producers)] or found
+    bundles = channels.bundles
+    return [b for b in bundles if any(isinstance(modules[n], _ConvNd) for n in b.producers)] or bundles
 
 
 @register(
@@ -168,8 +168,8 @@ def _worth(model: nn.Module, coupled: Mapping[str, Coupled], example_input: Tens
     }
     readers = {name: group.consumers for name, group in coupled.items()}
     layers = {name: FilterLayer(name, size, readers.get(name, ()), None) for name, size in sizes.items()}
-    each = filter_macs(model, layers, example_input)
+    per_filter = filter_macs(model, layers, example_input)
     return {
-        name: sum(each[producer] * sizes[producer] for producer in group.producers) / len(group.squares)
+        name: sum(per_filter[producer] * sizes[producer] for producer in group.producers) / len(group.squares)
         for name, group in coupled.items()
     }

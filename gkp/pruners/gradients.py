@@ -65,11 +65,11 @@ def first_order(
     count = 0
     for output, labels in batch_logits(model, data, batch_size):
         # A layer that the logits do not depend on has no gradient, which is one of 0.
-        found = gradients(F.cross_entropy(output, labels), parameters)
-        by = dict(zip(parameters, found, strict=True))
+        derivatives = gradients(F.cross_entropy(output, labels), parameters)
+        gradient = dict(zip(parameters, derivatives, strict=True))
         with torch.no_grad():
             for name, gate in gates.items():
-                change = sum((_per_filter(p * by[p]) for p in gate), start=torch.zeros(()))
+                change = sum((_per_filter(p * gradient[p]) for p in gate), start=torch.zeros(()))
                 totals[name] += change.square()
         count += 1
     return {name: total / count for name, total in totals.items()}

@@ -90,10 +90,10 @@ def _batches(data: Split, size: int, seed: int) -> Iterator[Split]:
         draws = draw_epoch(len(data), "crop+flip", 4, generator).to(data.images.device)
         for start in range(0, len(data), size):
             part = slice(start, start + size)
-            chosen = data.take(draws.order[part])
+            batch = data.take(draws.order[part])
             yield replace(
-                chosen,
-                images=crop_and_flip(chosen.images, draws.top[part], draws.left[part], draws.flip[part], 4),
+                batch,
+                images=crop_and_flip(batch.images, draws.top[part], draws.left[part], draws.flip[part], 4),
             )
         turn += 1
 
@@ -142,8 +142,8 @@ def search(
         if takes_part:
             noisy = v.clone().requires_grad_(True)
             inputs = (noisy + noise * torch.randn(len(v), generator=generator)).clamp(0, 1)
-            (found,) = torch.autograd.grad(-predictor(inputs[None]).log().sum(), noisy)
-            gradient = gradient + without_part(found * v_slope, from_loss, sizes)
+            (by_noisy,) = torch.autograd.grad(-predictor(inputs[None]).log().sum(), noisy)
+            gradient = gradient + without_part(by_noisy * v_slope, from_loss, sizes)
             architectures, accuracies = seen.draw(ENTRIES, generator)
             learner.zero_grad()
             F.l1_loss(predictor(architectures), accuracies).backward()
@@ -229,8 +229,8 @@ class Memory:
         self._waiting.append((gates, accuracy))
         if len(self._waiting) < self.AVERAGED:
             return
-        mean = torch.stack([each for each, _ in self._waiting]).mean(0)
-        level = sum(each for _, each in self._waiting) / self.AVERAGED
+        mean = torch.stack([g for g, _ in self._waiting]).mean(0)
+        level = sum(a for _, a in self._waiting) / self.AVERAGED
         self._waiting = []
         if self.count < len(self.accuracies):
             self.gates[self.count], self.accuracies[self.count] = mean, level
@@ -249,5 +249,5 @@ class Memory:
 
     def draw(self, number: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """`number` pairs, gates (number, units) and accuracies (number,), with replacement."""
-        chosen = self.weights().multinomial(number, replacement=True, generator=generator)
-        return self.gates[chosen], self.accuracies[chosen]
+        pairs = self.weights().multinomial(number, replacement=True, generator=generator)
+        return self.gates[pairs], self.accuracies[pairs]

@@ -68,8 +68,8 @@ def thinet(
     """
     example_input = default_input(model, example_input)
     layers, channels = convolutions_to_cut(model, example_input, "thinet"), channels_of(model, example_input)
-    found = {name: _reader(model, layer, channels) for name, layer in layers.items()}
-    readers = {name: reader for name, reader in found.items() if reader is not None}
+    candidates = {name: _reader(model, layer, channels) for name, layer in layers.items()}
+    readers = {name: reader for name, reader in candidates.items() if reader is not None}
     if not readers:
         raise ValueError(
             "thinet needs a 2d convolution that exactly one other layer reads, a 2d or linear one that reads "
@@ -100,10 +100,10 @@ def removal_order(gram: Tensor) -> Tensor:
     position = torch.empty(len(gram), dtype=torch.long)
     cost = gram.diagonal().clone()
     for turn in range(len(gram)):
-        chosen = int(cost.argmin())
-        position[chosen] = turn
-        cost += 2 * gram[chosen]
-        cost[chosen] = torch.inf
+        channel = int(cost.argmin())
+        position[channel] = turn
+        cost += 2 * gram[channel]
+        cost[channel] = torch.inf
     return position
 
 
@@ -184,15 +184,15 @@ def drawn(
             x, output = (t.flatten(1, -2)[image, position] for t in (x, output))
         else:
             x, output = x[image], output[image]
-        parts = x * reader.weight[unit]
-        found = output[torch.arange(len(image)), unit]
+        terms = x * reader.weight[unit]
+        scalars = output[torch.arange(len(image)), unit]
     else:
         unit, row, column = (draw(size) for size in output.shape[1:])
-        parts = patches(reader, x, image, row, column).mul(reader.weight[unit]).sum((2, 3))
-        found = output[image, unit, row, column]
+        terms = patches(reader, x, image, row, column).mul(reader.weight[unit]).sum((2, 3))
+        scalars = output[image, unit, row, column]
     if reader.bias is not None:
-        found = found - reader.bias[unit]
-    return parts[:, order.to(parts.device)].view(len(image), channels, -1).sum(2), found
+        scalars = scalars - reader.bias[unit]
+    return terms[:, order.to(terms.device)].view(len(image), channels, -1).sum(2), scalars
 
 
 def patches(reader: nn.Conv2d, x: Tensor, image: Tensor, row: Tensor, column: Tensor) -> Tensor:
@@ -206,8 +206,8 @@ def patches(reader: nn.Conv2d, x: Tensor, image: Tensor, row: Tensor, column: Te
     padded = nn.functional.pad(x, (*pads[1], *pads[0]), mode=mode)
     sides = zip((row, column), reader.kernel_size, reader.stride, reader.dilation, strict=True)
     rows, columns = (place[:, None] * s + torch.arange(k) * d for place, k, s, d in sides)
-    found = padded[image[:, None, None], :, rows[:, :, None], columns[:, None, :]]  # (samples, kh, kw, C)
-    return found.permute(0, 3, 1, 2)
+    windows = padded[image[:, None, None], :, rows[:, :, None], columns[:, None, :]]  # (samples, kh, kw, C)
+    return windows.permute(0, 3, 1, 2)
 
 
 def _reader(model: nn.Module, layer: FilterLayer, channels: Channels) -> Reader | None:

@@ -24,8 +24,8 @@ def costs(model: nn.Module, example: Tensor) -> dict[str, Any]:
 
 def prunable_macs(model: nn.Module, example: Tensor) -> int:
     """Multiply-adds of all convolutions but the one that runs first, which reads the image; per image."""
-    found = products.products(model, example)
-    convolutions = [number for operator, number in found if operator in products.CONVOLUTIONS]
+    calls = products.products(model, example)
+    convolutions = [number for operator, number in calls if operator in products.CONVOLUTIONS]
     return sum(convolutions[1:])
 
 

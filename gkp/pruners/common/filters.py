@@ -100,9 +100,9 @@ def warn_of_whole(model: nn.Module, example_input: Tensor, producers: Iterable[s
 
     Depthwise and grouped convolutions behind those do, and are none of them.
     """
-    chosen = set(producers)
-    bundles = [b for b in channels_of(model, example_input).bundles if chosen.intersection(b.producers)]
-    shrunk = chosen.union(*(bundle.between for bundle in bundles))
+    pruned = set(producers)
+    bundles = [b for b in channels_of(model, example_input).bundles if pruned.intersection(b.producers)]
+    shrunk = pruned.union(*(bundle.between for bundle in bundles))
     reasons = {name: why for name, why in left_out(model, example_input).items() if name not in shrunk}
     warn_of(reasons | training_only(model, example_input))
 

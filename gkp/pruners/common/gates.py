@@ -43,15 +43,15 @@ class Gates:
         """
         self.mask, self.apart = mask, True
 
-    def _begin(self, _: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+    def _begin(self, _: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
         if self.mask is not None:
-            x = next(iter((*given, *named.values())))
+            x = next(iter((*inputs, *named.values())))
             self.values = self.mask.repeat(len(x), 1).requires_grad_(True)
 
     def _multiply(
-        self, axis: int, places: Tensor, _: nn.Module, given: tuple[Any, ...], named: dict[str, Any]
+        self, axis: int, places: Tensor, _: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        x = next(iter((*given, *named.values())))
+        x = next(iter((*inputs, *named.values())))
         factor = with_others(self.values)[..., places].to(x.dtype)
         shape = [1] * x.dim()
         shape[axis] = -1
@@ -60,7 +60,7 @@ class Gates:
                 self.apart, factor = False, factor[:1]
             shape[0] = len(factor)
         x = x * factor.view(shape)
-        return ((x, *given[1:]), named) if given else (given, {**named, next(iter(named)): x})
+        return ((x, *inputs[1:]), named) if inputs else (inputs, {**named, next(iter(named)): x})
 
 
 def places_of(units: Sequence[int], owners: Tensor) -> Tensor:
@@ -85,7 +85,9 @@ class Costs:
     ) -> None:
         model, gated = unwrapped(model), torch.tensor(sorted(units), dtype=torch.long)
         sides = {name: (channels.inputs[name], channels.filters[name]) for name in channels.filters}
-        names = [name for name, both in sides.items() if any(torch.isin(side, gated).any() for side in both)]
+        names = [
+            name for name, owners in sides.items() if any(torch.isin(side, gated).any() for side in owners)
+        ]
         macs = products.by_layer(model, names, example_input)
         elements = _elements(model, names, example_input)
         self.layers: list[tuple[int, int, Tensor | None, Tensor]] = []
@@ -99,11 +101,11 @@ class Costs:
     def macs(self, gates: Tensor) -> Tensor:
         """Multiply-adds of one image."""
         gates = with_others(gates)
-        parts = [
+        macs = [
             cost * gates[written].mean() * (1 if read is None else gates[read].mean())
             for cost, _, read, written in self.layers
         ]
-        return torch.stack(parts).sum()
+        return torch.stack(macs).sum()
 
     def elements(self, gates: Tensor) -> Tensor:
         """Numbers that the layers write for one image, those that mix channels."""
@@ -113,24 +115,24 @@ class Costs:
 
 def _elements(model: nn.Module, names: Iterable[str], example_input: Tensor) -> dict[str, int]:
     """{layer: numbers that it writes for one image, in all its calls}."""
-    found = dict.fromkeys(names, 0)
+    elements = dict.fromkeys(names, 0)
 
     def note(name: str, _: nn.Module, __: Any, output: Tensor) -> None:
-        found[name] += output.numel()
+        elements[name] += output.numel()
 
     def watch(trial: nn.Module) -> Iterator[RemovableHandle]:
-        return (trial.get_submodule(name).register_forward_hook(partial(note, name)) for name in found)
+        return (trial.get_submodule(name).register_forward_hook(partial(note, name)) for name in elements)
 
     products.run_once(model, example_input, watch)
-    return found
+    return elements
 
 
 def drops(channels: Channels, bundles: Iterable[Bundle], units: set[int]) -> dict[str, Tensor]:
     """{producer: its filters in `units`}, for `gkp.nets.channels.surgery.remove_filters`."""
-    found = {}
+    dropped = {}
     for bundle in bundles:
         owner = channels.filters[bundle.producers[0]]
-        chosen = torch.isin(owner, torch.tensor(sorted(units & set(bundle.units)), dtype=torch.long))
-        if chosen.any():
-            found[bundle.producers[0]] = chosen.nonzero()[:, 0]
-    return found
+        gone = torch.isin(owner, torch.tensor(sorted(units & set(bundle.units)), dtype=torch.long))
+        if gone.any():
+            dropped[bundle.producers[0]] = gone.nonzero()[:, 0]
+    return dropped

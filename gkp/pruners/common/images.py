@@ -59,8 +59,8 @@ def batch_logits(model: nn.Module, data: Split, batch_size: int) -> Iterator[tup
 
     ValueError for labels that are no classes of the network, and where no gradient can reach its weights.
     """
-    given = class_labels(data.labels, len(data.images))
-    span = int(given.min()), int(given.max())
+    classes = class_labels(data.labels, len(data.images))
+    span = int(classes.min()), int(classes.max())
     for pixels, labels in batches(data, batch_size, next(model.parameters()).device):
         output = logits(model, pixels)
         check_classes(*span, output.shape[1])

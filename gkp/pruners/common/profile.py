@@ -51,13 +51,13 @@ def removals(
     order = sorted(shares, key=lambda name: -worth[name])
 
     def at(rate: float) -> dict[str, int]:
-        wanted, lack, found = _scaled(rate, shares, sizes, worth), 0.0, {}
+        wanted, lack, counts = _scaled(rate, shares, sizes, worth), 0.0, {}
         for name in order:
             most = sizes[name] - 1 if shares[name] else 0
             exact = wanted[name] + lack / worth[name]
-            found[name] = min(max(math.floor(exact + 0.5), 0), most)
-            lack += (wanted[name] - found[name]) * worth[name]
-        return {name: found[name] for name in sizes}
+            counts[name] = min(max(math.floor(exact + 0.5), 0), most)
+            lack += (wanted[name] - counts[name]) * worth[name]
+        return {name: counts[name] for name in sizes}
 
     return at
 
@@ -101,10 +101,10 @@ def layer_shares(
     else:
         numbers = _numbers(str(profile).split(":"), profile)
         if len(numbers) != len(stages):
-            found = ", ".join(f"{_text(place)} ({len(names)} layers)" for place, names in stages.items())
+            listing = ", ".join(f"{_text(place)} ({len(names)} layers)" for place, names in stages.items())
             raise ValueError(
                 f"profile={profile!r} has {len(numbers)} numbers, and this network {len(stages)} "
-                f"stages, by the size of the feature maps: {found}: give {len(stages)} numbers"
+                f"stages, by the size of the feature maps: {listing}: give {len(stages)} numbers"
             )
     of_stage = dict(zip(stages, numbers, strict=True))
     return {name: of_stage[place] for place, names in stages.items() for name in names}
@@ -125,30 +125,30 @@ def _by_name(profile: Profile, layers: Iterable[str]) -> dict[str, float]:
         pairs = [part.split("=", 1) for part in profile.split(",")]
         if any(len(pair) != 2 for pair in pairs):
             raise ValueError(f"profile={profile!r}: {FORMS}")
-        given: dict[str, object] = {name.strip(): number for name, number in pairs}
+        entries: dict[str, object] = {name.strip(): number for name, number in pairs}
     else:
-        given = dict(profile)
-    found = dict.fromkeys(layers, 0.0)
-    for name, number in zip(given, _numbers(given.values(), profile), strict=True):
-        below = [layer for layer in found if layer == name or layer.startswith(f"{name}.")]
+        entries = dict(profile)
+    shares = dict.fromkeys(layers, 0.0)
+    for name, number in zip(entries, _numbers(entries.values(), profile), strict=True):
+        below = [layer for layer in shares if layer == name or layer.startswith(f"{name}.")]
         if not below:
             raise ValueError(
-                f"profile={profile!r}: no layer to prune is {name}: choose of {', '.join(found)}"
+                f"profile={profile!r}: no layer to prune is {name}: choose of {', '.join(shares)}"
             )
-        found |= dict.fromkeys(below, number)
-    if not any(found.values()):
+        shares |= dict.fromkeys(below, number)
+    if not any(shares.values()):
         raise ValueError(f"profile={profile!r}: give a number above 0 for one layer or more")
-    return found
+    return shares
 
 
 def _stretched(curve: tuple[float, ...], stages: int) -> list[float]:
     """The curve at `stages` points, spread evenly, with straight lines between its own."""
-    found = []
+    points = []
     for stage in range(stages):
         place = stage / max(stages - 1, 1) * (len(curve) - 1)
         at = min(int(place), len(curve) - 2)
-        found.append(curve[at] + (place - at) * (curve[at + 1] - curve[at]))
-    return found
+        points.append(curve[at] + (place - at) * (curve[at + 1] - curve[at]))
+    return points
 
 
 def stages_of(
@@ -162,8 +162,8 @@ def stages_of(
     place: dict[str, tuple[int, ...]] = dict.fromkeys(layers, (0,))
 
     def note(name: str, module: nn.Module, _: object, output: Tensor) -> None:
-        own = tuple(output.shape[1:-1] if isinstance(module, nn.Linear) else output.shape[2:])
-        place[name] = max(place[name], own, key=math.prod)
+        size = tuple(output.shape[1:-1] if isinstance(module, nn.Linear) else output.shape[2:])
+        place[name] = max(place[name], size, key=math.prod)
 
     def watch(trial: nn.Module) -> Iterator[RemovableHandle]:
         return (trial.get_submodule(name).register_forward_hook(partial(note, name)) for name in place)
@@ -185,7 +185,7 @@ def damage(model: nn.Module, layers: Iterable[str], example_input: Tensor) -> di
     channel) of layer l, drawn at random. The same numbers in every call.
     """
     trial, generator = scoring_copy(unwrapped(model)), torch.Generator().manual_seed(0)
-    x, found = torch.rand(IMAGES, *example_input.shape[1:], generator=generator), {}
+    x, damages = torch.rand(IMAGES, *example_input.shape[1:], generator=generator), {}
     x = x.to(example_input.device) if example_input.is_floating_point() else example_input
     with torch.no_grad():
         whole = run(trial, x)
@@ -197,14 +197,14 @@ def damage(model: nn.Module, layers: Iterable[str], example_input: Tensor) -> di
         size = whole.square().mean()
         for name in layers:
             weight = trial.get_submodule(name).get_parameter("weight")
-            kept, changes = weight.clone(), []
+            original, changes = weight.clone(), []
             for _ in range(DRAWS):
                 stays = torch.rand(weight.shape[:2], generator=generator) >= LOST
-                weight.copy_(kept * stays.to(weight).view(*stays.shape, *[1] * (weight.dim() - 2)))
+                weight.copy_(original * stays.to(weight).view(*stays.shape, *[1] * (weight.dim() - 2)))
                 changes.append((run(trial, x) - whole).square().mean())
-            weight.copy_(kept)
-            found[name] = float(torch.stack(changes).mean() / size)
-    return found
+            weight.copy_(original)
+            damages[name] = float(torch.stack(changes).mean() / size)
+    return damages
 
 
 def chosen(
@@ -218,11 +218,11 @@ def chosen(
         raise ValueError(f"which={which!r}: choose one of {', '.join(WHICH)}")
     if which == "all":
         return tuple(layers)
-    own = prunable_layers(model, default_input(model, example_input))
-    found = tuple(name for name in layers if name in own)
-    if not found:
+    removable = prunable_layers(model, default_input(model, example_input))
+    names = tuple(name for name in layers if name in removable)
+    if not names:
         raise ValueError('which="first": a skip connection adds to every layer of this network: use "all"')
-    return found
+    return names
 
 
 def kernel_rates(

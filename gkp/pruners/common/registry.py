@@ -133,7 +133,7 @@ def register(
 
 def _same(one: Callable[..., Any], other: Callable[..., Any]) -> bool:
     """Whether a function came again: its module, file or notebook's cell ran anew."""
-    files = {getattr(getattr(each, "__code__", None), "co_filename", each) for each in (one, other)}
+    files = {getattr(getattr(f, "__code__", None), "co_filename", f) for f in (one, other)}
     again = one.__module__ == other.__module__ or len(files) == 1
     return again and one.__qualname__ == other.__qualname__
 

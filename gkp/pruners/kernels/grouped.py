@@ -228,8 +228,8 @@ def greedy_selection(
         cost = costs_of_sets(problem, group, sets)
         kept.append(sets[cost.argmin()])
         costs.append(cost.min())
-    found = shared(problem, torch.stack(kept), share)
-    return Selection(order.flatten(), found, set_cost(problem, found) if share else torch.stack(costs))
+    common = shared(problem, torch.stack(kept), share)
+    return Selection(order.flatten(), common, set_cost(problem, common) if share else torch.stack(costs))
 
 
 def greedy_cut(

@@ -91,16 +91,16 @@ def eliminate(gram: Tensor, keep: int) -> tuple[Tensor, Tensor, Tensor]:
     # With P = (G_SS)^-1 the error grows by w_i^2 / P_ii without i; both follow by one step.
     inverse = torch.linalg.inv(ridged)
     scales, error = torch.ones_like(gram[:, 0]), torch.zeros_like(gram[:, 0, 0])
-    left, rows = torch.ones_like(scales, dtype=torch.bool), torch.arange(len(gram))
+    left, groups = torch.ones_like(scales, dtype=torch.bool), torch.arange(len(gram))
     for _ in range(channels - keep):
         pivots = inverse.diagonal(dim1=1, dim2=2)
         growth = (scales.square() / pivots.clamp_min(1e-300)).masked_fill(~left, torch.inf)
         gone = growth.argmin(1)
-        column, pivot = inverse[rows, gone], pivots[rows, gone].clone()
-        error += growth[rows, gone]
-        scales = scales - column * (scales[rows, gone] / pivot)[:, None]
+        column, pivot = inverse[groups, gone], pivots[groups, gone].clone()
+        error += growth[groups, gone]
+        scales = scales - column * (scales[groups, gone] / pivot)[:, None]
         inverse = inverse - column[:, :, None] * column[:, None] / pivot[:, None, None]
-        left[rows, gone] = False
+        left[groups, gone] = False
         scales = torch.where(left, scales, 0)
     kept = left.nonzero()[:, 1].view(len(gram), keep)
     return kept, torch.where(left, scales, 1), error / gram.sum((1, 2)).clamp_min(1e-300)
@@ -121,10 +121,10 @@ def kernel_grams(
     def watch(name: str, order: Tensor) -> None:
         conv = convolution(model, name)
 
-        def hook(_: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             image = torch.arange(len(output)).repeat_interleave(locations)
             row, column = (torch.randint(n, (len(image),), generator=generator) for n in output.shape[2:])
-            seen = patches(conv, given[0], image, row, column).flatten(2).double().cpu()
+            seen = patches(conv, inputs[0], image, row, column).flatten(2).double().cpu()
             weight = conv.weight.detach().flatten(2).double().cpu()
             x = torch.einsum("sik,gfik->gsfi", seen, weight[order]).flatten(1, 2)
             grams[name] = grams.get(name, 0) + x.mT @ x

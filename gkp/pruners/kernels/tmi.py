@@ -58,11 +58,11 @@ def _spread(points: Points, groups: int, random: np.random.Generator) -> Points:
     """k-means++: each centre is a point drawn in proportion to its squared distance from those before."""
     from scipy.spatial.distance import cdist
 
-    chosen = [int(random.integers(len(points)))]
-    while len(chosen) < groups:
-        squared = cdist(points, points[chosen], "sqeuclidean").min(1) + 1e-12  # equal ones too
-        chosen.append(int(random.choice(len(points), p=squared / squared.sum())))
-    return points[chosen]
+    centres = [int(random.integers(len(points)))]
+    while len(centres) < groups:
+        squared = cdist(points, points[centres], "sqeuclidean").min(1) + 1e-12  # equal ones too
+        centres.append(int(random.choice(len(points), p=squared / squared.sum())))
+    return points[centres]
 
 
 def kernel_pca(filters: Points, groups: int) -> Labels:
@@ -105,8 +105,8 @@ def density(filters: Points, groups: int) -> Labels:
 
     points = _unit(filters)
     labels = _best_dbscan(cdist(points, points), groups)
-    found = [label for label, _ in Counter(labels[labels >= 0].tolist()).most_common(groups)]
-    centres = [points[labels == label].mean(0) for label in found] or [points.mean(0)]
+    largest = [label for label, _ in Counter(labels[labels >= 0].tolist()).most_common(groups)]
+    centres = [points[labels == label].mean(0) for label in largest] or [points.mean(0)]
     while len(centres) < groups:
         centres.append(points[cdist(points, np.stack(centres)).min(1).argmax()])
     return nearest_with_room(points, np.stack(centres))
@@ -176,7 +176,9 @@ def ticket_groups(weight: Tensor, snapshots: Sequence[Tensor], groups: int) -> T
         return torch.arange(len(weight))[None]
     filters = weight.detach().double().cpu().flatten(1).numpy()
     clusterings = {name: scheme(filters, groups) for name, scheme in SCHEMES.items()}
-    choices = [preferred(clusterings, magnitude_increase(weight.detach(), each)) for each in snapshots]
+    choices = [
+        preferred(clusterings, magnitude_increase(weight.detach(), snapshot)) for snapshot in snapshots
+    ]
     labels = clusterings[vote(choices)]
     return torch.from_numpy(labels.argsort(kind="stable")).view(groups, -1)
 
@@ -228,9 +230,9 @@ def tmi_gkp(
 def _weight(snapshot: Mapping[str, Tensor], name: str, conv: nn.Conv2d | nn.Linear) -> Tensor:
     weight = snapshot.get(f"{name}.weight")
     if weight is None or weight.shape != conv.weight.shape:
-        found = "is missing" if weight is None else f"has shape {tuple(weight.shape)}"
+        state = "is missing" if weight is None else f"has shape {tuple(weight.shape)}"
         raise ValueError(
-            f"{name}.weight {found} in a snapshot and is {tuple(conv.weight.shape)} in the model: "
+            f"{name}.weight {state} in a snapshot and is {tuple(conv.weight.shape)} in the model: "
             "give state_dicts of this very network"
         )
     if not torch.isfinite(weight).all():

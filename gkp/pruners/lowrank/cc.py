@@ -94,8 +94,8 @@ def mean_gradients(model: nn.Module, names: list[str], data: Split, batch_size: 
     totals = [torch.zeros_like(weight) for weight in weights]
     for output, labels in batch_logits(scored, data, batch_size):
         loss = F.cross_entropy(output, labels, reduction="sum")
-        for total, found in zip(totals, gradients(loss, weights), strict=True):
-            total += found
+        for total, gradient in zip(totals, gradients(loss, weights), strict=True):
+            total += gradient
     return {
         name: (total / len(data)).double().cpu().flatten(2) for name, total in zip(names, totals, strict=True)
     }
@@ -152,7 +152,7 @@ def split(weight: Tensor, rank: int | None, rows: Tensor) -> tuple[Tensor, Tenso
     if rank is None:
         return weight[rows.to(weight.device)], None
     matrix = weight.double().cpu().flatten(1)
-    left, values, right = (each[..., :rank] for each in _decomposed(matrix))
+    left, values, right = (factor[..., :rank] for factor in _decomposed(matrix))
     left, right = left[rows] * values.sqrt(), (right * values.sqrt()).t()
     if len(right) * (len(rows) + matrix.shape[1]) >= len(rows) * matrix.shape[1]:
         return (left @ right).view(len(rows), *weight.shape[1:]), None

@@ -63,7 +63,7 @@ def damages(
     the last sum over the directions s u v^T of W_u, too.
     """
     whole = (squares * (current - weight) ** 2).sum()
-    weight, squares, current = (each[:, channels] for each in (weight, squares, current))
+    weight, squares, current = (tensor[:, channels] for tensor in (weight, squares, current))
     change = current - weight
     left, right = pair[0], pair[1][:, channels]
     others = max(len(channels) + left.shape[1] - 1, 1)
@@ -101,7 +101,7 @@ def _own_without_each(left: Tensor, right: Tensor, squares: Tensor) -> Tensor:
     rank, count, _ = right.shape
     gram = torch.einsum("ank,bnk->ab", right, right)
     chunk = max(1, AT_ONCE // max(1, rank * right[0].numel()))
-    found = []
+    sums = []
     for start in range(0, count, chunk):
         part = torch.arange(start, min(start + chunk, count))
         without = gram - torch.einsum("ank,bnk->nab", right[:, part], right[:, part])
@@ -109,8 +109,8 @@ def _own_without_each(left: Tensor, right: Tensor, squares: Tensor) -> Tensor:
         outer = ((inner @ left.t()) ** 2).flatten(0, 1) @ squares.flatten(1)
         values = (inner.flatten(0, 1) @ right.flatten(1)) ** 2 * outer
         values = values.view(len(part), rank, count, -1).sum((1, 3))  # by the channel without, by channel
-        found.append(values.sum(1) - values[torch.arange(len(part)), part])
-    return torch.cat(found)
+        sums.append(values.sum(1) - values[torch.arange(len(part)), part])
+    return torch.cat(sums)
 
 
 @dataclass
@@ -154,7 +154,7 @@ class Path:
         gone = [unit for unit in self.units if unit >= 0]
         rank = total - (len(self.units) - len(gone))
         left = torch.tensor(sorted(set(range(inputs)) - set(gone)))
-        pair = one, other = directions(self.current, rank)
+        pair = u, sv = directions(self.current, rank)
         scores = torch.cat(damages(self.weight, self.squares, self.current, left, pair, self.gamma))
         spare = {"channel": len(left) - 1, "direction": rank - 1}
         dropped: list[int] = []
@@ -165,7 +165,7 @@ class Path:
                 dropped.append(unit)
         lost = [unit - len(left) for unit in dropped if unit >= len(left)]
         if lost:
-            self.current -= (one[:, lost] @ other[lost].flatten(1)).view_as(self.current)
+            self.current -= (u[:, lost] @ sv[lost].flatten(1)).view_as(self.current)
         for unit in dropped:
             self.units.append(int(left[unit]) if unit < len(left) else -1)
         self.current[:, [unit for unit in self.units if unit >= 0]] = 0
@@ -210,9 +210,9 @@ def _course(weight: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
             if stale:
                 pair, base, stale = directions(current, rank), len(gone), False
             number = unit - inputs
-            place = number - sum(each < number for each in gone[:base])
-            one, other = pair
-            current -= one[:, place, None, None] * other[place]
+            place = number - sum(earlier < number for earlier in gone[:base])
+            u, sv = pair
+            current -= u[:, place, None, None] * sv[place]
             gone.append(number)
         shares.append(share_removed(weight, lost, len(gone)))
         values.append((squares * (current - weight) ** 2).sum())

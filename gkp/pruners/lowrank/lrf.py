@@ -150,7 +150,7 @@ def lrf(model: nn.Module, *, groups: int, example_input: Tensor | None, data: ob
         warnings.warn(f"left unpruned: {reasons}", SkippedLayers, stacklevel=4)
     products = {name: gram(conv.weight.detach().double().cpu()) for name, conv in layers.items()}
     # All filters but the last, once; every rate takes a first part of the order.
-    orders = {name: removal_order(each, len(each) - 1) for name, each in products.items()}
+    orders = {name: removal_order(matrix, len(matrix) - 1) for name, matrix in products.items()}
 
     def cut(rate: float) -> nn.Module:
         pruned = copied(model)

@@ -43,14 +43,14 @@ def residual_blocks(model: nn.Module) -> dict[str, Block]:
         traced = trace(model)
     except UntraceableError:
         return {}
-    found = {}
+    blocks = {}
     for node in traced.graph.nodes:
         called = node.op in ("call_function", "call_method") and node.target in SUMS
         if called and len(node.args) == len(node.all_input_nodes) == 2:
             block = _block(traced, node)
             if block is not None:
-                found[block.last] = block
-    return found
+                blocks[block.last] = block
+    return blocks
 
 
 def _block(traced: Trace, node: fx.Node) -> Block | None:
@@ -58,12 +58,12 @@ def _block(traced: Trace, node: fx.Node) -> Block | None:
     forks = [fork for _, fork in paths]
     if forks[0] is None or forks[0] is not forks[1]:
         return None
-    sizes = [sum(_parameters(traced, each) for each in nodes) for nodes, _ in paths]
+    sizes = [sum(_parameters(traced, n) for n in nodes) for nodes, _ in paths]
     if sizes[0] == sizes[1]:
         return None
     place = sizes.index(max(sizes))
     nodes, end = paths[place][0], node.all_input_nodes[place]
-    layers = {str(each.target): traced.module(each) for each in nodes if _parameters(traced, each)}
+    layers = {str(n.target): traced.module(n) for n in nodes if _parameters(traced, n)}
     alone = all(module in traced.single and _nothing(module) is not None for module in layers.values())
     return Block(str(end.target), tuple(reversed(layers))) if alone and str(end.target) in layers else None
 
@@ -81,19 +81,19 @@ def _path(node: fx.Node, end: fx.Node) -> tuple[list[fx.Node], fx.Node | None]:
 
     Where others than the sum `node` read `end`, there are no such nodes, and it feeds itself.
     """
-    own: list[fx.Node] = []
+    nodes: list[fx.Node] = []
     waiting, outside = [end], set()
     while waiting:
-        each = waiting.pop(0)
-        readers = {node} if each is end else {*own}
-        if each.op != "placeholder" and {*each.users} <= readers and each not in own:
-            own.append(each)
-            waiting += each.all_input_nodes
-    for each in own:
-        outside |= {*each.all_input_nodes} - {*own}
-    if not own:
+        candidate = waiting.pop(0)
+        readers = {node} if candidate is end else {*nodes}
+        if candidate.op != "placeholder" and {*candidate.users} <= readers and candidate not in nodes:
+            nodes.append(candidate)
+            waiting += candidate.all_input_nodes
+    for inner in nodes:
+        outside |= {*inner.all_input_nodes} - {*nodes}
+    if not nodes:
         return [], end
-    return own, next(iter(outside)) if len(outside) == 1 else None
+    return nodes, next(iter(outside)) if len(outside) == 1 else None
 
 
 def _parameters(traced: Trace, node: fx.Node) -> int:
@@ -119,8 +119,8 @@ def without_blocks(
     """
     pruned, reference = copied(model), copied(model)
     for name in names:
-        for each in blocks[name].layers:
-            layer = pruned.get_submodule(each)
+        for layer_name in blocks[name].layers:
+            layer = pruned.get_submodule(layer_name)
             nothing = _nothing(layer)
             assert nothing is not None  # as `residual_blocks` found them
             replace_module(pruned, layer, nothing.train(layer.training))

@@ -95,11 +95,11 @@ class HalfSpaces:
             self.choose(redundancy(self.before, taken))
         pulled = self.penalised & ~self.zero & (self.zero.sum() < self.target)
         projected = []
-        rows = zip(self.before, taken, now, pulled.split(self.groups.sizes), strict=True)
-        for layer, (x, g, trial, chosen) in enumerate(rows):
+        layers = zip(self.before, taken, now, pulled.split(self.groups.sizes), strict=True)
+        for layer, (x, g, trial, mask) in enumerate(layers):
             step = at.lr * penalties(x, g, self.weight(at)) / x.norm(dim=1).clamp_min(1e-30)
-            trial = torch.where(chosen[:, None], trial - step[:, None] * x, trial)
-            projected.append(chosen & ((trial * x).sum(1) < self.epsilon * x.square().sum(1)))
+            trial = torch.where(mask[:, None], trial - step[:, None] * x, trial)
+            projected.append(mask & ((trial * x).sum(1) < self.epsilon * x.square().sum(1)))
             now[layer] = trial
         self.zero = self.zero | torch.cat(projected)
         zeros = self.zero.split(self.groups.sizes)
@@ -109,8 +109,8 @@ class HalfSpaces:
     def choose(self, scores: Tensor) -> None:
         """Penalise the most redundant groups: the target, and a tolerance more."""
         share = min(self.target / len(scores) + TOLERANCE, MOST)
-        chosen = self.groups.removable(-scores, 0.0)[: int(len(scores) * share)]
-        self.penalised[torch.tensor(chosen, dtype=torch.long, device=self.penalised.device)] = True
+        redundant = self.groups.removable(-scores, 0.0)[: int(len(scores) * share)]
+        self.penalised[torch.tensor(redundant, dtype=torch.long, device=self.penalised.device)] = True
 
     def state_dict(self) -> dict:
         return {"penalised": self.penalised, "zero": self.zero}

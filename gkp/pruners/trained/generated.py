@@ -89,20 +89,20 @@ def generate(
     channels, like = channels_of(model, example_input), next(model.parameters())
     latents, generator = Latents(layers, seed), torch.Generator().manual_seed(seed + 1)
     number = _numbers(channels, latents)
-    found: dict[str, Generated] = {}
+    parametrisations: dict[str, Generated] = {}
     for name, module in model.named_modules():
         if not isinstance(module, nn.Conv2d) or module.groups > 1 or name not in channels.filters:
             continue
         inputs, outputs = number[channels.inputs[name]], number[channels.filters[name]]
         if ((inputs >= 0).any() or (outputs >= 0).any()) and not weights_reason(module):
-            found[name] = Generated(module.weight.shape, inputs, outputs, latents, generator)
-    first = next(iter(found.values()))
+            parametrisations[name] = Generated(module.weight.shape, inputs, outputs, latents, generator)
+    first = next(iter(parametrisations.values()))
     first.latents = latents
-    for name, generated in found.items():
+    for name, generated in parametrisations.items():
         module = model.get_submodule(name)
         nn.init.zeros_(module.get_parameter(WEIGHT))
         parametrize.register_parametrization(module, WEIGHT, generated.to(like))
-    return latents, list(found)
+    return latents, list(parametrisations)
 
 
 def make_plain(model: nn.Module, names: list[str]) -> None:

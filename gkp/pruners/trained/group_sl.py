@@ -42,8 +42,8 @@ class Decay:
         """Add strength * `strengths` * w to the gradients of the group's weights w."""
         weights = [model.get_submodule(part.layer).get_parameter("weight") for part in self.parts]
         self.indices, self.places = (
-            [index.to(w.device) for index, w in zip(each, weights, strict=True)]
-            for each in (self.indices, self.places)
+            [index.to(w.device) for index, w in zip(tensors, weights, strict=True)]
+            for tensors in (self.indices, self.places)
         )
         squares = weights[0].new_zeros(self.channels)
         for part, weight, index in zip(self.parts, weights, self.indices, strict=True):
@@ -61,9 +61,9 @@ def _indices(place: Tensor, channels: int) -> Tensor:
     order = place.argsort(stable=True)[(place < 0).sum() :]
     counts = place[order].bincount(minlength=channels)
     column = torch.arange(len(order)) - (counts.cumsum(0) - counts)[place[order]]
-    found = torch.full((channels, int(counts.max())), len(place))
-    found[place[order], column] = order
-    return found
+    indices = torch.full((channels, int(counts.max())), len(place))
+    indices[place[order], column] = order
+    return indices
 
 
 def start_group_sl(

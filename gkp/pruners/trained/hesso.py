@@ -110,8 +110,8 @@ class Fading:
         period, step, length, _ = self.place(at)
         fading = (self.period == period) & (step < length - 2)
         share = (length - step - 2) / max(length - step - 1, 1)
-        kept = (self.period == NEVER).float()
-        return kept.masked_fill(fading, share)
+        stays = (self.period == NEVER).float()
+        return stays.masked_fill(fading, share)
 
     def state_dict(self) -> dict:
         return {"period": self.period}

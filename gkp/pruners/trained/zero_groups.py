@@ -83,12 +83,12 @@ class ZeroGroups:
         owner = torch.arange(len(self.sizes)).repeat_interleave(torch.tensor(self.sizes)).tolist()
         lost = [int(part.sum()) for part in gone.split(self.sizes)]
         spare = [n - max(1, math.ceil(minimum * n)) - k for n, k in zip(self.sizes, lost, strict=True)]
-        found = []
+        groups = []
         for group in scores.cpu().sort(stable=True).indices.tolist():
             if not gone[group] and spare[owner[group]] > 0:
                 spare[owner[group]] -= 1
-                found.append(group)
-        return found
+                groups.append(group)
+        return groups
 
     def vanished(self, model: nn.Module) -> Tensor:
         """(N,) bool: which groups are zero."""
@@ -116,15 +116,15 @@ class ZeroGroups:
             if more > clearly:
                 return lowest(first, worth, vanished + more, minimum)
             share = min(1.0, wanted / rate) * vanished if rate else 0.0
-            found = lowest(first, worth, share, minimum)
-            return {name: indices[at_zero[name][indices]] for name, indices in found.items()}
+            dropped = lowest(first, worth, share, minimum)
+            return {name: indices[at_zero[name][indices]] for name, indices in dropped.items()}
 
         return lambda wanted: remove_filters(model, drop(wanted), self.example)
 
 
-def global_norm(parts: Sequence[Tensor]) -> Tensor:
+def global_norm(scores: Sequence[Tensor]) -> Tensor:
     """(N,) of per-layer (O,), divided by its norm over all groups; as it is where that is 0."""
-    flat = torch.cat(list(parts))
+    flat = torch.cat(list(scores))
     norm = flat.norm()
     return flat / norm.where(norm > 0, torch.ones_like(norm))
 
