@@ -22,7 +22,7 @@ def summary(comparison: Comparison, attacks: Iterable[str] | None = None) -> pd.
 
     One seed: ± half the 95 % Wilson interval. Several seeds: mean ± standard deviation over seeds.
     """
-    points, chosen = comparison.points, set(comparison.titles if attacks is None else attacks)
+    points, attacks = comparison.points, set(comparison.titles if attacks is None else attacks)
     order = {label: place for place, label in enumerate(_label_order(comparison))}
     rows = []
     for label, rule in sorted({key[:2] for key in points}, key=lambda key: (order[key[0]], key[1])):
@@ -30,7 +30,7 @@ def summary(comparison: Comparison, attacks: Iterable[str] | None = None) -> pd.
         row = {"method": marked(comparison, label), "checkpoint": rule}
         row |= {"MACs (M)": f"{macs:.2f}", "params (M)": f"{params:.3f}"}
         for name, title in comparison.titles.items():
-            if name in chosen:
+            if name in attacks:
                 point = points.get((label, rule, name))
                 row[title] = point.text if point else "–"
         rows.append(row)
@@ -89,13 +89,13 @@ def footnote(comparison: Comparison, attacks: Iterable[str] | None = None) -> st
     titles = comparison.titles
     if not titles:
         return "No records yet."
-    chosen = set(titles if attacks is None else attacks)
+    attacks = set(titles if attacks is None else attacks)
     most: dict[str, int] = {}
     for metric in (metric for record in comparison for metric in record.measured()):
         most[metric.attack.name] = max(metric.n, most.get(metric.attack.name, 0))
     sizes: dict[int, list[str]] = {}
     for name, title in titles.items():
-        if name in chosen:
+        if name in attacks:
             sizes.setdefault(most[name], []).append(title)
     counted = "; ".join(f"{n:,} images: {', '.join(sizes[n])}" for n in sorted(sizes, reverse=True))
     data = next(record.provenance.data for record in comparison if record.provenance.data)
