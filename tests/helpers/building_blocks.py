@@ -116,6 +116,14 @@ BLOCKS: dict[str, tuple[Callable[[], nn.Module], tuple[str, ...]]] = {
         ),
         ("b", "last"),
     ),
+    "half of what is left treated": (
+        lambda: Net(
+            lambda m, x: torch.cat([x[:, : x.shape[1] // 2], m.b(x[:, x.shape[1] // 2 :])], 1),
+            conv(12),
+            b=nn.Conv2d(8, 4, 1),
+        ),
+        ("b", "last"),
+    ),
     "batch norm": (lambda: Net(lambda m, x: m.norm(x), conv(), norm=nn.BatchNorm2d(16)), ONE_BY_ONE),
     "frozen batch norm": (
         lambda: Net(lambda m, x: m.norm(x), conv(), norm=FrozenBatchNorm2d(16)),

@@ -1,7 +1,7 @@
 """Proof that channels can go: the smaller network against the whole one with silent channels.
 
-One unit of every bundle is removed in a copy, then of each bundle another number. In another one the weights
-of the layers that read them are set to zero instead. If what can be removed was understood, both compute the
+One unit of every bundle is removed in a copy, then another number of each, then the last ones. In another
+copy their readers have zeros for them instead. If what can be removed was understood, both compute the
 same at every layer: in eval mode, in train mode where that differs, and on an example ten times as large.
 """
 
@@ -83,17 +83,19 @@ def _trials(model: nn.Module, channels: Channels) -> list[Trial]:
 
 
 def failure(model: nn.Module, channels: Channels, bundles: list[Bundle], trials: list[Trial]) -> str | None:
-    """Why units of `bundles` cannot go; None when one of each can, and of each another number.
+    """Why units of `bundles` cannot go; None when one of each can, of each another number, and the last ones.
 
     One, because two may lie so that what is wrong with either hides the other: one in each half of the
-    channels that a network takes apart, say. Different numbers, because sizes may have to agree.
+    channels that a network takes apart, say. Different numbers, because sizes may have to agree. The last
+    ones, because a network may take apart what is left by its number: there halves are no halves any more.
     """
     one = {bundle.units[1] for bundle in bundles}
-    several: set[int] = set()
-    for place, bundle in enumerate(bundle for bundle in bundles if len(bundle.units) > 2):
-        several |= _several(bundle.units, place)
-    why = difference(model, channels, one, trials)
-    return why or (difference(model, channels, several, trials[:1]) if several else None)
+    many = [bundle.units for bundle in bundles if len(bundle.units) > 2]
+    several = {unit for place, units in enumerate(many) for unit in _several(units, place)}
+    last = {unit for units in many for unit in units[-max(2, len(units) // 4) :]}
+    tried = ((one, trials), (several, trials[:1]), (last, trials[:1]))
+    reasons = (difference(model, channels, units, on) for units, on in tried if units)
+    return next((why for why in reasons if why), None)
 
 
 def _several(units: tuple[int, ...], place: int) -> set[int]:
