@@ -71,6 +71,12 @@ def shuffle(x: Tensor, groups: int) -> Tensor:
     return x.view(n, groups, c // groups, h, w).transpose(1, 2).reshape(n, c, h, w)
 
 
+def attention(keys: Tensor, values: Tensor) -> Tensor:
+    """Of positions to one another, as in a non-local block."""
+    keys = keys.flatten(2)
+    return (values.flatten(2) @ (keys.transpose(1, 2) @ keys).softmax(1)).view_as(values)
+
+
 def circular(x: Tensor) -> Tensor:
     return F.pad(x, (1, 1, 1, 1), mode="circular")
 
@@ -199,10 +205,20 @@ BLOCKS: dict[str, tuple[Callable[[], nn.Module], tuple[str, ...]]] = {
         lambda: Net(lambda m, x: x * m.b(x).sigmoid(), conv(), b=nn.Conv2d(16, 16, 1)),
         ONE_BY_ONE,
     ),
+    "gate of one channel": (
+        lambda: Net(lambda m, x: x * m.b(x).sigmoid(), conv(), b=nn.Conv2d(16, 1, 1)),
+        ONE_BY_ONE,
+    ),
+    "values of attention": (
+        lambda: Net(
+            lambda m, x: attention(m.a(x), m.b(x)), conv(), a=nn.Conv2d(16, 16, 1), b=nn.Conv2d(16, 16, 1)
+        ),
+        ("first", "b", "last"),
+    ),
     "zeros around": (lambda: Net(lambda m, x: F.pad(x, (0, 0, 0, 0, 8, 8)), conv(32)), ONE_BY_ONE),
     "beside another": (
         lambda: Net(lambda m, x: torch.cat([x, m.b(x), x], 1), conv(36), b=nn.Conv2d(16, 4, 1)),
-        ("last",),
+        ("b", "last"),
     ),
     "called twice": (
         lambda: Net(lambda m, x: m.b(F.relu(m.b(x))), conv(), b=nn.Conv2d(16, 16, 3, padding=1)),

@@ -232,12 +232,9 @@ def _enter(nodes: _Nodes, edge: Feed, opaque: Mapping[str, str]) -> None:
         elif target is not None:
             kind = opaque.get(edge.source)
             reason = f"its channels come from {edge.source}, a {kind}" if kind else "it reads the image"
-            nodes.pin(target if len(edge.mixed) else target[edge.channels], reason)
+            nodes.pin(target[edge.channels], reason)
         return
-    if len(edge.mixed):
-        reason = f"what lies between {edge.source} and {edge.target} mixes its filters"
-        nodes.pin(source[edge.mixed], reason)
-        nodes.pin(target, reason)
+    nodes.pin(source[edge.mixed], f"what lies between {edge.source} and {edge.target} mixes its filters")
     nodes.joins.append(torch.stack([source[edge.filters], target[edge.channels]]))
 
 
