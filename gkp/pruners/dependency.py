@@ -19,7 +19,7 @@ from gkp.nets.channels.surgery import (
     remove_filters,
     summary,
 )
-from gkp.pruners.common.filters import warn_of_whole
+from gkp.pruners.common.filters import kernel_methods, warn_of_whole
 from gkp.pruners.common.ranking import MINIMUM, filter_macs, lowest
 from gkp.pruners.common.registry import Cut, register
 
@@ -155,7 +155,7 @@ def refuse_uncoupled(model: nn.Module, groups: list[tuple[str, ...]], example_in
     if not groups:
         reasons = left_out(model, example_input)
         why = f" ({summary(reasons)})" if reasons else ""
-        raise ValueError(f"no dependency group of this network can lose channels{why}: try sr-gkp or lrf")
+        raise ValueError(f"no dependency group of this network can lose channels{why}{kernel_methods(model)}")
     warn_of_whole(model, example_input, producers)
 
 

@@ -316,6 +316,13 @@ def test_where_filters_go_with_others_only_another_method_is_named():
         gkp.prune(nn.Sequential(nn.Conv2d(3, 8, 3)).eval(), "l1", rate=0.5, example_input=X[:1])
 
 
+@pytest.mark.parametrize("method", ["l1", "group-norm"])
+def test_methods_for_2d_convolutions_are_not_named_where_there_is_none(method):
+    model = nn.Sequential(nn.Conv1d(3, 8, 3), nn.Flatten(), nn.LayerNorm(240), nn.Linear(240, 5)).eval()
+    with pytest.raises(ValueError, match=r"network's output\)$"):
+        gkp.prune(model, method, rate=0.5, example_input=torch.rand(1, 3, 32))
+
+
 @pytest.mark.parametrize("groups", [3, 5, 7])
 def test_a_remedy_that_exists(groups):
     model = small()

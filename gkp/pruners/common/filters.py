@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from gkp.nets.channels.groups import channels_of
 from gkp.nets.channels.surgery import (
@@ -87,12 +88,23 @@ def layers_to_cut(model: nn.Module, example_input: Tensor) -> dict[str, FilterLa
     if not layers:
         reasons = left_out(model, example_input)
         why = f" ({summary(reasons)})" if reasons else ""
-        others = "group-norm" if channels_of(model, example_input).bundles else "sr-gkp or lrf"
+        others = ": try group-norm" if channels_of(model, example_input).bundles else kernel_methods(model)
         raise ValueError(
-            f"this network has no convolution whose filters can be removed on their own{why}: try {others}"
+            f"this network has no convolution whose filters can be removed on their own{why}{others}"
         )
     warn_of_whole(model, example_input, layers)
     return layers
+
+
+def kernel_methods(model: nn.Module) -> str:
+    """Methods to try where no filter can go, as the end of a sentence; "" where those cannot prune either.
+
+    Of convolutions they know 2d ones only, and linear layers where there is no convolution.
+    """
+    kinds = [type(module) for module in model.modules() if isinstance(module, _ConvNd)]
+    if any(issubclass(kind, nn.Conv2d) for kind in kinds):
+        return ": try sr-gkp or lrf"
+    return "" if kinds else ": try sr-gkp"
 
 
 def warn_of_whole(model: nn.Module, example_input: Tensor, producers: Iterable[str]) -> None:
