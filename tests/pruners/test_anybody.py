@@ -323,6 +323,20 @@ def test_methods_for_2d_convolutions_are_not_named_where_there_is_none(method):
         gkp.prune(model, method, rate=0.5, example_input=torch.rand(1, 3, 32))
 
 
+def test_a_layer_of_a_users_own_may_have_a_weight_a_channel():
+    class Scale(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.factors = nn.Parameter(torch.ones(8, 1, 1))
+
+        def forward(self, x):
+            return x * self.factors
+
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), Scale(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    with pytest.warns(gkp.SkippedLayers, match="0: 1, a Scale, mixes its filters or has a weight for each"):
+        gkp.prune(model.eval(), "l1", rate=0.5, example_input=X[:1])
+
+
 @pytest.mark.parametrize("groups", [3, 5, 7])
 def test_a_remedy_that_exists(groups):
     model = small()

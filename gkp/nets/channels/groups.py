@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from gkp.nets.channels.feeds import Feed, feeds, gates
-from gkp.nets.channels.layers import in_groups, mixes, signature, sizes, unwrapped, weights_reason
+from gkp.nets.channels.layers import in_groups, mixed_by, mixes, signature, sizes, unwrapped, weights_reason
 from gkp.nets.channels.probe import probe
 from gkp.nets.channels.replacement import shared_weights
 from gkp.nets.channels.running import Modes, modes
@@ -227,7 +227,7 @@ def _enter(nodes: _Nodes, edge: Feed, opaque: Mapping[str, str]) -> None:
     if target is None or source is None:
         if source is not None:
             kind = opaque.get(edge.target)
-            reason = f"{edge.target}, a {kind}, mixes its filters" if kind else TO_OUTPUT
+            reason = mixed_by(edge.target, kind) if kind else TO_OUTPUT
             nodes.pin(source[torch.cat([edge.filters, edge.mixed])], reason)
         elif target is not None:
             kind = opaque.get(edge.source)

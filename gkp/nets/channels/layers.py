@@ -95,6 +95,17 @@ def weights_reason(module: nn.Module) -> str:
     return ""
 
 
+def mixed_by(name: str, kind: str) -> str:
+    """Why filters stay that `name` reads: of class `kind`, with weights, and nobody looks into it."""
+    reason = f"{name}, a {kind}, mixes its filters"
+    if hasattr(nn, kind) or "Norm" in kind:
+        return reason
+    return (
+        f"{reason} or has a weight for each: where it only scales and shifts them, a depthwise 1x1 "
+        "convolution in its place can shrink with them"
+    )
+
+
 def sizes(module: nn.Module) -> tuple[int, int]:
     """(input channels, output channels) of a layer that mixes channels or keeps them apart."""
     if isinstance(module, _ConvNd):

@@ -32,7 +32,7 @@ Row = dict[str, Any]
 KINDS = (
     (r"^its filters are summed with those of .*", "summed with those of another layer"),
     (r"^its filters are the network's output", "the network's output"),
-    (r"^.*, an? (\w+), mixes its filters", r"mixed by \1"),
+    (r"^.*, an? (\w+), mixes its filters.*", r"mixed by \1"),
     (r"^it has groups=.*", "grouped or depthwise"),
     (r"^its \d+ filters go in \d+ sets only.*", "in whole groups only"),
     (r"^(without some of its filters the network \w+ \w+ \w+).*", r"\1"),
