@@ -337,6 +337,20 @@ def test_a_layer_of_a_users_own_may_have_a_weight_a_channel():
         gkp.prune(model.eval(), "l1", rate=0.5, example_input=X[:1])
 
 
+def test_no_rate_removes_kernels_of_a_single_channel():
+    class Words(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding, self.head = nn.Embedding(9, 6), nn.Linear(8, 5)
+            self.conv = nn.Conv2d(1, 8, (3, 6))
+
+        def forward(self, x):
+            return self.head(self.conv(self.embedding(x)[:, None]).relu().amax((2, 3)))
+
+    with pytest.raises(ValueError, match="conv: it reads one channel only.*: prune filters instead"):
+        gkp.prune(Words().eval(), "sr-gkp", groups=2, example_input=torch.arange(8)[None])
+
+
 @pytest.mark.parametrize("groups", [3, 5, 7])
 def test_a_remedy_that_exists(groups):
     model = small()

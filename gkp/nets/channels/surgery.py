@@ -94,7 +94,7 @@ def _groupable(
         reason = unsupported(layer)
         if not reason and name not in found.calls:
             reason = "it is never called, so that its weight may be used in another way"
-        reason = reason or tied.get(name, "")
+        reason = reason or tied.get(name) or "it reads one channel only" * (layer.weight.shape[1] == 1)
         if not reason and layer.weight.shape[0] % groups:
             kind = "filters" if isinstance(layer, nn.Conv2d) else "outputs"
             reason = f"groups={groups} does not divide its {layer.weight.shape[0]} {kind}"
