@@ -110,7 +110,9 @@ class GroupedKernels(nn.Module):
 
         `layer` needs no values of its own and may be on the meta device.
         """
-        layer.to_empty(device=self.weight.device).to(self.weight.dtype)
+        for name, parameter in list(layer.named_parameters()):
+            # Not by `to_empty`: PyTorch imports SymPy, a second, to look at a tensor on the meta device.
+            setattr(layer, name, nn.Parameter(self.weight.new_empty(parameter.shape)))
         with torch.no_grad():
             layer.weight.copy_(self.dense_weight())
             if self.bias is not None and layer.bias is not None:  # both or neither
