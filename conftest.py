@@ -12,6 +12,9 @@ if sys.dont_write_bytecode:  # each of the hundred processes that tests start wo
     os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
+# Of jsonschema, which nbformat imports: grammars of addresses, seconds in each process. No notebook has any.
+sys.modules.setdefault("rfc3987_syntax", None)
+
 
 def pytest_configure() -> None:
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))

@@ -170,7 +170,8 @@ case $job in
         keep gkp report --suite "$suite"
         ;;
     test)
-        keep "$python" -m pytest --numprocesses 2 --dist worksteal "$@"
+        # Without nbval, for which every process would import Jupyter's formats before conftest.py makes that fast.
+        keep "$python" -m pytest -p no:nbval --numprocesses 2 --dist worksteal "$@"
         keep "$python" -m pytest --numprocesses 2 --dist loadfile --nbval --nbval-current-env notebooks
         ;;
 esac

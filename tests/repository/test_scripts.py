@@ -11,7 +11,7 @@ from script_sandbox import ROOT, executable
 
 SCRIPTS = ("reproduce.sh", ".ci/run")
 
-TESTS = "pytest --numprocesses 2 --dist worksteal"
+TESTS = "pytest -p no:nbval --numprocesses 2 --dist worksteal"
 NOTEBOOKS = "pytest --numprocesses 2 --dist loadfile --nbval --nbval-current-env notebooks"
 
 
