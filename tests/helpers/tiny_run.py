@@ -18,8 +18,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import torch
 from tiny_suite import COMMON, IMAGES, RECIPE, tiny_suite
 
 from gkp import data
@@ -53,6 +55,17 @@ def lasting(record: Any) -> Any:
     if isinstance(record, dict):
         return {key: lasting(value) for key, value in record.items() if key not in VOLATILE}
     return [lasting(value) for value in record] if isinstance(record, list) else copy.copy(record)
+
+
+def without_compiler() -> None:
+    """Nothing here is compiled, and importing torch.compile takes longer than all else that a process does.
+
+    PyTorch imports it to have it leave optimizers and modes alone.
+    """
+    stand_in = ModuleType("torch._dynamo")
+    stand_in.disable = lambda function, *_, **__: function
+    stand_in.graph_break = lambda: None
+    torch._dynamo = sys.modules["torch._dynamo"] = stand_in
 
 
 def few_digits() -> None:
@@ -95,6 +108,7 @@ def watch_writes() -> None:
 
 
 if __name__ in ("__main__", "__mp_main__"):
+    without_compiler()
     few_digits()
     watch_writes()
     suites.SUITES["tiny"] = lambda: suite_of(sys.argv[4:], int(sys.argv[3]))
