@@ -1,4 +1,7 @@
-"""A dozen of torchvision's classifiers pruned with proof; `python -m gkp networks` prunes them all."""
+"""A dozen of torchvision's classifiers pruned with proof; `python -m gkp networks` prunes them all.
+
+Those that take long have fewer and narrower blocks here; with GKP_SLOW=1 the real ones follow.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,14 @@ import json
 
 import pytest
 import torch
+import torchvision
+from torch import nn
+from torchvision.models.convnext import CNBlockConfig, ConvNeXt
+from torchvision.models.efficientnet import EfficientNet, MBConvConfig
+from torchvision.models.mobilenetv2 import MobileNetV2
+from torchvision.models.regnet import BlockParams, RegNet
+from torchvision.models.shufflenetv2 import ShuffleNetV2
+from torchvision.models.swin_transformer import SwinTransformer
 
 from gkp.nets.channels.surgery import left_out, prunable_layers, summary
 from gkp.study.facts import networks as anybody
@@ -28,8 +39,63 @@ SMALL = (
 )
 
 
+def alexnet() -> nn.Module:
+    """With a thousandth of the weights in its linear layers."""
+    model = torchvision.models.AlexNet(10)
+    sizes = (256 * 36, 64, 64, 10)
+    linear = [place for place, module in enumerate(model.classifier) if isinstance(module, nn.Linear)]
+    for place, inputs, outputs in zip(linear, sizes, sizes[1:], strict=False):
+        model.classifier[place] = nn.Linear(inputs, outputs)
+    return model
+
+
+def convnext() -> nn.Module:
+    return ConvNeXt([CNBlockConfig(32, 64, 1), CNBlockConfig(64, 128, 2), CNBlockConfig(128, None, 1)])
+
+
+def efficientnet() -> nn.Module:
+    """Expansion, kernel, stride, widths, blocks."""
+    settings = ((1, 3, 1, 32, 16, 1), (6, 3, 2, 16, 24, 2), (6, 5, 2, 24, 40, 2))
+    return EfficientNet([MBConvConfig(*setting) for setting in settings], 0.2)
+
+
+def regnet(se_ratio: float | None) -> nn.Module:
+    return RegNet(BlockParams.from_init_params(8, 32, 28.0, 2.1, 8, se_ratio=se_ratio))
+
+
+# Of those that take long a network of the same class with few blocks.
+SHALLOW = {
+    "alexnet": alexnet,
+    "convnext_tiny": convnext,
+    "efficientnet_b0": efficientnet,
+    "mobilenet_v2": lambda: MobileNetV2(
+        inverted_residual_setting=[[1, 16, 1, 1], [6, 24, 2, 2], [6, 32, 2, 2]]
+    ),
+    "regnet_x_400mf": lambda: regnet(None),
+    "regnet_y_400mf": lambda: regnet(0.25),
+    "shufflenet_v2_x0_5": lambda: ShuffleNetV2([2, 3, 2], [24, 48, 96, 192, 256]),
+    "swin_t": lambda: SwinTransformer([4, 4], 48, [2, 2, 2], [2, 4, 8], [7, 7], stochastic_depth_prob=0.2),
+}
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_a_classifier_is_pruned_with_proof(name, monkeypatch):
+    whole = torchvision.models.get_model
+    monkeypatch.setattr(
+        torchvision.models,
+        "get_model",
+        lambda name, **options: SHALLOW[name]() if name in SHALLOW else whole(name, **options),
+    )
+    check(name, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHALLOW)
+def test_a_whole_classifier_is_pruned_with_proof(name, monkeypatch):
+    check(name, monkeypatch)
+
+
+def check(name, monkeypatch):
     monkeypatch.setattr(anybody, "SEARCHED", 32)  # kernels are drawn: what is proved does not depend on them
     row = anybody.survey(name)
     for method in anybody.METHODS:
