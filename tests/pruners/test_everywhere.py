@@ -71,6 +71,12 @@ def build(network, real=False):
     return model.eval()
 
 
+@functools.cache
+def cost_of(network, real):
+    """Before anything is pruned."""
+    return cost.count(build(network, real), torch.rand(1, 3, 64, 64))
+
+
 @pytest.fixture
 def large(images):
     """Eight images of 64x64."""
@@ -95,13 +101,15 @@ def check(method, network, data, real):
             prepare(method, model, x, data)
         return
     before = {name: value.clone() for name, value in model.state_dict().items()}
+    whole = cost_of(network, real)
     pruned = prepare(method, model, x, data)(0.5)
-    whole, rest = cost.count(model, x), cost.count(pruned, x)
+    rest = cost.count(pruned, x)
     assert rest.macs < whole.macs
     assert rest.params < whole.params
     with torch.no_grad():
-        assert pruned(x).shape == (2, 10)
-        assert pruned(x).isfinite().all()
+        answers = pruned(x)
+    assert answers.shape == (2, 10)
+    assert answers.isfinite().all()
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
