@@ -217,8 +217,10 @@ def _step(run: _Run, x: Tensor, y: Tensor, epoch: int, step: int) -> tuple[Tenso
 def _gradients(run: _Run, x: Tensor, y: Tensor, epoch: int) -> tuple[Tensor, ...]:
     """What `_backward` does and returns, from a recording where that is possible."""
     recipe, hooks = run.recipe, run.hooks
-    own = recipe.adversarial or recipe.gradient_penalty or recipe.distillation or hooks.penalty or hooks.loss
-    if run.graphs and not own:
+    extra = (
+        recipe.adversarial or recipe.gradient_penalty or recipe.distillation or hooks.penalty or hooks.loss
+    )
+    if run.graphs and not extra:
         if not run.replayed:
             run.replayed.append(Replayed(run.model, lambda x, y: _backward(run, x, y, epoch), x, y))
         if run.replayed[0].fits(x):
@@ -232,13 +234,13 @@ def _backward(run: _Run, x: Tensor, y: Tensor, epoch: int) -> tuple[Tensor, Tens
     if penalised := recipe.gradient_penalty > 0:
         x = x.requires_grad_()  # and a copy for the network, which may work in place
     with _autocast(run):
-        found = as_logits(run.model(x.to(weight_type(run.model) or x.dtype, copy=penalised)), len(x))
+        outputs = as_logits(run.model(x.to(weight_type(run.model) or x.dtype, copy=penalised)), len(x))
         answers = answered(run.teacher, x) if run.teacher else None
-    found = found.float()
-    cross_entropy = F.cross_entropy(found, y)
-    loss = objective(recipe, cross_entropy, found, x, answers)
+    outputs = outputs.float()
+    cross_entropy = F.cross_entropy(outputs, y)
+    loss = objective(recipe, cross_entropy, outputs, x, answers)
     if run.hooks.loss:
-        loss = run.hooks.loss(run.model, x, y, found, epoch)
+        loss = run.hooks.loss(run.model, x, y, outputs, epoch)
     penalty = run.hooks.penalty(run.model, epoch) if run.hooks.penalty else None
     if penalty is not None:
         loss = loss + penalty
@@ -261,8 +263,8 @@ def _accuracy(run: _Run, split: Split) -> float:
     correct = torch.zeros((), dtype=torch.int64, device=split.images.device)
     for start in range(0, len(split), EVALUATION_BATCH):
         batch = slice(start, start + EVALUATION_BATCH)
-        found = logits(run.model, pixels(split.images[batch], run.layout))
-        correct += (found.argmax(1) == split.labels[batch]).sum()
+        predicted = logits(run.model, pixels(split.images[batch], run.layout)).argmax(1)
+        correct += (predicted == split.labels[batch]).sum()
     return correct.item() / len(split)
 
 

@@ -33,8 +33,8 @@ def divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
     student, teacher: logits (N, classes). The factor keeps gradients as large as at temperature 1.
     """
-    own, wanted = (F.log_softmax(found / temperature, 1) for found in (student, teacher))
-    return temperature**2 * F.kl_div(own, wanted, reduction="batchmean", log_target=True)
+    log_student, log_teacher = (F.log_softmax(outputs / temperature, 1) for outputs in (student, teacher))
+    return temperature**2 * F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
 
 
 @torch.no_grad()
@@ -44,15 +44,15 @@ def answered(teacher: nn.Module, x: Tensor) -> Tensor:
 
 
 def objective(
-    recipe: Recipe, cross_entropy: Tensor, found: Tensor, x: Tensor, answers: Tensor | None
+    recipe: Recipe, cross_entropy: Tensor, outputs: Tensor, x: Tensor, answers: Tensor | None
 ) -> Tensor:
-    """What the recipe minimises, a scalar; found, answers: logits (N, classes) of network and teacher at x.
+    """What the recipe minimises, a scalar; outputs, answers: logits (N, classes) of network and teacher at x.
 
     With a gradient penalty x requires a gradient.
     """
     loss = cross_entropy
     if answers is not None:
-        loss = torch.lerp(loss, divergence(found, answers, recipe.temperature), recipe.distillation)
+        loss = torch.lerp(loss, divergence(outputs, answers, recipe.temperature), recipe.distillation)
     if recipe.gradient_penalty:
         loss = loss + recipe.gradient_penalty * gradient_norm(cross_entropy, x)
     return loss

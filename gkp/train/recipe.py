@@ -93,8 +93,7 @@ class Recipe:
     @property
     def json(self) -> dict[str, Any]:
         """As in records and saved states: fields newer than these only where they say something."""
-        found = asdict(self)
-        return {k: v for k, v in found.items() if k not in LATER or v != getattr(Recipe, k)}
+        return {k: v for k, v in asdict(self).items() if k not in LATER or v != getattr(Recipe, k)}
 
     @property
     def phases(self) -> int:

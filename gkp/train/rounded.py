@@ -54,8 +54,8 @@ class RoundedConvolutions(TorchDispatchMode):
     ) -> Any:
         if func not in _CONVOLUTIONS or args[0].dtype != torch.bfloat16:
             return func(*args, **(kwargs or {}))
-        found = func(*(_wide(value) for value in args), **(kwargs or {}))
-        return _rounded(found) if isinstance(found, Tensor) else tuple(map(_rounded, found))
+        results = func(*(_wide(value) for value in args), **(kwargs or {}))
+        return _rounded(results) if isinstance(results, Tensor) else tuple(map(_rounded, results))
 
 
 def _wide(value: Any) -> Any:

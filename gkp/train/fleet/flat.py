@@ -66,7 +66,7 @@ class Flat:
         self.mask = None
         if masks:
             ones = [masks.get(name, torch.ones(shapes[name])) for name in self.names]
-            self.mask = self._joined([each.to(self.values) for each in ones])
+            self.mask = self._joined([tensor.to(self.values) for tensor in ones])
         self.shadow = self.values[: self.layers.size].bfloat16() if half else None
         places, gradients = self.named(self.values), self.named(self.gradient)
         for name, parameter in parameters.items():

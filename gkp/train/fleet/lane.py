@@ -101,8 +101,8 @@ class Lane:
         places = torch.arange(min(EVALUATION_BATCH, len(split)), device=self.device) + self.first
         inside = places < len(split)
         places = places.clamp(max=len(split) - 1)
-        found = self.passes.logits(pixels(split.images.index_select(0, places))).argmax(1)
-        self.correct[part].add_(((found == split.labels.index_select(0, places)) & inside).sum())
+        predicted = self.passes.logits(pixels(split.images.index_select(0, places))).argmax(1)
+        self.correct[part].add_(((predicted == split.labels.index_select(0, places)) & inside).sum())
         self.first.add_(EVALUATION_BATCH)
 
     # ---- recording -------------------------------------------------------------------------------------
@@ -133,8 +133,8 @@ class Lane:
 
     def unchanged(self) -> AbstractContextManager[None]:
         """What runs inside leaves no trace in the training."""
-        own = [self.step, self.total, self.finite, self.first, *self.correct.values()]
-        return unchanged([*self.flat.state(), *own], self.flat.refresh, self.device)
+        counters = [self.step, self.total, self.finite, self.first, *self.correct.values()]
+        return unchanged([*self.flat.state(), *counters], self.flat.refresh, self.device)
 
     # ---- an epoch --------------------------------------------------------------------------------------
 
@@ -221,13 +221,13 @@ class Lane:
     def weights(self, values: Tensor, statistics: Tensor, epoch: int) -> State:
         """The state_dict of the member's network with these parameters and statistics, on the CPU."""
         trained = self.wide.narrowed(self.flat.named(values) | self.flat.running.views(statistics))
-        found = {}
+        state = {}
         for name, before in self.initial.items():
             if name in trained:
-                found[name] = trained[name].detach().to("cpu", copy=True).contiguous()
+                state[name] = trained[name].detach().to("cpu", copy=True).contiguous()
             else:
-                found[name] = before + epoch * self.steps if name.endswith(COUNTER) else before
-        return found
+                state[name] = before + epoch * self.steps if name.endswith(COUNTER) else before
+        return state
 
     def course(self) -> History:
         """The history with the weights that rules chose."""

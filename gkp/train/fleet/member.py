@@ -117,9 +117,9 @@ class Images:
         draws = draw_epoch(n, recipe.augment, recipe.padding, generator).to(device)
         for start in range(0, n, AUGMENTED_AT_ONCE):
             part = slice(start, start + AUGMENTED_AT_ONCE)
-            chosen = self.train.images[draws.order[part]]
+            images = self.train.images[draws.order[part]]
             corner = draws.top[part], draws.left[part], draws.flip[part]
-            self.images[part] = crop_and_flip(chosen, *corner, recipe.padding)
+            self.images[part] = crop_and_flip(images, *corner, recipe.padding)
         self.labels.copy_(self.train.labels[draws.order])
         for step, batch in enumerate(self.batches if len(self.starts) else ()):
             generator = torch.Generator().manual_seed(stream_seed("attack", self.seed, epoch, step))

@@ -30,15 +30,15 @@ class Passes(nn.Module):
         self.flat, self.recipe = flat, recipe
 
     def forward(self, x: Tensor) -> Tensor:
-        found: Tensor = functional_call(self.model, self.flat.leaves, (x,))
-        return found
+        output: Tensor = functional_call(self.model, self.flat.leaves, (x,))
+        return output
 
     def logits(self, x: Tensor) -> Tensor:
         """(B, classes) float32, of pixels x (B, C, H, W)."""
         with self._autocast(x):
             # A copy where a gradient at the pixels is asked for: a network may work in place.
-            found = self(x.to(self.flat.values.dtype, copy=x.requires_grad))
-        return as_logits(found, len(x)).float()
+            outputs = self(x.to(self.flat.values.dtype, copy=x.requires_grad))
+        return as_logits(outputs, len(x)).float()
 
     def losses(self, x: Tensor, y: Tensor, starts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Cross entropy and what the recipe minimises, scalars, and whether all on the way was finite.
@@ -49,11 +49,11 @@ class Passes(nn.Module):
         if recipe.adversarial:
             with self._autocast(x):
                 x = recipe.adversarial.perturb(self, x, y, generator=iter(starts), trace=trace)
-        found = self.logits(x.requires_grad_(recipe.gradient_penalty > 0))
+        outputs = self.logits(x.requires_grad_(recipe.gradient_penalty > 0))
         with self._autocast(x):
             answers = answered(self.teacher, x) if self.teacher else None
-        cross_entropy = F.cross_entropy(found, y)
-        loss = objective(recipe, cross_entropy, found, x, answers)
+        cross_entropy = F.cross_entropy(outputs, y)
+        loss = objective(recipe, cross_entropy, outputs, x, answers)
         finite = torch.isfinite(loss.detach())
         return cross_entropy.detach(), loss, finite & trace.finite() if recipe.adversarial else finite
 

@@ -28,13 +28,13 @@ def recorded(job: Job, rewind: Job, stream: torch.cuda.Stream) -> Job:
 @contextmanager
 def unchanged(tensors: Sequence[Tensor], refresh: Job, device: torch.device) -> Iterator[None]:
     """What runs inside, on whatever stream, leaves these tensors as they were; refresh: what follows them."""
-    kept = [tensor.clone() for tensor in tensors]
+    before = [tensor.clone() for tensor in tensors]
     wait(device)
     try:
         yield
     finally:
         wait(device)
-        for tensor, value in zip(tensors, kept, strict=True):
+        for tensor, value in zip(tensors, before, strict=True):
             tensor.copy_(value)
         refresh()
         wait(device)

@@ -177,10 +177,10 @@ class _Fleet:
         for n in (1, 2, 4, 6, 8, 12, 16):
             if n > len(open_lanes) and n // 2 >= len(open_lanes):
                 break
-            some = [self.lanes[i] for i in open_lanes[:n]]
-            seconds = self._timed(some)
-            if some and seconds / len(some) < WORTH * least:
-                best, least = len(some), seconds / len(some)
+            lanes = [self.lanes[i] for i in open_lanes[:n]]
+            seconds = self._timed(lanes)
+            if lanes and seconds / len(lanes) < WORTH * least:
+                best, least = len(lanes), seconds / len(lanes)
         for i in open_lanes[best:]:
             self.waiting.appendleft(i)
             self.lanes.pop(i).finish()

@@ -46,12 +46,12 @@ class Wide:
 
     def narrowed(self, state: State) -> State:
         """Tensors of the wide network, all or some, as those of the narrow one, in its order."""
-        found = {}
+        tensors = {}
         for name, value in self.narrow.state_dict().items():
             if name in state:
                 places = self.places[name]
-                found[name] = state[name] if places is None else _taken(state[name], places, value)
-        return found
+                tensors[name] = state[name] if places is None else _taken(state[name], places, value)
+        return tensors
 
     def mask(self) -> State:
         """1 where the narrow network has a parameter, else 0, by name; only tensors that have zeros."""
@@ -74,28 +74,28 @@ def widened(narrow: nn.Module, start: nn.Module | None, example: Tensor) -> Wide
     wide = Wide(copy.deepcopy(start), narrow, places)
     missing = wide.model.load_state_dict(wide.widen(narrow.state_dict()), strict=False)
     with torch.no_grad():
-        expected, found = (logits(model.eval(), example) for model in (narrow, wide.model))
-    same = torch.allclose(found, expected, rtol=0, atol=TOLERANCE * float(expected.abs().max()))
+        expected, computed = (logits(model.eval(), example) for model in (narrow, wide.model))
+    same = torch.allclose(computed, expected, rtol=0, atol=TOLERANCE * float(expected.abs().max()))
     return wide if same and not missing.missing_keys else alone(narrow)
 
 
 def _places(narrow: nn.Module, start: nn.Module) -> dict[str, Tensor | None] | None:
     """`Wide.places`; None when the two differ in more than sizes and grouped kernels."""
-    ours, theirs = narrow.state_dict(), start.state_dict()
+    narrow_state, wide_state = narrow.state_dict(), start.state_dict()
     grouped = {name: m for name, m in narrow.named_modules() if isinstance(m, GroupedKernels)}
     extra = {f"{name}.{buffer}" for name in grouped for buffer in OF_GROUPS}
-    if ours.keys() - extra != theirs.keys():
+    if narrow_state.keys() - extra != wide_state.keys():
         return None
     places: dict[str, Tensor | None] = {}
-    for name, wide in theirs.items():
-        own, module = ours[name], name.rpartition(".")[0]
+    for name, wide in wide_state.items():
+        value, module = narrow_state[name], name.rpartition(".")[0]
         numbers = torch.arange(wide.numel()).view(wide.shape)
         if module in grouped and name.endswith(".weight"):
             places[name] = numbers.flatten(0, 1)[grouped[module].positions.cpu()].flatten()
-        elif own.shape == wide.shape:
+        elif value.shape == wide.shape:
             places[name] = None
-        elif own.dim() == wide.dim() and all(a <= b for a, b in zip(own.shape, wide.shape, strict=True)):
-            places[name] = numbers[tuple(slice(size) for size in own.shape)].flatten()
+        elif value.dim() == wide.dim() and all(a <= b for a, b in zip(value.shape, wide.shape, strict=True)):
+            places[name] = numbers[tuple(slice(size) for size in value.shape)].flatten()
         else:
             return None
     return places
