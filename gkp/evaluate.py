@@ -95,10 +95,10 @@ def quick(model: nn.Module, x: Tensor) -> nn.Module:
     ValueError for a network that fails on the images.
     """
     with frozen(model), torch.inference_mode(False), torch.no_grad():
-        some = x[:TWICE].to(device_of(model, x), copy=True)
-        forward(model, some)
+        images = x[:TWICE].to(device_of(model, x), copy=True)
+        forward(model, images)
         try:
-            return folded(model, some.to(weight_type(model) or x.dtype))
+            return folded(model, images.to(weight_type(model) or x.dtype))
         except CopyError:
             return model
 
@@ -141,10 +141,11 @@ def epsilon_curve(
     ratio = attack.step / attack.eps if attack.eps else 0.0
     _check_images(x, batch_size)
     # `Attack` refuses a wrong eps, before the first takes its time.
-    scaled = [replace(attack, eps=eps, step=ratio * eps or attack.step) for eps in epsilons]
+    attacks = [replace(attack, eps=eps, step=ratio * eps or attack.step) for eps in epsilons]
     model = quick(model, x) if fold else model
     return [
-        outcome(model, x, y, each, batch_size=batch_size, progress=progress, fold=False) for each in scaled
+        outcome(model, x, y, scaled, batch_size=batch_size, progress=progress, fold=False)
+        for scaled in attacks
     ]
 
 

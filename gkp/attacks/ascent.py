@@ -81,9 +81,9 @@ class Trace:
     def took(self, part: Trace, rows: Rows) -> None:
         """Take over what an attack on some of the images met."""
         for mine, seen in ((self.logits, part.logits), (self.gradients, part.gradients)):
-            for some in seen:
+            for values in seen:
                 mine.append(torch.zeros_like(mine[0]))
-                mine[-1][rows] = some
+                mine[-1][rows] = values
 
     def join(self, parts: Sequence[Trace]) -> None:
         """Take over what the same attack met on successive parts of the batch."""
@@ -134,18 +134,18 @@ def ascend(
     done part by part, which is sooner.
     """
     if start.device.type == "cpu" and len(start) > AT_ONCE:
-        found, traces = [], []
+        results, traces = [], []
         for first in range(0, len(start), AT_ONCE):
             rows = slice(first, first + AT_ONCE)
             own, inside = None if y is None else y[rows], box.of(rows)
             traces.append(Trace())
-            found.append(
+            results.append(
                 ascend(
                     model, start[rows], own, inside, step, iterations, loss, labels=labels, trace=traces[-1]
                 )
             )
         trace.join(traces)
-        images, targets = zip(*found, strict=True)
+        images, targets = zip(*results, strict=True)
         return torch.cat(images), torch.cat(targets)
     with torch.inference_mode(False):
         adversarial, y = usable(start.detach()), None if y is None else usable(y)

@@ -205,22 +205,22 @@ def _attacks(version: str, attacks: Sequence[str] | None) -> tuple[str, ...]:
         raise ValueError(f"version={version!r}: choose one of {', '.join(VERSIONS)}, custom")
     if (version == "custom") != bool(attacks):
         raise ValueError(f'version={version!r}, attacks={attacks}: give attacks with version="custom" only')
-    chosen = tuple(attacks or VERSIONS[version])
-    if unknown := set(chosen) - set(ATTACKS):
+    names = tuple(attacks or VERSIONS[version])
+    if unknown := set(names) - set(ATTACKS):
         raise ValueError(f"no attack {', '.join(sorted(unknown))}: choose out of {', '.join(ATTACKS)}")
-    return chosen
+    return names
 
 
 def _check(x: Tensor, y: Tensor, eps: float, norm: str, batch_size: int) -> tuple[Tensor, tuple[int, int]]:
     if norm not in NORMS:
         raise ValueError(f"norm={norm!r}: choose one of {', '.join(NORMS)}")
-    found = check_inputs(x, y, eps, in_pixels=norm == "Linf")
+    checked = check_inputs(x, y, eps, in_pixels=norm == "Linf")
     if not len(x) or eps == 0 or batch_size < 1:
         raise ValueError(
             f"{len(x)} images, eps={eps}, batch_size={batch_size}: give at least one image, eps > 0 in "
             "pixels (8/255), and a batch size of at least 1"
         )
-    return found
+    return checked
 
 
 def _fingerprints(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, str]:

@@ -26,8 +26,8 @@ def split(x: Tensor, theta: float) -> tuple[Tensor, Tensor]:
     """
     if not theta >= 0:
         raise ValueError(f"theta={theta}: give a fraction of the Nyquist frequency, 0 or more")
-    kept = (radius(*x.shape[-2:]) >= theta).to(x.device)
-    high = torch.fft.ifft2(torch.fft.fft2(x) * kept).real
+    mask = (radius(*x.shape[-2:]) >= theta).to(x.device)
+    high = torch.fft.ifft2(torch.fft.fft2(x) * mask).real
     return x - high, high
 
 

@@ -72,9 +72,11 @@ def fgsm(
     box = allowed_box(model, x, eps, space)
     with frozen(model):
         targets = y if labels == "true" else None
-        found, _ = ascend(model, x, targets, box, step=eps, iterations=1, loss=loss, labels=span, trace=trace)
+        adversarial, _ = ascend(
+            model, x, targets, box, step=eps, iterations=1, loss=loss, labels=span, trace=trace
+        )
     trace.check()
-    return found
+    return adversarial
 
 
 def pgd(
@@ -125,10 +127,12 @@ def pgd(
             if not len(y[rows]):
                 continue  # and not break: the generator also serves the batches that follow
             inside, part, targets = box.of(rows), Trace(), y[rows]
-            found, _ = ascend(model, again[rows], targets, inside, step, iterations, labels=span, trace=part)
-            new = predicted(model, found, part)
+            adversarial, _ = ascend(
+                model, again[rows], targets, inside, step, iterations, labels=span, trace=part
+            )
+            new = predicted(model, adversarial, part)
             worse = more_damaging(new, answers[rows], targets)
-            best[rows] = torch.where(worse.view(-1, 1, 1, 1), found, best[rows])
+            best[rows] = torch.where(worse.view(-1, 1, 1, 1), adversarial, best[rows])
             answers[rows] = torch.where(worse[:, None], new, answers[rows])
             trace.took(part, rows)
     trace.check()

@@ -115,8 +115,8 @@ class _OldAutoAttack:
     def run_standard_evaluation(
         self, x: Tensor, y: Tensor, bs: int, state_path: Path | None = None
     ) -> Tensor:
-        found = self._attack.run_standard_evaluation(x, y, batch_size=bs, state_path=state_path)
-        adversarial: Tensor = found[0]
+        results = self._attack.run_standard_evaluation(x, y, batch_size=bs, state_path=state_path)
+        adversarial: Tensor = results[0]
         return adversarial
 
 
