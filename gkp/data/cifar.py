@@ -180,8 +180,8 @@ def _read_parquet(source: Source, shards: list[Path]) -> tuple[np.ndarray, np.nd
     cached = files.cache_folder() / "decoded" / f"{source.name}-{key[:32]}.npz"
     arrays = _read_cache(cached)
     if arrays is None:
-        parts = [_read_shard(source, path) for path in shards]
-        arrays = np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+        decoded = [_read_shard(source, path) for path in shards]
+        arrays = np.concatenate([p[0] for p in decoded]), np.concatenate([p[1] for p in decoded])
         _write_cache(cached, *arrays)
     return arrays
 

@@ -79,9 +79,9 @@ def of_tensors(images: Tensor, labels: Tensor, *, part: str = "train", dataset: 
     images: uint8 (N, 3, H, W), as read from files, not normalised. labels: integers (N,), from 0.
     ValueError for other shapes or types, or without images.
     """
-    for name, given in (("images", images), ("labels", labels)):
-        if not isinstance(given, Tensor):
-            raise ValueError(f"the {name} are a {type(given).__name__}: give torch.as_tensor({name})")
+    for name, value in (("images", images), ("labels", labels)):
+        if not isinstance(value, Tensor):
+            raise ValueError(f"the {name} are a {type(value).__name__}: give torch.as_tensor({name})")
     if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] != 3 or not len(images):
         raise ValueError(
             f"the images are {images.dtype} {tuple(images.shape)}: give uint8 (N, 3, H, W), for pixels x in "
@@ -130,8 +130,8 @@ def hold_out(train: Split, n: int, *, seed: int = 0) -> tuple[Split, Split]:
     """
     if not 1 <= n < len(train):
         raise ValueError(f"cannot hold out {n} of {len(train)} images: choose 1 to {len(train) - 1}")
-    chosen = _balanced(train.labels.cpu(), n, seed).to(train.labels.device)
-    return train.take(~chosen), replace(train.take(chosen), part="validation")
+    held_out = _balanced(train.labels.cpu(), n, seed).to(train.labels.device)
+    return train.take(~held_out), replace(train.take(held_out), part="validation")
 
 
 def load_folder(path: str | Path, size: int, *, part: str = "test", allow_empty: bool = False) -> Split:
@@ -149,18 +149,18 @@ def load_folder(path: str | Path, size: int, *, part: str = "test", allow_empty:
         raise ValueError(f"size={size!r}: pixels of a side, a whole number from 1")
     path = Path(path).expanduser()
     folders = sorted(p for p in path.iterdir() if p.is_dir() and not _passed_over(p)) if path.is_dir() else []
-    found = [_images_below(folder) for folder in folders]
-    if not any(found):
+    paths = [_images_below(folder) for folder in folders]
+    if not any(paths):
         raise FileNotFoundError(f"{path} holds no images: it needs a folder of image files per class")
-    empty = [folder.name for folder, inside in zip(folders, found, strict=True) if not inside]
+    empty = [folder.name for folder, inside in zip(folders, paths, strict=True) if not inside]
     if empty and not allow_empty:
         raise FileNotFoundError(
             f"{path} has class folders without images: {', '.join(empty)}; add images "
             f"({', '.join(sorted(pictures.SUFFIXES))}), remove the folders, or pass allow_empty=True"
         )
     pictures.refuse_truncation()
-    images = np.stack([_read_image(file, size) for inside in found for file in inside])
-    labels = np.repeat(np.arange(len(folders), dtype=np.int64), [len(inside) for inside in found])
+    images = np.stack([_read_image(file, size) for inside in paths for file in inside])
+    labels = np.repeat(np.arange(len(folders), dtype=np.int64), [len(inside) for inside in paths])
     return _split(images, labels, path.absolute().name, part, tuple(p.name for p in folders), len(labels))
 
 
@@ -212,8 +212,8 @@ def _roots(root: str | Path | None) -> list[Path]:
     """Where to look, in order; a download goes to the last."""
     if root is not None:
         return [Path(root).expanduser()]
-    given = os.environ.get("GKP_DATA")
-    return ([Path(given).expanduser()] if given else []) + [files.cache_folder() / "data"]
+    folder = os.environ.get("GKP_DATA")
+    return ([Path(folder).expanduser()] if folder else []) + [files.cache_folder() / "data"]
 
 
 def _balanced(labels: Tensor, n: int, seed: int) -> Tensor:
@@ -224,9 +224,9 @@ def _balanced(labels: Tensor, n: int, seed: int) -> Tensor:
     for label in shuffled.unique():
         of_class = shuffled == label
         turn[of_class] = torch.arange(int(of_class.sum()))
-    chosen = torch.zeros(len(labels), dtype=torch.bool)
-    chosen[order[turn.argsort(stable=True)[:n]]] = True
-    return chosen
+    mask = torch.zeros(len(labels), dtype=torch.bool)
+    mask[order[turn.argsort(stable=True)[:n]]] = True
+    return mask
 
 
 def _digits(part: str) -> Split:
@@ -238,8 +238,8 @@ def _digits(part: str) -> Split:
     large = F.interpolate(grey.float().view(-1, 1, 8, 8), size=32, mode="bilinear", align_corners=False)
     images = (large * (255 / 16)).round().to(torch.uint8).expand(-1, 3, -1, -1).contiguous()
     labels = labels.long()
-    chosen = _balanced(labels, 497, seed=0)
-    chosen = chosen if part == "test" else ~chosen
-    images, labels = images[chosen], labels[chosen]
+    mask = _balanced(labels, 497, seed=0)
+    mask = mask if part == "test" else ~mask
+    images, labels = images[mask], labels[mask]
     classes = tuple(str(digit) for digit in range(10))
     return Split(images, labels, "digits", part, classes, fingerprint(images, labels), len(labels))
