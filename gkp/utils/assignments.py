@@ -12,15 +12,15 @@ from gkp.utils.nearest import shown
 
 def assignments(texts: Sequence[str], what: str = "parameter") -> dict[str, Any]:
     """["suite=digits", "compute=true"] -> {"suite": "digits", "compute": True}; see `scalar`."""
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name.isidentifier() or not value.strip():
             raise ValueError(f"{what} {shown(text)}: write name=value, e.g. suite=digits")
-        if name in found:
+        if name in values:
             raise ValueError(f"{what} {name} is given twice: leave one out")
-        found[name] = scalar(value)
-    return found
+        values[name] = scalar(value)
+    return values
 
 
 def scalar(text: str) -> bool | int | float | str:

@@ -114,11 +114,11 @@ def sha256_file(path: str | Path) -> str:
 
 def verify(path: str | Path, sha256: str) -> None:
     """Raise ValueError when the file's SHA-256 does not begin with `sha256` (all 64 digits, or fewer)."""
-    found = sha256_file(path)
-    if not found.startswith(sha256.lower()):
+    digest = sha256_file(path)
+    if not digest.startswith(sha256.lower()):
         raise ValueError(
             f"{path} is damaged or not the published file: SHA-256 should be {sha256}"
-            f"{'...' if len(sha256) < 64 else ''} but is {found}; delete it and fetch it again"
+            f"{'...' if len(sha256) < 64 else ''} but is {digest}; delete it and fetch it again"
         )
 
 

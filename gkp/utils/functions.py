@@ -37,12 +37,12 @@ def _rebound(value: Any, known: dict[int, Any], seen: set[int]) -> Any:
         if id(value) in seen:
             return value
         seen.add(id(value))
-        for key, each in list(value.items() if isinstance(value, dict) else enumerate(value)):
-            new = _rebound(each, known, seen)
-            if new is not each:
+        for key, item in list(value.items() if isinstance(value, dict) else enumerate(value)):
+            new = _rebound(item, known, seen)
+            if new is not item:
                 value[key] = new
     elif type(value) is tuple:
-        items = tuple(_rebound(each, known, seen) for each in value)
+        items = tuple(_rebound(item, known, seen) for item in value)
         return items if any(a is not b for a, b in zip(items, value, strict=True)) else value
     elif isinstance(value, HOLDING) and _holds(value, known, set()):
         return _made_again(value, known, {})
@@ -102,7 +102,7 @@ def _made_again(value: Any, known: dict[int, Any], made: dict[int, Any]) -> Any:
     if isinstance(value, Cached):  # with an empty cache: what it holds may be of the other object
         return functools.lru_cache(**value.cache_parameters())(again(value.__wrapped__))
     if isinstance(value, functools.partial):
-        keywords = {name: again(each) for name, each in value.keywords.items()}
+        keywords = {name: again(argument) for name, argument in value.keywords.items()}
         return functools.partial(again(value.func), *map(again, value.args), **keywords)
     cells = tuple(CellType() for _ in value.__closure__ or ())
     new = FunctionType(value.__code__, value.__globals__, value.__name__, None, cells or None)
@@ -112,7 +112,7 @@ def _made_again(value: Any, known: dict[int, Any], made: dict[int, Any]) -> Any:
             cell.cell_contents = again(old.cell_contents)
     new.__defaults__ = value.__defaults__ and tuple(map(again, value.__defaults__))
     new.__kwdefaults__ = value.__kwdefaults__ and {k: again(v) for k, v in value.__kwdefaults__.items()}
-    new.__dict__.update({name: again(each) for name, each in vars(value).items()})
+    new.__dict__.update({name: again(attribute) for name, attribute in vars(value).items()})
     return functools.update_wrapper(new, value, updated=())
 
 
@@ -139,23 +139,23 @@ def _fingerprint(value: Any, depth: int, seen: set[int]) -> Hashable:
         return type(value), id(value)
     seen.add(id(value))
 
-    def each(parts: Iterable[Any]) -> tuple[Hashable, ...]:
+    def fingerprints(parts: Iterable[Any]) -> tuple[Hashable, ...]:
         return tuple(_fingerprint(part, depth - 1, seen) for part in parts)
 
     if isinstance(value, Mapping):
-        return type(value), each(value.keys()), each(value.values())
+        return type(value), fingerprints(value.keys()), fingerprints(value.values())
     if isinstance(value, (set, frozenset)):
-        return type(value), frozenset(each(value))
+        return type(value), frozenset(fingerprints(value))
     if isinstance(value, (list, tuple, deque)):
-        return type(value), each(value)
+        return type(value), fingerprints(value)
     if isinstance(value, np.ndarray) and not value.dtype.hasobject:
         return str(value.dtype), value.shape, hash(value.tobytes())
     if isinstance(value, FUNCTIONS):
-        return getattr(value, "__code__", None), each(_parts(value))
+        return getattr(value, "__code__", None), fingerprints(_parts(value))
     slots = [name for kind in type(value).__mro__ for name in _slots(kind)]
     held = {name: getattr(value, name) for name in slots if hasattr(value, name)}
     held |= getattr(value, "__dict__", {})
-    return type(value), (each(held), each(held.values())) if held else id(value)
+    return type(value), (fingerprints(held), fingerprints(held.values())) if held else id(value)
 
 
 def _slots(kind: type) -> tuple[str, ...]:

@@ -35,9 +35,9 @@ class NotFinite(ValueError):
 
 def logits(model: nn.Module, x: Tensor) -> Tensor:
     """What `forward` gives, known to be finite; NotFinite otherwise. Waits for a GPU."""
-    found = forward(model, x)
-    refuse_not_finite(peaks(found))
-    return found
+    outputs = forward(model, x)
+    refuse_not_finite(peaks(outputs))
+    return outputs
 
 
 def forward(model: nn.Module, x: Tensor) -> Tensor:

@@ -24,9 +24,9 @@ MODES = ("bar", "lines", "off")
 
 def default_mode(stream: TextIO) -> str:
     """GKP_PROGRESS if set, else "bar" on a terminal outside CI, else "lines"."""
-    chosen = os.environ.get("GKP_PROGRESS")
-    if chosen:
-        return chosen
+    mode = os.environ.get("GKP_PROGRESS")
+    if mode:
+        return mode
     return "bar" if stream.isatty() and not os.environ.get("CI") else "lines"
 
 
@@ -154,14 +154,14 @@ def showing(progress: Progress) -> Iterator[None]:
         _shown.reset(token)
 
 
-def each_shown(title: str, things: Mapping[str, T], work: Mapping[str, float]) -> Iterator[tuple[str, T]]:
+def each_shown(title: str, items: Mapping[str, T], work: Mapping[str, float]) -> Iterator[tuple[str, T]]:
     """The items one by one, in silence; inside `showing` all but the first are named as they begin.
 
     work: how much each of them is, in any unit.
     """
-    with (_shown.get() or Progress("off")).task(title, sum(work[name] for name in things)) as task:
-        for number, (name, thing) in enumerate(things.items(), start=1):
+    with (_shown.get() or Progress("off")).task(title, sum(work[name] for name in items)) as task:
+        for number, (name, item) in enumerate(items.items(), start=1):
             if number > 1:  # what is wrong from the start is told alone
-                task.say(f"{number} of {len(things)}: {name}")
-            yield name, thing
+                task.say(f"{number} of {len(items)}: {name}")
+            yield name, item
             task.advance(work[name])
