@@ -37,24 +37,24 @@ class Times:
 
     def __init__(self, folder: str | Path | None = None) -> None:
         self.file = None if folder is None else Path(folder) / CACHE
-        self.known: dict[str, dict[str, float]] = self._kept()
+        self.known: dict[str, dict[str, float]] = self._stored()
 
-    def _kept(self) -> dict[str, dict[str, float]]:
+    def _stored(self) -> dict[str, dict[str, float]]:
         """What the file holds now."""
         if self.file is None or not self.file.exists():
             return {}
         try:
-            kept = json.loads(self.file.read_text("utf-8"))
+            stored = json.loads(self.file.read_text("utf-8"))
         except ValueError as error:
             raise ValueError(f"{self.file} is damaged ({error}): delete it, and measure again") from error
-        if not isinstance(kept, dict):
+        if not isinstance(stored, dict):
             raise ValueError(f"{self.file} is no table of times: delete it, or give another cache folder")
-        return kept
+        return stored
 
     def add(self, key: str, ms: dict[str, float]) -> None:
         self.known |= {key: ms}
         if self.file is not None:
-            self.known = self._kept() | self.known  # with what others measured meanwhile
+            self.known = self._stored() | self.known  # with what others measured meanwhile
             atomic_write_text(self.file, json.dumps(self.known, indent=1) + "\n")
 
 
@@ -104,14 +104,14 @@ class Choice:
 
 def choices(network: nn.Module, grouped: Mapping[str, Grouping], x: Tensor, setting: Setting) -> list[Choice]:
     """The choice of every layer named in `grouped` of the dense `network`, which takes x (N, C, H, W)."""
-    found, shapes = [], input_shapes(network, grouped, x)
+    per_layer, shapes = [], input_shapes(network, grouped, x)
     shares = {name: work(network, name, shape) for name, shape in shapes.items()}
     for name, shape in each_shown("export", shapes, shares):
         layer, grouping = network.get_submodule(name), grouped[name]
         ms = measured(layer, grouping, shape, setting)
         keep = max(len(channels) for channels in grouping.channels)
-        found.append(Choice(name, describe(layer), list(shape), len(grouping.filters), keep, ms))
-    return found
+        per_layer.append(Choice(name, describe(layer), list(shape), len(grouping.filters), keep, ms))
+    return per_layer
 
 
 def work(network: nn.Module, name: str, shape: torch.Size) -> float:
@@ -158,7 +158,7 @@ def measured(layer: nn.Module, grouping: Grouping, shape: torch.Size, setting: S
                 runtimes.writer(setting.runtime, network, grouped, x, graph)({"layer": form}, path)
                 variants[form] = runtimes.load(setting.runtime, path, setting.threads)
             times = interleaved(variants, x, rounds=setting.rounds)
-        setting.times.add(key, {form: each.least for form, each in times.items()})
+        setting.times.add(key, {form: timing.least for form, timing in times.items()})
     return dict(setting.times.known[key])
 
 
@@ -168,13 +168,13 @@ def _probe(layer: nn.Module, shape: torch.Size) -> tuple[nn.Sequential, Tensor]:
         torch.manual_seed(0)
         if not isinstance(layer, nn.Conv2d):
             return nn.Sequential(OrderedDict(layer=layer)).eval(), torch.rand(shape)
-        parts: OrderedDict[str, nn.Module] = OrderedDict(
+        layers: OrderedDict[str, nn.Module] = OrderedDict(
             before=nn.Conv2d(NEIGHBOURS, layer.in_channels, 1),
             layer=layer,
             after=nn.Conv2d(layer.out_channels, NEIGHBOURS, 1),
         )
         x = torch.rand(shape[0], NEIGHBOURS, *shape[2:])
-    network = nn.Sequential(parts).eval()
+    network = nn.Sequential(layers).eval()
     if channels_last(layer.weight):
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network, x

@@ -85,7 +85,7 @@ def export(
                 "input": list(x.shape),
                 "shipped": shipped,
                 "form_wins": shipped != DENSE,
-                "network_ms": {name: _ms(each) for name, each in times.items()},
+                "network_ms": {name: _ms(timing) for name, timing in times.items()},
                 "largest_error_of_logits_std": error,
                 "removed_filters": removed,
                 "layers": [asdict(layer) | {"taken": layer.taken} for layer in layers],
@@ -127,12 +127,12 @@ def _combinations(layers: Sequence[Choice], removed: bool) -> dict[str, Mapping[
     """What is tried on the whole network beside the dense one: {name: forms of the layers}."""
     forms = {layer.layer: layer.taken for layer in layers if layer.taken != "dense"}
     clear = {layer.layer: layer.taken for layer in layers if layer.gain < CLEAR}
-    found: dict[str, Mapping[str, str]] = {"unread filters removed": {}} if removed else {}
+    combinations: dict[str, Mapping[str, str]] = {"unread filters removed": {}} if removed else {}
     if forms:
-        found["forms"] = forms
+        combinations["forms"] = forms
     if clear and clear != forms:
-        found["clear forms"] = clear
-    return found
+        combinations["clear forms"] = clear
+    return combinations
 
 
 def _changed(one: nn.Module, other: nn.Module, name: str) -> bool:
@@ -162,11 +162,11 @@ def _images(example: Tensor, batch: int) -> Tensor:
     return torch.rand(batch, *example.shape[1:], generator=generator) * (high - low) + low
 
 
-def _error(found: Tensor, expected: Tensor, name: str) -> float:
+def _error(logits: Tensor, expected: Tensor, name: str) -> float:
     """Largest difference of the logits by their standard deviation; ValueError beyond `TOLERANCE`."""
     spread = float(expected.std(correction=0)) or float(expected.abs().max()) or 1.0
-    same = found.shape == expected.shape
-    error = float((found - expected).abs().max()) / spread if same else float("inf")
+    same = logits.shape == expected.shape
+    error = float((logits - expected).abs().max()) / spread if same else float("inf")
     if not error <= TOLERANCE:
         raise ValueError(
             f"the exported network ({name}) misses the model's logits by {error:.2g} of their standard "

@@ -73,9 +73,9 @@ class GatheredConv(nn.Module):
     def __init__(self, conv: nn.Module, grouping: Grouping) -> None:
         super().__init__()
         weight, grouping = conv.get_parameter("weight").detach(), grouping.even or grouping
-        parts = [grouping.part(weight, group) for group in range(len(grouping.filters))]
+        kernels = [grouping.part(weight, group) for group in range(len(grouping.filters))]
         self.taken = Taken(torch.cat(grouping.channels), weight.shape[1], True)
-        self.conv = _part(conv, torch.cat(parts), grouping.order, len(parts))
+        self.conv = _part(conv, torch.cat(kernels), grouping.order, len(kernels))
         self.back = _back(grouping, True)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -87,7 +87,7 @@ def _named_layers(proto: Any, network: nn.Module) -> frozenset[str]:
 
     modules, values = dict(network.named_modules()), {t.name: t for t in proto.graph.initializer}
     readers = Counter(key for node in proto.graph.node for key in node.input)
-    found = set()
+    names = set()
     for node in proto.graph.node:
         name = _layer(node)
         layer = modules.get(name)
@@ -96,10 +96,13 @@ def _named_layers(proto: Any, network: nn.Module) -> frozenset[str]:
             continue
         held = [numpy_helper.to_array(values[key]) for key in node.input[1:] if key in values]
         none = np.zeros(len(layer.weight), np.float32)  # a bias of zeros is left out, too
-        own = [layer.weight.detach().numpy(), none if layer.bias is None else layer.bias.detach().numpy()]
-        if len(held) == len(node.input) - 1 and all(map(np.array_equal, own, [*held, none])):
-            found.add(name)
-    return frozenset(found)
+        parameters = [
+            layer.weight.detach().numpy(),
+            none if layer.bias is None else layer.bias.detach().numpy(),
+        ]
+        if len(held) == len(node.input) - 1 and all(map(np.array_equal, parameters, [*held, none])):
+            names.add(name)
+    return frozenset(names)
 
 
 def _layer(node: Any) -> str:
@@ -130,9 +133,9 @@ def with_forms(
         new.graph.node.extend(nodes)
         tensors |= values
     used = {name for node in new.graph.node for name in node.input}
-    kept = [t for t in graph.proto.graph.initializer if t.name in used and t.name not in tensors]
+    unchanged = [t for t in graph.proto.graph.initializer if t.name in used and t.name not in tensors]
     del new.graph.initializer[:]
-    new.graph.initializer.extend([*kept, *_initializers(tensors)])
+    new.graph.initializer.extend([*unchanged, *_initializers(tensors)])
     return new
 
 
@@ -236,9 +239,9 @@ def _operator(layer: nn.Module) -> tuple[str, dict[str, Any]]:
     """Operator and attributes of a convolution without groups, or of a linear layer."""
     if not isinstance(layer, nn.Conv2d):
         return "Gemm", {"transB": 1}
-    both = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+    spans = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
     if layer.padding == "same":
-        pads = [*(b // 2 for b in both), *(b - b // 2 for b in both)]
+        pads = [*(s // 2 for s in spans), *(s - s // 2 for s in spans)]
     else:
         pads = [0] * 4 if layer.padding == "valid" else [int(p) for p in (*layer.padding, *layer.padding)]
     shape = {"kernel_shape": layer.kernel_size, "strides": layer.stride, "dilations": layer.dilation}

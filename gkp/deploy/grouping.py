@@ -56,7 +56,7 @@ class Grouping:
         several = 1 < len(parts) <= REPEATED * len(self.filters)
         if not several or len({len(channels) for channels in self.channels}) > 1:
             return None
-        return Grouping(*(tuple(each) for each in zip(*parts, strict=True)))
+        return Grouping(*(tuple(sets) for sets in zip(*parts, strict=True)))
 
     def part(self, weight: Tensor, group: int) -> Tensor:
         """(n, k, ...): the kernels of one group in the dense `weight` (O, I, ...)."""
@@ -77,7 +77,9 @@ def _wider(order: Tensor, kept: Tensor) -> Grouping:
     readers: dict[tuple[int, ...], list[Tensor]] = {}
     for filters, channels in zip(order, kept, strict=True):
         readers.setdefault(tuple(channels.tolist()), []).append(filters)
-    together = (own[0] if len(own) == 1 else torch.cat(own).sort().values for own in readers.values())
+    together = (
+        members[0] if len(members) == 1 else torch.cat(members).sort().values for members in readers.values()
+    )
     return Grouping(tuple(together), tuple(torch.tensor(channels) for channels in readers))
 
 
@@ -97,15 +99,15 @@ def reordered(
         if first not in grouped and second not in grouped:
             continue
         order = _order(network.get_submodule(first), grouped.get(first), grouped.get(second))
-        one, other = network.get_submodule(first), network.get_submodule(second)
-        assert isinstance(one, nn.Conv2d)  # both from `edges`
-        assert isinstance(other, nn.Conv2d)
-        if len(order) < one.out_channels:
-            removed[first] = one.out_channels - len(order)
-        place = torch.full((one.out_channels,), -1)
+        writer, reader = network.get_submodule(first), network.get_submodule(second)
+        assert isinstance(writer, nn.Conv2d)  # both from `edges`
+        assert isinstance(reader, nn.Conv2d)
+        if len(order) < writer.out_channels:
+            removed[first] = writer.out_channels - len(order)
+        place = torch.full((writer.out_channels,), -1)
         place[order] = torch.arange(len(order))
-        _select(one, order, 0)
-        _select(other, order, 1)
+        _select(writer, order, 0)
+        _select(reader, order, 1)
         if first in grouped:
             filters = (place[f] for f in grouped[first].filters)
             grouped[first] = Grouping(
@@ -148,10 +150,10 @@ def _plain(node: fx.Node, traced: Trace) -> bool:
     )
 
 
-def _order(conv: nn.Module, own: Grouping | None, reader: Grouping | None) -> Tensor:
+def _order(conv: nn.Module, writer: Grouping | None, reader: Grouping | None) -> Tensor:
     """The channels between a convolution and its reader in their new order, without what nobody reads."""
     channels = conv.get_parameter("weight").shape[0]
-    order = torch.arange(channels) if own is None else own.order
+    order = torch.arange(channels) if writer is None else writer.order
     if reader is None:
         return order
     readers = torch.zeros(len(reader.channels), channels, dtype=torch.bool)
@@ -162,7 +164,7 @@ def _order(conv: nn.Module, own: Grouping | None, reader: Grouping | None) -> Te
     alive[(~alive).nonzero().flatten()[:room]] = True
     if (~alive).sum() < WORTH * channels:
         alive[:] = True
-    if own is None and len(readers) == 2:
+    if writer is None and len(readers) == 2:
         # what the first group alone reads, what both read, the second's own, what nobody reads
         first, second = readers.int()
         order = torch.where(readers.any(0), second - first, 2).argsort(stable=True)

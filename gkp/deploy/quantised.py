@@ -43,10 +43,12 @@ def report(
     quick = runtimes.load(setting.runtime, smaller, setting.threads)
     times = interleaved({"float": run, "int8": quick}, x, rounds=setting.rounds)
     rest = range(images, len(data))
-    accuracy = {name: _accuracy(each, data, rest, len(x)) for name, each in (("float", run), ("int8", quick))}
+    accuracy = {
+        name: _accuracy(network, data, rest, len(x)) for name, network in (("float", run), ("int8", quick))
+    }
     told = {
         "shipped": times["int8"].least < GAIN * times["float"].least,
-        "ms": {name: each.least for name, each in times.items()},
+        "ms": {name: timing.least for name, timing in times.items()},
         "accuracy": accuracy,
         "images": len(rest),
         "calibration_images": images,
