@@ -101,13 +101,13 @@ def _new_aliases(
     model: nn.Module, header: dict[str, Any], tensors: dict[str, Tensor], base: nn.Module | None
 ) -> dict[str, str]:
     """Second names of modules that the network in `header` does not give by itself."""
-    found = description.aliases(model)
-    if not found:
+    names = description.aliases(model)
+    if not names:
         return {}
     rebuilt = description.rebuild(unpruned(header, base), header["modules"], {}, tensors)
     return {
         name: original
-        for name, original in found.items()
+        for name, original in names.items()
         if rebuilt.get_submodule(name) is not rebuilt.get_submodule(original)
     }
 

@@ -87,8 +87,8 @@ def _overwrite(model: nn.Module, folded: set[str]) -> None:
 
 def _agree(one: nn.Module, other: nn.Module, x: Tensor) -> bool:
     with torch.no_grad():
-        found, expected = one(x.clone()), other(x.clone())  # a network may work in place
-    if not isinstance(found, Tensor) or not isinstance(expected, Tensor) or found.shape != expected.shape:
+        answer, expected = one(x.clone()), other(x.clone())  # a network may work in place
+    if not isinstance(answer, Tensor) or not isinstance(expected, Tensor) or answer.shape != expected.shape:
         return False
     tolerance = 1e-3 if expected.dtype in (torch.float32, torch.float64) else 5e-2
-    return bool((found - expected).abs().max() <= tolerance * expected.abs().max())
+    return bool((answer - expected).abs().max() <= tolerance * expected.abs().max())

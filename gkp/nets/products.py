@@ -51,9 +51,9 @@ def products(model: nn.Module, example_input: Tensor) -> Found:
 
 def by_layer(model: nn.Module, names: Iterable[str], example_input: Tensor) -> dict[str, int]:
     """Multiply-adds that one image costs in each named module, however often and however it is called."""
-    found: dict[str, int] = dict.fromkeys(names, 0)
-    _counted(model, example_input, found)
-    return found
+    counts: dict[str, int] = dict.fromkeys(names, 0)
+    _counted(model, example_input, counts)
+    return counts
 
 
 def run_once(model: nn.Module, example_input: Tensor, watch: Watch = lambda _: ()) -> None:
@@ -106,7 +106,7 @@ def _counted(model: nn.Module, example_input: Tensor, layers: dict[str, int]) ->
             f"cannot count the operators {', '.join(sorted(counter.unknown))} of this network: say what they "
             "cost with torch.utils.flop_counter.register_flop_formula, two operations to a multiply-add"
         )
-    return counter.found
+    return counter.products
 
 
 def _add_up(
@@ -114,10 +114,10 @@ def _add_up(
 ) -> Iterator[RemovableHandle]:
     """Hooks that add to layers[name] what the calls of `module` cost."""
     before: list[int] = []
-    yield module.register_forward_pre_hook(lambda *_: before.append(len(counter.found)), prepend=True)
+    yield module.register_forward_pre_hook(lambda *_: before.append(len(counter.products)), prepend=True)
 
     def add(*_: Any) -> None:
-        layers[name] += sum(number for _, number in counter.found[before.pop() :])
+        layers[name] += sum(number for _, number in counter.products[before.pop() :])
 
     yield module.register_forward_hook(add)
 
@@ -175,7 +175,7 @@ class _Counter(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: Found = []
+        self.products: Found = []
         self.unknown: set[str] = set()
         self.paused = False
         self.formulas = _formulas()
@@ -194,7 +194,7 @@ class _Counter(TorchDispatchMode):
         if self.paused:
             return out
         if operator in self.formulas:
-            self.found.append((operator, self.formulas[operator](*args, **kwargs, out_val=out)))
+            self.products.append((operator, self.formulas[operator](*args, **kwargs, out_val=out)))
         elif higher_order or operator in HIDING or func.namespace not in OPEN:
             self.unknown.add(str(operator))
         return out
@@ -211,19 +211,20 @@ def _formulas() -> dict[Any, Callable[..., int]]:
         return lambda *args, **kwargs: operations(*args, **kwargs) // 2
 
     attention = multiply_adds(sdpa_flop)
-    found = {operator: multiply_adds(operations) for operator, operations in flop_registry.items()}
-    found |= dict.fromkeys(UNREGISTERED_ATTENTION, attention)
-    found |= dict.fromkeys((aten.mv, aten.dot, aten.vdot, aten._int_mm), _first_times_last)
-    found |= dict.fromkeys((aten.addmv, aten.addbmm, aten._addmm_activation), _added)
-    found |= {
+    formulas = {operator: multiply_adds(operations) for operator, operations in flop_registry.items()}
+    formulas |= dict.fromkeys(UNREGISTERED_ATTENTION, attention)
+    formulas |= dict.fromkeys((aten.mv, aten.dot, aten.vdot, aten._int_mm), _first_times_last)
+    formulas |= dict.fromkeys((aten.addmv, aten.addbmm, aten._addmm_activation), _added)
+    formulas |= {
         aten._trilinear: _bilinear,
         aten.conv_tbc: lambda x, w, *_, out_val: out_val.numel() * w[:, :, 0].numel(),
         aten.mkldnn_rnn_layer: lambda x, *rest, **_: _recurrent(x, rest[:4]),
         aten._cudnn_rnn: lambda x, weights, *_, **__: _recurrent(x, weights),
     }
     if hasattr(torch.ops.torchvision, "deform_conv2d"):  # where torchvision is imported
-        found[torch.ops.torchvision.deform_conv2d] = lambda x, w, *_, out_val: w[0].numel() * out_val.numel()
-    return found
+        deform = torch.ops.torchvision.deform_conv2d
+        formulas[deform] = lambda x, w, *_, out_val: w[0].numel() * out_val.numel()
+    return formulas
 
 
 def _first_times_last(a: Tensor, b: Tensor, *_: Any, **__: Any) -> int:

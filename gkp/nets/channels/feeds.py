@@ -31,12 +31,12 @@ class Feed:
     mixed: Tensor
 
 
-def feeds(found: Probe, targets: set[str] | None = None) -> Iterator[Feed]:
+def feeds(probed: Probe, targets: set[str] | None = None) -> Iterator[Feed]:
     """Everything that reaches every layer (or those in `targets`), reading by reading."""
-    for reading in found.readings:
+    for reading in probed.readings:
         if reading.tensor.requires_grad and (targets is None or reading.name in targets):
             with _disable_current_modes():  # the probe watches for work in place: none here
-                edges = list(_decode(reading, found.leaves, found.exact))
+                edges = list(_decode(reading, probed.leaves, probed.exact))
             yield from edges
 
 
@@ -52,16 +52,16 @@ def readers_of_image(model: nn.Module, x: Tensor) -> tuple[set[str], Probe]:
         shapes = watch(model, x, watched, False)
         runs: list[list[Reading]] = []
         for seeds in ((0, 1), (2, 1), (0, 3)):
-            found = Probe()
+            probed = Probe()
             try:
                 with OnePrecision(torch.float32):
-                    cut_run(model, shapes, x, found, frozenset(), seeds)
+                    cut_run(model, shapes, x, probed, frozenset(), seeds)
             except Exception as error:
                 raise ValueError(
                     "the layers of this network cannot be looked at one by one: with other numbers in them "
                     f"it takes another way ({type(error).__name__}: {error})"
                 ) from error
-            runs.append([reading for reading in found.readings if reading.axis is not None])
+            runs.append([reading for reading in probed.readings if reading.axis is not None])
     only: dict[str, bool] = {}
     for first, other_image, other_layers in zip(*runs, strict=False):
         by_image = not torch.equal(first.tensor, other_image.tensor)
@@ -100,8 +100,8 @@ def gates(
     chains = {name: chain(name) for group in mains.items() for name in (group[0], *group[1])}
     silent = frozenset(name for main in mains for name in chains[main])
     heard: set[str] = set()
-    with probe(model, x, silent) as found:
-        for edge in feeds(found):
+    with probe(model, x, silent) as probed:
+        for edge in feeds(probed):
             if edge.target not in between:
                 heard.add(edge.source)
     return {

@@ -73,11 +73,11 @@ class Channels:
         """({layer: filters to drop}, {layer: input channels to drop}) without the layers that lose none."""
         gone = torch.tensor(sorted(units), dtype=torch.long)
         both: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
-        for found, side in zip(both, (self.filters, self.inputs), strict=True):
+        for dropped, side in zip(both, (self.filters, self.inputs), strict=True):
             for name, owner in side.items():
                 hit = torch.isin(owner, gone).nonzero()[:, 0]
                 if len(hit):
-                    found[name] = hit
+                    dropped[name] = hit
         return both
 
 
@@ -110,10 +110,10 @@ class _Nodes:
 
     def pinned(self, unit: Tensor) -> dict[int, tuple[str, str]]:
         """{unit: (layer or "", why it stays)} as far as is known now."""
-        found: dict[int, tuple[str, str]] = {}
+        reasons: dict[int, tuple[str, str]] = {}
         for node, reason in sorted(self.reasons.items()):
-            found.setdefault(int(unit[node]), reason)
-        return found
+            reasons.setdefault(int(unit[node]), reason)
+        return reasons
 
     def units(self) -> Tensor:
         """The unit of every node: connected nodes take the smallest number among them."""
@@ -137,10 +137,10 @@ def analyse(model: nn.Module, x: Tensor) -> Channels:
     calls: dict[str, int] = {}
     opaque: dict[str, str] = {}
     for training, example in ways.runs:
-        with probe(model, example, training=training) as found:
-            edges += feeds(found)
-        calls |= {name: count for name, count in found.calls.items() if name not in calls}
-        opaque |= found.opaque
+        with probe(model, example, training=training) as probed:
+            edges += feeds(probed)
+        calls |= {name: count for name, count in probed.calls.items() if name not in calls}
+        opaque |= probed.opaque
     modules = {
         name: module
         for name, module in model.named_modules()

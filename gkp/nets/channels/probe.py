@@ -74,20 +74,20 @@ def probe(
     """
     with torch.inference_mode(False):
         model, x = copied(unwrapped(model)).float().requires_grad_(False), as_float(x).clone()
-        found = Probe()
-        shapes = watch(model, x, found, training)  # before any stand-in
+        probed = Probe()
+        shapes = watch(model, x, probed, training)  # before any stand-in
         # a network may work in place on what gradients need: only what is asked here has to bear that
         with torch.autograd.graph.allow_mutation_on_saved_tensors(), torch.enable_grad():
-            out = _cut_pass(model, shapes, x, found, silent, training)
-            found.readings += [Reading(OUTPUT, tensor, None) for tensor in tensors_in(out)]
-            yield found
+            out = _cut_pass(model, shapes, x, probed, silent, training)
+            probed.readings += [Reading(OUTPUT, tensor, None) for tensor in tensors_in(out)]
+            yield probed
 
 
 def _cut_pass(
     model: nn.Module,
     shapes: dict[nn.Module, list[Any]],
     x: Tensor,
-    found: Probe,
+    probed: Probe,
     silent: frozenset[str],
     training: bool,
 ) -> Any:
@@ -97,9 +97,9 @@ def _cut_pass(
     trials = ((torch.float64, True), (torch.float32, True), (torch.float32, False))
     for dtype, gradients in trials:
         try:
-            found.leaves, found.readings, found.exact = [], [], EXACT[dtype]
+            probed.leaves, probed.readings, probed.exact = [], [], EXACT[dtype]
             with OnePrecision(dtype, gradients=gradients, dropout=not training):
-                return cut_run(model, shapes, as_float(x, dtype), found, silent)
+                return cut_run(model, shapes, as_float(x, dtype), probed, silent)
         except Exception as error:
             last = error
     mode = "in train mode " if training else ""
@@ -113,7 +113,7 @@ def cut_run(
     model: nn.Module,
     shapes: dict[nn.Module, list[Any]],
     x: Tensor,
-    found: Probe,
+    probed: Probe,
     silent: frozenset[str],
     seeds: tuple[int, int] = (0, 1),
 ) -> Any:
@@ -121,12 +121,12 @@ def cut_run(
     dtype = x.dtype if x.is_floating_point() else torch.float32
     _cast(model, set(shapes), dtype)
     image, layers = (torch.Generator(x.device).manual_seed(seed) for seed in seeds)
-    _cut(model, shapes, _Numbers(dtype, x.device, layers), found, silent)
+    _cut(model, shapes, _Numbers(dtype, x.device, layers), probed, silent)
     with seeded(), plainly():
         if not x.is_floating_point():  # words: there is nothing between two of them
             return model(x.flip(-1) if seeds[0] else x.clone())
-        found.leaves.append(Leaf(IMAGE, _Numbers(dtype, x.device, image).fresh(x, False), 1))
-        return model(found.leaves[0].values * 1)
+        probed.leaves.append(Leaf(IMAGE, _Numbers(dtype, x.device, image).fresh(x, False), 1))
+        return model(probed.leaves[0].values * 1)
 
 
 def _cast(model: nn.Module, but: set[nn.Module], dtype: torch.dtype) -> None:
@@ -139,7 +139,7 @@ def _cast(model: nn.Module, but: set[nn.Module], dtype: torch.dtype) -> None:
             module._buffers[name] = buffer.to(dtype) if buffer.is_floating_point() else buffer
 
 
-def watch(model: nn.Module, x: Tensor, found: Probe, training: bool) -> dict[nn.Module, list[Any]]:
+def watch(model: nn.Module, x: Tensor, probed: Probe, training: bool) -> dict[nn.Module, list[Any]]:
     """The plain pass: {layer to cut: the shapes of its results, call by call}; fills calls and opaque.
 
     ValueError where a layer runs inside torch.vmap.
@@ -156,7 +156,7 @@ def watch(model: nn.Module, x: Tensor, found: Probe, training: bool) -> dict[nn.
         stack.append(module)
         if (mixes(module) or in_groups(module)) and any(map(is_batchedtensor, tensors_in(inputs))):
             mapped.append(names[module])
-        found.calls[names[module]] = found.calls.get(names[module], 0) + 1
+        probed.calls[names[module]] = probed.calls.get(names[module], 0) + 1
         inside.setdefault(module, False)
 
     def leave(module: nn.Module, _: object, output: Any) -> None:
@@ -178,8 +178,8 @@ def watch(model: nn.Module, x: Tensor, found: Probe, training: bool) -> dict[nn.
         )
     for module in results:
         if not inside[module] and not mixes(module) and not in_groups(module) and _holds_weights(module):
-            found.opaque[names[module]] = type(module).__name__
-    return {m: r for m, r in results.items() if mixes(m) or in_groups(m) or names[m] in found.opaque}
+            probed.opaque[names[module]] = type(module).__name__
+    return {m: r for m, r in results.items() if mixes(m) or in_groups(m) or names[m] in probed.opaque}
 
 
 def _holds_weights(module: nn.Module) -> bool:
@@ -222,32 +222,32 @@ def _cut(
     model: nn.Module,
     results: dict[nn.Module, list[Any]],
     numbers: _Numbers,
-    found: Probe,
+    probed: Probe,
     silent: frozenset[str],
 ) -> None:
     """Replace the forward functions of the layers in `results`."""
     for name, module in model.named_modules():
         if module in results:
-            axis = None if name in found.opaque else channel_axis(module)
-            module.forward = _stand_in(name, axis, results[module], numbers, found, name in silent)
+            axis = None if name in probed.opaque else channel_axis(module)
+            module.forward = _stand_in(name, axis, results[module], numbers, probed, name in silent)
 
 
 def _stand_in(
-    name: str, axis: int | None, ghosts: list[Any], numbers: _Numbers, found: Probe, silent: bool
+    name: str, axis: int | None, ghosts: list[Any], numbers: _Numbers, probed: Probe, silent: bool
 ) -> Callable[..., Any]:
     turns = iter(ghosts)
 
     def leaf(ghost: Tensor) -> Tensor:
         values = numbers.fresh(ghost, silent)
-        found.leaves.append(Leaf(name, values, -1 if axis is None else axis))
+        probed.leaves.append(Leaf(name, values, -1 if axis is None else axis))
         return values * 1
 
     def forward(*inputs: Any, **named: Any) -> Any:
         for tensor in tensors_in([inputs, named]):
             # multiplied, so that a later operation in place leaves what was read alone
-            found.readings.append(Reading(name, tensor * 1, axis))
-        ghost = next(turns, found)
-        if ghost is found:
+            probed.readings.append(Reading(name, tensor * 1, axis))
+        ghost = next(turns, probed)
+        if ghost is probed:
             raise ValueError(
                 f"{name} runs once more than before, as layers do under gradient checkpointing: switch "
                 "checkpointing off, or prune a network that does not decide by its numbers"

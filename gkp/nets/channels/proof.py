@@ -45,12 +45,12 @@ class Trial:
 def proved(model: nn.Module, channels: Channels, x: Tensor) -> Channels:
     """`channels` without the bundles for which the proof fails; `refuted` says why."""
     with torch.inference_mode(False):
-        own = copied(unwrapped(model)).eval().float().requires_grad_(False)
-        model = copied(own)
+        original = copied(unwrapped(model)).eval().float().requires_grad_(False)
+        model = copied(original)
         _scatter_weights(model, channels)
         trials = _trials(model, channels)
         if any(_nothing_finite(results) for results in _outputs(model, channels, trials[0]).values()):
-            model = own  # random weights lead out of what the network can compute
+            model = original  # random weights lead out of what the network can compute
             trials = _trials(model, channels)
         left, refuted = list(channels.bundles), dict(channels.refuted)
         end = time.monotonic() + SECONDS
@@ -77,7 +77,7 @@ def _trials(model: nn.Module, channels: Channels) -> list[Trial]:
             results = _outputs(model, channels, loud)
         except Exception:  # it takes images of a certain range only
             return trials
-        if all(bool(t.isfinite().all()) for each in results.values() for t in each):
+        if all(bool(t.isfinite().all()) for tensors in results.values() for t in tensors):
             trials.append(loud)
     return trials
 
@@ -202,7 +202,7 @@ def must_agree(pruned: nn.Module, reference: nn.Module, x: Tensor, how: str) -> 
             f"{how} the network does not run any more ({error.__cause__!r}): it is not pruned; try another "
             "method, and please report the network"
         ) from error
-    tolerance = max((ROUNDING.get(each, 0.1) for each in _precisions(reference)), default=0.1)
+    tolerance = max((ROUNDING.get(dtype, 0.1) for dtype in _precisions(reference)), default=0.1)
     if len(whole) != len(rest) or not all(alike(b, a, tolerance) for a, b in zip(whole, rest, strict=True)):
         raise UnlikeError(
             f"{how} the network would compute something else than the same network with zeros: it is not "
@@ -218,9 +218,9 @@ def must_run(pruned: nn.Module, model: nn.Module, x: Tensor) -> None:
     """
     whole = [tuple(answer.shape) for answer in _answers(copied(model), x)]
     with not_called(model):
-        found = [tuple(answer.shape) for answer in _answers(copied(pruned), x)]
-    if found != whole:
-        raise ValueError(f"the pruned network gives results of shapes {found}, the whole one {whole}")
+        pruned_shapes = [tuple(answer.shape) for answer in _answers(copied(pruned), x)]
+    if pruned_shapes != whole:
+        raise ValueError(f"the pruned network gives results of shapes {pruned_shapes}, the whole one {whole}")
 
 
 def _precisions(model: nn.Module) -> list[torch.dtype]:
@@ -245,13 +245,13 @@ def _blamed(
     """
     if len(bundles) == 1 or time.monotonic() > end:
         return {b.producers: reason + own_ways(model, (*b.producers, *b.readers)) for b in bundles}
-    found: dict[tuple[str, ...], str] = {}
+    blamed: dict[tuple[str, ...], str] = {}
     middle = len(bundles) // 2
     for half in (bundles[:middle], bundles[middle:]):
         why = failure(model, channels, half, trials)
         if why:
-            found |= _blamed(model, channels, half, trials, why, end)
-    return found or {bundles[-1].producers: reason}
+            blamed |= _blamed(model, channels, half, trials, why, end)
+    return blamed or {bundles[-1].producers: reason}
 
 
 def _scatter_weights(model: nn.Module, channels: Channels) -> None:

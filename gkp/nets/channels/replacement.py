@@ -47,16 +47,16 @@ def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
     """
     if old is model:
         raise ValueError("a network cannot take its own place: use the new module instead of the network")
-    found = False
+    replaced = False
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
             if child is old:
                 parent._modules[name] = new
-                found = True
+                replaced = True
         for name, value in vars(parent).items():
             if name not in ("_modules", *_HOOKS) and isinstance(value, (nn.Module, list, tuple, dict)):
                 vars(parent)[name] = _substituted(value, old, new)
-    if not found:
+    if not replaced:
         raise ValueError(f"this {type(old).__name__} does not stand in the network: take a module of it")
 
 
@@ -184,18 +184,18 @@ def shared_weights(model: nn.Module) -> dict[str, str]:
     names: dict[nn.Module, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         names.setdefault(module, []).append(name)
-    found: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     for module, other in _tied(list(names)).items():
-        found |= dict.fromkeys(
+        reasons |= dict.fromkeys(
             names[module], f"its weights are also those of {names[other][0] or 'the network'}"
         )
-    for parent, own in names.items():
+    for parent, own_names in names.items():
         if isinstance(parent, (nn.MultiheadAttention, nn.TransformerEncoderLayer)):
-            reader = f"{own[0] or 'the network'}, an nn.{type(parent).__name__}, reads its weights"
+            reader = f"{own_names[0] or 'the network'}, an nn.{type(parent).__name__}, reads its weights"
             for layer in parent.modules():
                 if layer is not parent:
-                    found |= dict.fromkeys(names[layer], reader)
-    return found
+                    reasons |= dict.fromkeys(names[layer], reader)
+    return reasons
 
 
 def _tied(modules: list[nn.Module]) -> dict[nn.Module, nn.Module]:
@@ -209,17 +209,17 @@ def _tied(modules: list[nn.Module]) -> dict[nn.Module, nn.Module]:
         ),
         key=lambda place: (str(place[0]), *place[1:]),
     )
-    found: dict[nn.Module, nn.Module] = {}
+    partners: dict[nn.Module, nn.Module] = {}
     reach: tuple[Any, int, int] | None = None  # storage, end of what was seen of it, index of its module
     for storage, start, end, index in places:
         if reach is not None and reach[0] == storage and start < reach[1]:
             if index != reach[2]:
-                found.setdefault(modules[index], modules[reach[2]])
-                found.setdefault(modules[reach[2]], modules[index])
+                partners.setdefault(modules[index], modules[reach[2]])
+                partners.setdefault(modules[reach[2]], modules[index])
             reach = (storage, max(end, reach[1]), index if end > reach[1] else reach[2])
         else:
             reach = (storage, end, index)
-    return found
+    return partners
 
 
 def _memory(parameter: Tensor) -> tuple[Any, int, int]:

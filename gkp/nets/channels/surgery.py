@@ -53,13 +53,13 @@ def kernel_layers(
     All convolutions larger than 1x1 (pointwise: of any size) except those that read nothing but the image.
     Returns ({name: convolution}, {name: reason}), in the order of the network.
     """
-    first, found = readers_of_image(model, guessed_input(model, example_input))
+    first, probed = readers_of_image(model, guessed_input(model, example_input))
     convolutions = {
         name: module
         for name, module in unwrapped(model).named_modules()
         if isinstance(module, nn.Conv2d) and (pointwise or max(module.kernel_size) > 1) and name not in first
     }
-    return _groupable(model, convolutions, groups, found)
+    return _groupable(model, convolutions, groups, probed)
 
 
 def pointwise_layers(
@@ -71,28 +71,28 @@ def pointwise_layers(
     """
     x = guessed_input(model, example_input)
     first, _ = readers_of_image(model, x)
-    with probe(model, x) as found:
-        ends = first | {edge.source for edge in feeds(found, {OUTPUT})}
+    with probe(model, x) as probed:
+        ends = first | {edge.source for edge in feeds(probed, {OUTPUT})}
     for kind in (nn.Conv2d, nn.Linear):
         layers = {
             name: module
             for name, module in unwrapped(model).named_modules()
             if isinstance(module, kind) and name not in ends
         }
-        groupable, skipped = _groupable(model, layers, groups, found)
+        groupable, skipped = _groupable(model, layers, groups, probed)
         if groupable:
             break
     return groupable, skipped
 
 
 def _groupable(
-    model: nn.Module, layers: Mapping[str, nn.Conv2d | nn.Linear], groups: int, found: Probe
+    model: nn.Module, layers: Mapping[str, nn.Conv2d | nn.Linear], groups: int, probed: Probe
 ) -> tuple[dict, dict[str, str]]:
     tied = shared_weights(unwrapped(model))
     groupable, skipped = {}, {}
     for name, layer in layers.items():
         reason = unsupported(layer)
-        if not reason and name not in found.calls:
+        if not reason and name not in probed.calls:
             reason = "it is never called, so that its weight may be used in another way"
         reason = reason or tied.get(name) or "it reads one channel only" * (layer.weight.shape[1] == 1)
         if not reason and layer.weight.shape[0] % groups:
@@ -188,13 +188,13 @@ def left_out(model: nn.Module, example_input: Tensor) -> dict[str, str]:
 def training_only(model: nn.Module, example_input: Tensor) -> dict[str, str]:
     """{what the example does not show: why, and what may follow}; empty where it shows everything."""
     channels = channels_of(model, example_input)
-    found = {"layers of training only": channels.modes.note} if channels.modes.note else {}
+    notes = {"layers of training only": channels.modes.note} if channels.modes.note else {}
     if channels.unread:
-        found[channels.unread] = (
+        notes[channels.unread] = (
             "the example does not reach it, so that what feeds it elsewhere may lose channels that it reads: "
             "give an example that reaches it, or take it out of the network"
         )
-    return found
+    return notes
 
 
 def warn_of(reasons: Mapping[str, str]) -> None:

@@ -16,23 +16,23 @@ _CHANGERS = {"append", "appendleft", "extend", "insert", "add", "update", "setde
 
 def written(kind: type) -> set[str]:
     """Attributes that forward sets, or whose items it changes: they are its results, no settings."""
-    found = set()
+    names = set()
     for code in _reached(kind):
         itself = {"self", *code.co_varnames[:1]}
         last = before = ""  # attributes of self: read last, read by the step before
         of_self = False  # whether the step before reads self, whatever the method calls it
         for step in dis.get_instructions(code):
             if step.opname == "STORE_ATTR":
-                found.add(step.argval)
+                names.add(step.argval)
             elif step.opname in _CHANGE:
-                found.add(last)
+                names.add(last)
             elif _changes(step.argval):
-                found.add(before)
+                names.add(before)
             before = step.argval if of_self and step.opname == "LOAD_ATTR" else ""
             last = before or last
             read = step.argval if isinstance(step.argval, tuple) else (step.argval,)
             of_self = step.opname.startswith(("LOAD_FAST", "LOAD_DEREF")) and read[-1] in itself
-    return found - {""}
+    return names - {""}
 
 
 def _changes(method: object) -> bool:
@@ -58,8 +58,8 @@ def _reached(kind: type) -> list[CodeType]:
     names, codes = ["forward"], []
     for name in names:
         for base in set(inspect.getmro(kind)) - {nn.Module, object}:
-            found: Any = vars(base).get(name)
-            method = inspect.unwrap(getattr(found, "fget", found))
+            attribute: Any = vars(base).get(name)
+            method = inspect.unwrap(getattr(attribute, "fget", attribute))
             if isinstance(method, FunctionType):
                 inside = list(_nested(method.__code__))
                 codes += inside

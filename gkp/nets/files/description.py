@@ -99,10 +99,10 @@ def _sizes(module: nn.Module) -> dict[str, torch.Size]:
 
 
 def _arguments(module: nn.Module, names: tuple[str, ...]) -> dict[str, Any]:
-    found = {name: module.bias is not None if name == "bias" else getattr(module, name) for name in names}
+    arguments = {name: module.bias is not None if name == "bias" else getattr(module, name) for name in names}
     if isinstance(module, GroupedKernelConv2d) and module.padding_mode == "zeros":
-        del found["padding_mode"]  # files of before it was an argument stay as they are
-    return found
+        del arguments["padding_mode"]  # files of before it was an argument stay as they are
+    return arguments
 
 
 def _describe(module: nn.Module, path: str) -> dict[str, Any]:
@@ -121,13 +121,13 @@ def _describe(module: nn.Module, path: str) -> dict[str, Any]:
 def aliases(model: nn.Module) -> dict[str, str]:
     """Second and further names of modules: {name: first name}, without what lies below such a name."""
     first: dict[nn.Module, str] = {}
-    found: dict[str, str] = {}
+    later: dict[str, str] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         if module not in first:
             first[module] = name
-        elif name.rpartition(".")[0] not in found and not any(name.startswith(f"{each}.") for each in found):
-            found[name] = first[module]
-    return found
+        elif name.rpartition(".")[0] not in later and not any(name.startswith(f"{each}.") for each in later):
+            later[name] = first[module]
+    return later
 
 
 def rebuild(

@@ -50,13 +50,13 @@ def unlisted(model: nn.Module) -> dict[str, Tensor]:
 def ties(state: dict[str, Tensor]) -> dict[str, str]:
     """Names whose tensor is that of an earlier name: {name: earlier name}."""
     first: dict[Any, str] = {}
-    found = {}
+    tied = {}
     for name, tensor in state.items():
         place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
         if tensor.numel() and place in first:
-            found[name] = first[place]
+            tied[name] = first[place]
         first.setdefault(place, name)
-    return found
+    return tied
 
 
 def tie(model: nn.Module, name: str, original: str) -> None:
