@@ -30,7 +30,7 @@ from gkp.study.runs.suites.recipes import PAPER_RECIPE
 from gkp.study.runs.suites.trained import TRAINED_LONGER
 from gkp.utils.stats import FEWEST
 
-AUTOATTACKED = ("U1",)  # claims: SR-GKP beside the control under it, ResNet-20 and ResNet-56
+AUTOATTACKED = ("U1", "J11")  # claims: SR-GKP beside the control under it, ResNet-20 and ResNet-56
 NOTHING_LEFT = ("A9", "J23")  # claims: nothing at the usual eps, ResNet-20 and ResNet-56
 
 
@@ -45,7 +45,7 @@ def first_lines(evidence: Evidence) -> str:
     return (
         f"- **The released search is reproduced {whole}**: ours keeps the same kernels in "
         f"{listed_shares(kernels)}.\n"
-        f"- **{free}**: beside the equally fine-tuned control SR-GKP is shown to be less robust under "
+        f"- **{free}**: SR-GKP is shown to be less robust than the equally fine-tuned control under "
         f"{'; '.join(lost_and_gained(evidence, suite, verdicts) for suite, verdicts in compared.items())}.\n"
         f"- {beside_others(evidence)}\n"
         f"- {provisional(evidence)}\n"
@@ -53,11 +53,11 @@ def first_lines(evidence: Evidence) -> str:
 
 
 def lost_and_gained(evidence: Evidence, suite: str, verdicts: Sequence[Verdict]) -> str:
-    """ "4 of 4 attacks and more under 0 (2.9 to 7.7 points; ResNet-56, 57 epochs, 1 seed)"."""
+    """ "4 of 4 attacks, more under 0 (2.9 to 7.7 points; ResNet-56, 57 epochs, 1 seed)"."""
     lost, gained = (sum(verdict.status == status for verdict in verdicts) for status in ("MISS", "OK"))
     sizes = sorted(abs(verdict.ours) for verdict in verdicts)
     return (
-        f"{lost} of {len(verdicts)} attacks and more under {gained} "
+        f"{lost} of {len(verdicts)} attacks, more under {gained} "
         f"({sizes[0]:.1f} to {sizes[-1]:.1f} points; {setting(evidence, suite)})"
     )
 
@@ -122,7 +122,7 @@ def limits(evidence: Evidence) -> str:
         f"({evidence.up}docs/gpu.md) away. {what_few_seeds_leave(evidence)} The "
         "paper's own networks were never released: ours start from public ones. No interval is corrected "
         "for the number of claims; the tables of notebook 02 are, for the number of methods. AutoAttack saw "
-        f"{images} images, which leaves its differences uncertain by {widest:.0f} points. "
+        f"{images} images: its differences are uncertain by {widest:.0f} points. "
         f"{small_eps(evidence)} All tables: "
         f"[docs/results.md]({evidence.up}docs/results.md).\n"
     )

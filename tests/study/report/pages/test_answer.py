@@ -19,7 +19,7 @@ def test_four_lines_that_follow_the_verdicts(committed, monkeypatch: pytest.Monk
     monkeypatch.setattr(answer, "robust", lambda *_: ahead)
     text = answer.first_lines(committed)
     assert "**Free robustness is shown**" in text
-    assert "under 0 of 2 attacks and more under 2 (2.0 to 4.0 points; ResNet-56, 57 epochs" in text
+    assert "under 0 of 2 attacks, more under 2 (2.0 to 4.0 points; ResNet-56, 57 epochs" in text
 
 
 def test_a_setting_has_network_epochs_and_the_seeds_of_what_is_compared(committed) -> None:
