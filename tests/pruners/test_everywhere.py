@@ -149,6 +149,19 @@ def test_dead_filters_go_without_a_trace(network):
     torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore::gkp.nets.channels.surgery.SkippedLayers")
+@pytest.mark.parametrize(("method", "whole"), [("l1", {"features.1.conv.0.0"}), ("group-norm", set())])
+def test_depthwise_convolutions_shrink_with_what_they_read(method, whole):
+    """The first one reads the stem, which a residual sum ties to others: only groups of layers lose it."""
+    model = build("mobilenet_v2")
+    pruned = gkp.prune(model, method, rate=0.5, example_input=torch.rand(1, 3, 64, 64))
+    depthwise = {n: m for n, m in model.named_modules() if isinstance(m, nn.Conv2d) and m.groups > 1}
+    rest = {name: pruned.get_submodule(name) for name in depthwise}
+    assert len(depthwise) == sum(repeats for _, _, repeats, _ in SETTING)
+    assert all(conv.groups == conv.in_channels == conv.out_channels for conv in rest.values())
+    assert {name for name, conv in rest.items() if conv.groups == depthwise[name].groups} == whole
+
+
 @pytest.mark.parametrize("method", ["l1", "l1-a", "l2", "bn-gamma"])
 def test_methods_choose_the_dead_filters(method, resnet8):
     model = copy.deepcopy(resnet8)
