@@ -13,7 +13,7 @@
                      `over`, with `attack`: the difference to the same network under that other attack, on
                      the images that both saw, in points;
                      `before`, with `attack` and a label: the difference to the same label in that other
-                     suite, which trained it less, on the same images, in points, seed by seed
+                     suite, which trained it otherwise, on the same images, in points, seed by seed
     each             true: every matching record has to meet the claim, the worst one is shown; a network
                      under two names counts once
     verdict          "miss" where an honest miss is known, "open" where chance cannot be told from a

@@ -20,6 +20,7 @@ from gkp.study.runs.store import Store
 Tables = Iterable[tuple[str, pd.DataFrame]]
 CONTROLS = (CONTROL, "unpruned", "sr-gkp")
 SHORTER = "cifar10-resnet56-seeds"  # the networks of many epochs after few
+IN_BFLOAT16 = "cifar10-resnet20-seeds"  # the networks that were trained in float32 too
 
 
 def details_of(suite: str, store: Store) -> str:
@@ -174,6 +175,12 @@ def _selection(store: Store, comparison: Comparison) -> Tables:
         yield "How far apart epochs are, points", training.moved_text(comparison)
 
 
+def _precision(store: Store, comparison: Comparison) -> Tables:
+    names = [BENIGN, *paper_attacks(comparison), *pixel_attacks(comparison, "pgd")]
+    title = "Percent after training in bfloat16 and in float32, the same networks; significant: McNemar, Holm"
+    yield title, training.longer_text(Comparison(store.of_suite(IN_BFLOAT16)), comparison, names)
+
+
 def _method(store: Store, comparison: Comparison) -> Tables:
     if fact := store.fact("method", "cost-table"):
         yield "Multiply-adds and parameters, printed and counted", costs.counts_text(fact.facts)
@@ -190,6 +197,7 @@ SPECIAL: dict[str, Callable[[Store, Comparison], Tables]] = {
     "cifar10-resnet56-57": _longer,
     "cifar10-resnet20-audit": _audit,
     "cifar10-resnet20-selection": _selection,
+    "cifar10-resnet20-precision": _precision,
     "method": _method,
     "cost": _cost,
 }

@@ -85,23 +85,29 @@ def at_the_papers_choice(evidence: Evidence) -> str:
 
 
 def under_strong_attacks(evidence: Evidence) -> str:
-    """SR-GKP beside the control under AutoAttack and PGD-50 over eps, as far as both met them; else ""."""
+    """SR-GKP beside the control and the other pruned networks under PGD-50 and AutoAttack; else ""."""
+    control, *rest = (strongly(evidence, other) for other in (CONTROL, *others()))
+    if not control:
+        return ""
+    met = ((method_title(name), text) for name, text in zip(others(), rest, strict=True) if text)
+    against = [f" Against {title}: {text}." for title, text in met]
+    return (
+        "**Under the strongest attacks** (PGD-50: with a restart) that leave anything of the two, beside the "
+        f"same network, it is {control}.{''.join(against)}"
+    )
+
+
+def strongly(evidence: Evidence, other: str) -> str:
+    """SR-GKP beside another network under each strong attack that both met and one survived, by images."""
     accuracy = evidence.comparison(LONG_56).points
     by_images: dict[str, dict[str, Verdict]] = {}
     for entry in protocols.strong():
         name = entry.attack.name
-        verdict = evidence.difference(LONG_56, name, CONTROL)
-        if verdict.status != "MISSING" and any(accuracy[x, "last", name].mean for x in (METHOD, CONTROL)):
+        verdict = evidence.difference(LONG_56, name, other)
+        if verdict.status != "MISSING" and any(accuracy[x, "last", name].mean for x in (METHOD, other)):
             by_images.setdefault(f"{entry.n} images", {})[name] = verdict
-    if not by_images:
-        return ""
-    parts = [
-        f"{by_kind(evidence, verdicts, sized=True)} ({images})" for images, verdicts in by_images.items()
-    ]
-    return (
-        "**Under the strongest attacks** (PGD-50: with a restart) that leave anything of the two, beside the "
-        f"same network, it is {'; '.join(parts)}."
-    )
+    parts = (f"{by_kind(evidence, part, sized=True)} ({images})" for images, part in by_images.items())
+    return "; ".join(parts)
 
 
 def more_training(evidence: Evidence) -> str:
