@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import copy
 import functools
-import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gkp.nets import cost
 from gkp.nets.channels.groups import forget, is_known
 from gkp.nets.channels.layers import copied, uncompiled
 from gkp.nets.channels.proof import UnlikeError, must_run
 from gkp.nets.channels.running import undrawn
-from gkp.nets.channels.surgery import default_input, guessed_input
+from gkp.nets.channels.surgery import guessed_input
 from gkp.pruners import (  # noqa: F401, importing a family registers its methods
     activations,
     dependency,
@@ -27,6 +25,7 @@ from gkp.pruners import (  # noqa: F401, importing a family registers its method
     reconstruction,
 )
 from gkp.pruners.common import plugins  # noqa: F401
+from gkp.pruners.common.budget import match_macs, match_params
 from gkp.pruners.common.group_numbers import Groups
 from gkp.pruners.common.registry import Cut, Method, Session, get, methods, register
 from gkp.pruners.common.weights_check import refuse_non_finite, refuse_other_than_networks
@@ -46,6 +45,7 @@ __all__ = [
     "Session",
     "get",
     "match_macs",
+    "match_params",
     "methods",
     "prepare",
     "prune",
@@ -225,47 +225,6 @@ def _check_options(entry: Method, options: dict[str, Any]) -> None:
     seeded, seed = isinstance(entry.options.get("seed"), int), options.get("seed", 0)
     if seeded and (not is_whole(seed, -(2**63)) or seed >= 2**63):
         raise ValueError(f"seed={seed!r}: give an int of at most 64 bits, such as 0")
-
-
-def match_macs(
-    model: nn.Module, cut: Cut, macs: float, *, example_input: Tensor | None = None, tolerance: float = 0.01
-) -> tuple[nn.Module, float]:
-    """The pruned copy whose multiply-adds (usual convention) come nearest to `macs`, and its rate.
-
-    Bisection on the method's own rate; `macs` is an absolute number per image. Rates at which the method
-    refuses to cut, mostly because nothing of a layer would be left, are passed over. ValueError for macs
-    that are no positive number, a tolerance below 0, when no rate can be cut at, and when the nearest
-    copy is further off than `tolerance` (relative; math.inf takes what comes nearest).
-    """
-    if not 0 < macs < math.inf or not tolerance >= 0:
-        raise ValueError(
-            f"macs={macs}, tolerance={tolerance}: give a positive number of multiply-adds per image and a "
-            "tolerance of 0 or more"
-        )
-    example_input = default_input(model, example_input)
-    low, high = 0.0, 1.0
-    error, nearest, nearest_rate = math.inf, model, 0.0
-    refused: ValueError | None = None
-    for _ in range(12):
-        rate = (low + high) / 2
-        try:
-            pruned = cut(rate)
-        except ValueError as reason:  # a smaller rate leaves more
-            high, refused = rate, reason
-            continue
-        pruned_macs = cost.count(pruned, example_input).macs
-        if abs(pruned_macs - macs) < error:
-            error, nearest, nearest_rate = abs(pruned_macs - macs), pruned, rate
-        low, high = (rate, high) if pruned_macs > macs else (low, rate)
-    if refused and nearest is model:
-        raise refused
-    if error > tolerance * macs:
-        raise ValueError(
-            f"no rate comes within {100 * tolerance:g} % of {macs / 1e6:.3f} M multiply-adds: the nearest "
-            f"misses by {error / macs:.2%} (rate {nearest_rate:.4f}); raise the tolerance or choose another "
-            "target"
-        )
-    return nearest, nearest_rate
 
 
 plugins.load_from_environment()

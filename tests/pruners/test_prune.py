@@ -106,6 +106,20 @@ def test_macs_are_met_by_bisection(method: str) -> None:
         pruners.match_macs(model, pruners.prepare(model, method), target * 0.01, tolerance=0.001)
 
 
+def test_params_are_met_by_bisection() -> None:
+    model = models.create("resnet8")
+    cut = pruners.prepare(model, "sr-gkp", profile="6:3:1", strategy="random")
+    target = 0.5 * cost.count(model, X).params
+    pruned, rate = pruners.match_params(model, cut, target)
+    assert cost.count(pruned, X).params == pytest.approx(target, rel=0.01)
+    assert cost.count(pruned, X).macs < 0.5 * cost.count(model, X).macs  # the late stage has the parameters
+    assert cost.count(cut(rate), X) == cost.count(pruned, X)
+    with pytest.raises(ValueError, match="M parameters: the nearest misses"):
+        pruners.match_params(model, cut, target * 0.01)
+    with pytest.raises(ValueError, match="params=0, .* give a positive number of parameters"):
+        pruners.match_params(model, cut, 0)
+
+
 def test_random_depends_on_its_seed_only(resnet8: nn.Module) -> None:
     weights = [gkp.prune(resnet8, "random", seed=seed).layer3[0].conv1.weight for seed in (0, 0, 1)]
     assert torch.equal(weights[0], weights[1])

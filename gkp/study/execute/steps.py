@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import time
 from typing import Any
 
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 
 from gkp import data, pruners
 from gkp.data import Split
+from gkp.nets import cost
 from gkp.pruners import Cut
-from gkp.pruners.common.budget import cut_to
+from gkp.pruners.common.budget import cut_to, match_params
 from gkp.pruners.common.registry import SNAPSHOTS
 from gkp.study.execute import ahead
 from gkp.study.execute.context import Context, OutOfTime
@@ -161,11 +163,15 @@ def earlier_weights(run: Run, context: Context) -> list[dict[str, Tensor]]:
 
 
 def at_target(model: nn.Module, cut: Cut, run: Run, context: Context) -> tuple[nn.Module, float]:
-    """The copy at the run's own rate or at its target of MACs, and the rate."""
+    """The copy at the run's own rate or at its target of MACs or parameters, and the rate."""
     if run.rate is not None:
         return cut(run.rate), run.rate
-    assert run.macs_ratio is not None  # a Run has one of the two
-    return cut_to(model, cut, run.macs_ratio, context.example(run.dataset))
+    example = context.example(run.dataset)
+    if run.params_ratio is not None:
+        params = run.params_ratio * cost.count(model, example).params
+        return match_params(model, cut, params, example_input=example, tolerance=math.inf)
+    assert run.macs_ratio is not None  # a Run has one of the three
+    return cut_to(model, cut, run.macs_ratio, example)
 
 
 def training_parts(run: Run, context: Context) -> tuple[Split, Split | None]:

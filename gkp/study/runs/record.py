@@ -148,12 +148,15 @@ class Record(Filed):
 
     @property
     def misses_target(self) -> bool:
-        """Whether the network is more than 1 % off the MACs it was to be pruned to: no fair comparison."""
+        """Whether the network is more than 1 % off what it was to be pruned to: no fair comparison."""
+        before, left = self.cost.before, self.cost.after.usual
+        if self.run.params_ratio is not None:
+            target = self.run.params_ratio * before.usual.params
+            return abs(left.params - target) > TOLERANCE * target
         if self.run.macs_ratio is None:
             return False
-        before, left = self.cost.before, self.cost.after.usual.macs
         target = before.usual.macs - (1 - self.run.macs_ratio) * before.prunable_macs
-        return abs(left - target) > TOLERANCE * target
+        return abs(left.macs - target) > TOLERANCE * target
 
     def metrics(self, rule: str = "last") -> Mapping[str, Metric]:
         """{name: metric} of the checkpoint that the rule keeps; {} where it keeps none."""
@@ -174,9 +177,14 @@ class Record(Filed):
 
 
 def run_config(run: Run) -> dict[str, Any]:
-    """Every hashed field of a run as JSON would give it back, defaults included."""
+    """Every hashed field of a run as JSON would give it back, defaults included.
+
+    But for the target of parameters, which the first records do not know: it is there where it is set.
+    """
     config = asdict(replace(run, evaluation=()))
     del config["evaluation"]
+    if run.params_ratio is None:
+        del config["params_ratio"]
     trainings = {name: getattr(run, name) for name in ("recipe", "baseline")}
     config |= {name: recipe.json for name, recipe in trainings.items() if recipe}
     as_read: dict[str, Any] = json.loads(json.dumps(config))

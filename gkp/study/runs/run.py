@@ -34,7 +34,8 @@ class Run:
     weights: as in `gkp.load_model`, or None when the suite trains `baseline` from scratch first.
     method: a name of `gkp.methods()`, "unpruned", or "baseline" (the training of the start itself).
     macs_ratio: the share of MACs left in all convolutions but the first, which is how SR-GKP counts;
-    the method's own rate is found by bisection. rate: that rate itself; exactly one of the two.
+    the method's own rate is found by bisection. params_ratio: the same by the share of all parameters that
+    is left. rate: that rate itself; exactly one of the three.
     validation: images of the training part that are held out; rules: which checkpoints are kept.
     """
 
@@ -45,6 +46,7 @@ class Run:
     baseline: Recipe | None = None
     options: tuple[tuple[str, Any], ...] = ()
     macs_ratio: float | None = None
+    params_ratio: float | None = None
     rate: float | None = None
     groups: int = GROUPS
     seed: int = 0
@@ -54,8 +56,8 @@ class Run:
     evaluation: tuple[Entry, ...] = field(default=(), metadata={"hashed": False})
 
     def __post_init__(self) -> None:
-        if self.prunes and (self.macs_ratio is None) == (self.rate is None):
-            raise ValueError(f"{self.method}: give either macs_ratio or rate")
+        if self.prunes and [self.macs_ratio, self.params_ratio, self.rate].count(None) != 2:
+            raise ValueError(f"{self.method}: give one of macs_ratio, params_ratio and rate")
         if self.weights is None and self.baseline is None:
             raise ValueError(f"{self.method}: give weights, or the recipe that trains the baseline")
         if self.baseline and self.baseline.distillation:
@@ -99,6 +101,8 @@ class Run:
             parts.append(f"rate-{self.rate:g}")
         if self.macs_ratio not in (None, MACS_RATIO):
             parts.append(f"macs-{self.macs_ratio:g}")
+        if self.params_ratio is not None:
+            parts.append(f"params-{self.params_ratio:g}")
         if self.method == UNPRUNED and self.recipe:
             parts.append("finetuned")
         if self.prunes and self.recipe is None:

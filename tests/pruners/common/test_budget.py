@@ -58,6 +58,17 @@ def test_a_target_that_cannot_be_met_gives_what_comes_nearest_and_is_told(width:
     assert not edited(make_record(), (("cost",), cost | {"macs_ratio": 0.5})).misses_target
 
 
+@pytest.mark.parametrize(("ratio", "off"), [(0.5, False), (0.504, False), (0.52, True)])
+def test_a_target_of_parameters_that_is_missed_is_told(ratio: float, off: bool) -> None:
+    whole = Line(1000)
+    parameters = sum(parameter.numel() for parameter in whole.parameters())
+    half = costs(whole, EXAMPLE)
+    half["usual"] = half["usual"] | {"params": parameters // 2}
+    asked = make_record(replace(RUN, rate=None, params_ratio=ratio))
+    cost = {"before": costs(whole, EXAMPLE), "after": half, "macs_ratio": 1.0}
+    assert edited(asked, (("cost",), cost)).misses_target == off
+
+
 class Backwards(nn.Module):
     """Defines its layers in the opposite order of their calls, one of them by function."""
 

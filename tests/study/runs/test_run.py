@@ -40,12 +40,12 @@ def test_every_field_of_the_configuration_is_hashed(name: str) -> None:
 
 def test_no_hashed_field_is_left_out_of_that_test() -> None:
     hashed = {item.name for item in dataclasses.fields(Run) if item.metadata.get("hashed", True)}
-    assert hashed - set(OTHER) == {"macs_ratio"}  # excludes rate; see the next test
+    assert hashed - set(OTHER) == {"macs_ratio", "params_ratio"}  # exclude rate; see the next test
 
 
-def test_macs_ratio_is_hashed() -> None:
-    by_macs = [dataclasses.replace(RUN, rate=None, macs_ratio=ratio).hash for ratio in (0.5625, 0.5)]
-    assert len({*by_macs, RUN.hash}) == 3
+def test_targets_are_hashed() -> None:
+    targets = [{target: ratio} for target in ("macs_ratio", "params_ratio") for ratio in (0.5625, 0.5)]
+    assert len({RUN.hash, *(dataclasses.replace(RUN, rate=None, **target).hash for target in targets)}) == 5
 
 
 def test_an_unknown_checkpoint_rule_lists_the_known_ones() -> None:
@@ -70,8 +70,14 @@ def test_fields_at_their_default_are_left_out_so_that_new_ones_keep_old_hashes()
 
 @pytest.mark.parametrize(
     "fields",
-    [{"rate": None}, {"macs_ratio": 0.5}, {"weights": None}],
-    ids=["no target", "two targets", "no start"],
+    [
+        {"rate": None},
+        {"macs_ratio": 0.5},
+        {"rate": None, "macs_ratio": 0.5, "params_ratio": 0.5},
+        {"macs_ratio": 0.5, "params_ratio": 0.5},
+        {"weights": None},
+    ],
+    ids=["no target", "macs and rate", "macs and params", "three targets", "no start"],
 )
 def test_an_incomplete_run_is_refused(fields: dict) -> None:
     with pytest.raises(ValueError, match=r"give"):

@@ -4,9 +4,11 @@ import dataclasses
 import re
 
 import pytest
+import torch
 
+import gkp
 from gkp import pruners
-from gkp.nets import models
+from gkp.nets import cost, models
 from gkp.study.runs import pace, protocols, suites
 from gkp.study.runs import run as configuration
 from gkp.study.runs.suites import grids, recipes, stages
@@ -175,6 +177,18 @@ def test_the_profiles_share_runs_with_the_grids_and_have_one_name_each() -> None
         "sr-gkp (strategy-random)",
     }
     assert {run.hash for run in suites.get("cifar10-resnet20-profiles-autoattack").runs} <= hashes
+
+
+def test_at_equal_parameters_the_profiles_meet_what_the_one_rate_leaves() -> None:
+    shared = {run.hash for run in suites.get("cifar10-resnet20-profiles").runs}
+    runs = suites.get("cifar10-resnet20-parameters").runs
+    new = [run for run in runs if run.params_ratio]
+    assert {run.hash for run in runs} - shared == {run.hash for run in new}
+    assert all(run.macs_ratio is None for run in new)
+    model, example = models.create("resnet20"), torch.zeros(1, 3, 32, 32)
+    published = gkp.prune(model, "sr-gkp", rate=configuration.RATE, strategy="random")
+    left, whole = (cost.count(network, example).params for network in (published, model))
+    assert stages.PARAMS_RATIO * whole == pytest.approx(left, rel=1e-4)
 
 
 def test_every_level_of_the_profiles_factors_is_crossed_with_the_others() -> None:

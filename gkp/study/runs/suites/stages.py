@@ -24,6 +24,7 @@ PROFILES = (EARLY, "1:1:0", REVERSE, "sensitivity", "flat")
 SELECTIONS, WHICH = ("beam", "random", "greedy", "reconstruction"), ("all", "first")
 SELECTING = {"greedy": "gkp-greedy", "reconstruction": "gkp-reconstruction"}  # selections that are methods
 BEYOND = {("1:1:0", "first")}  # even one kernel each leaves more multiply-adds than the target
+PARAMS_RATIO = 0.5665  # of all parameters: as SR-GKP leaves at the paper's rate, 152,794 of 269,722
 
 
 def kernels(common: Run, profile: str, selection: str = "beam", which: str = "all") -> Run:
@@ -71,6 +72,23 @@ def profiles() -> Suite:
         "CIFAR-10",
         tuple(ordered),
         by_seed=False,
+    )
+
+
+def parameters() -> Suite:
+    """The profiles with as many parameters left as by SR-GKP's one rate, instead of as many multiply-adds."""
+    common = replace(cifar10_run("resnet20", "authors", short=True), evaluation=protocols.sharp())
+    equal = replace(common, macs_ratio=None, params_ratio=PARAMS_RATIO)
+    runs = [kernels(equal, profile, how) for profile in (EARLY, REVERSE) for how in ("beam", "random")]
+    runs += [kernels(common, "flat", how) for how in ("beam", "random")]  # equal in both
+    runs += [replace(common, method=name) for name in ("random", "fpgm")]
+    runs += [replace(common, method=UNPRUNED, macs_ratio=None)]
+    runs += [kernels(equal, "sensitivity", how) for how in ("beam", "random")]
+    return Suite(
+        "cifar10-resnet20-parameters",
+        "CIFAR-10, ResNet-20: which stage loses how much, equally many parameters left",
+        "CIFAR-10",
+        tuple(runs),
     )
 
 
