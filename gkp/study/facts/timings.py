@@ -21,6 +21,7 @@ from gkp.nets import cost, grouped, zoo
 from gkp.search import grouping
 from gkp.study.facts import anatomy
 from gkp.study.runs.run import GROUPS, RATE
+from gkp.study.runs.suites.stages import EARLY
 
 RESNETS = (
     ("resnet20", "authors"),
@@ -31,7 +32,10 @@ RESNETS = (
 VGG = (("vgg16", "random"),)
 LATENCY_NETWORKS = ("resnet20",)
 BATCHES = (1, 64)
-FILTERS = "filters removed (l1)"  # at the same rate, so at the same multiply-adds but for rounding
+GROUPED, GROUPED_EARLY = "pruned, grouped", "pruned 6:3:1 (sr-gkp-b), grouped"
+# At the same rate, so at the same multiply-adds but for rounding; the second as sr-gkp-b over the stages.
+FILTERS, FILTERS_EARLY = "filters removed (l1)", "filters removed 6:3:1 (l1)"
+OTHER_METHODS = {GROUPED_EARLY: "sr-gkp-b", FILTERS: "l1", FILTERS_EARLY: "l1"}  # not pruned by sr-gkp
 REPEATS = 3
 ROUNDS = 9  # at batch 64; small batches get ten times as many
 
@@ -94,17 +98,23 @@ def latency(
 
 
 def executions(model: nn.Module) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
-    """The unpruned network, the ways to run the pruned one (they compute the same), L1 filter pruning."""
+    """The unpruned network, the ways to run the pruned one (they compute the same), L1 filter pruning.
+
+    And both, the grouped kernels and the filters, by the profile 6:3:1 of `sr-gkp-b`.
+    """
     pruned = prune(model, "sr-gkp", strategy="smoothest").eval()  # which kernels stay costs no time
+    early = prune(model, "sr-gkp-b", strategy="smoothest").eval()
     return {
         "unpruned": model,
         "pruned, zeros stored": grouped.to_dense(pruned),
         "pruned, masked dense": pruned,
-        "pruned, grouped": grouped.set_execution(copy.deepcopy(pruned), "grouped"),
+        GROUPED: grouped.set_execution(copy.deepcopy(pruned), "grouped"),
         "pruned, grouped, permutations folded": grouped.set_execution(
             grouped.fold_permutations(pruned), "grouped"
         ),
+        GROUPED_EARLY: grouped.set_execution(early, "grouped"),
         FILTERS: prune(model, "l1").eval(),
+        FILTERS_EARLY: prune(model, "l1", profile=EARLY).eval(),
     }
 
 

@@ -18,7 +18,7 @@ from gkp.search import select
 from gkp.study.analysis.labels import method_title, network_title
 from gkp.study.facts import ablations, anatomy
 from gkp.study.facts.ablations import ALL, REFERENCE
-from gkp.study.facts.timings import FILTERS
+from gkp.study.facts.timings import OTHER_METHODS
 from gkp.study.report.style import DOUBLE, FAINT, GRID, INK, LOOKS, look, new_figure, spotlit, styled
 from gkp.study.runs.run import RATE
 
@@ -198,7 +198,7 @@ def latency(facts: Mapping[str, Any]) -> Figure:
         for place, (batch, measured) in enumerate(batches.items()):
             dense = measured["unpruned"]["seconds"]
             for row, title in enumerate(titles):
-                colour = look("l1" if title == FILTERS else "sr-gkp").colour
+                colour = look(OTHER_METHODS.get(title, "sr-gkp")).colour
                 _bar(axes, measured[title], dense, row + 0.16 * (2 * place - 1), place, batch, colour)
         axes.axvline(1, **DASHED)
         axes.set_title(network_title(network))

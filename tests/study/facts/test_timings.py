@@ -47,13 +47,19 @@ def test_every_execution_computes_the_same_and_only_masks_differ():
         out = {title: run(x) for title, run in variants.items()}
     expected = out.pop("pruned, masked dense")
     assert not torch.allclose(out.pop("unpruned"), expected)
-    assert not torch.allclose(out.pop(timings.FILTERS), expected)
+    for other in (timings.GROUPED_EARLY, timings.FILTERS, timings.FILTERS_EARLY):
+        assert not torch.allclose(out.pop(other), expected)
     assert len(out) == 3
     for title, each in out.items():
         torch.testing.assert_close(each, expected, msg=title)
-    whole = cost.count(model, x).macs
-    assert cost.count(variants["pruned, grouped"], x).macs < whole
-    assert cost.count(variants[timings.FILTERS], x).macs < whole
+    counted = {title: cost.count(variant, x) for title, variant in variants.items()}
+    for flat, early in (
+        (timings.GROUPED, timings.GROUPED_EARLY),
+        (timings.FILTERS, timings.FILTERS_EARLY),
+    ):
+        assert counted[early].macs == pytest.approx(counted[flat].macs, rel=0.01)
+        assert counted[flat].macs < counted["unpruned"].macs
+        assert counted[flat].params < counted[early].params < counted["unpruned"].params
 
 
 def test_latency_ratios_are_those_of_the_medians():

@@ -18,6 +18,7 @@ from gkp.study.analysis.comparison import gain, mean_size, sound_attack
 from gkp.study.analysis.labels import BENIGN, CONTROLS
 from gkp.study.analysis.method import factors
 from gkp.study.analysis.paired import LEVEL, alike, p_text
+from gkp.study.facts.timings import FILTERS, FILTERS_EARLY, GROUPED, GROUPED_EARLY
 from gkp.study.runs import protocols, suites
 from gkp.study.runs.pace import passes
 from gkp.study.runs.store import Store
@@ -120,17 +121,18 @@ def costs_text(comparison: Comparison) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def latency(measured: Mapping[str, Any], label: str = factors.BEST) -> str:
-    """What is known of the time of a forward pass, in two sentences.
+def latency(measured: Mapping[str, Any]) -> str:
+    """The times of forward passes of a ResNet-20 pruned at one rate and by the profile, in a sentence.
 
     measured: the networks of the fact `latency`: {network: {batch: {execution: seconds, ratio, ...}}}.
     """
-    parts, known = [], set[str]()
-    for batch, executions in measured["resnet20"].items():
-        parts.append(f"**{executions['pruned, grouped']['ratio']:.1f} times** at {batch}")
-        known |= {name for name in executions if label in name}
-    words = f"A grouped ResNet-20 of SR-GKP's one rate takes, of the unpruned one's time, {', '.join(parts)}"
-    return words + ("." if known else f"; the latency of `{label}` is not yet measured.")
+    pruned = {GROUPED: "grouped kernels at one rate", GROUPED_EARLY: f"of `{factors.BEST}`"}
+    pruned |= {FILTERS: "filters removed at one rate", FILTERS_EARLY: f"and {stages.EARLY}"}
+    parts = []
+    for execution, words in pruned.items():
+        times = [f"**{by[execution]['ratio']:.1f}** at {batch}" for batch, by in measured["resnet20"].items()]
+        parts.append(f"{words} {', '.join(times)}")
+    return f"Time of a forward pass, over the unpruned ResNet-20's: {'; '.join(parts)}."
 
 
 def ways(store: Store) -> dict[str, Comparison]:

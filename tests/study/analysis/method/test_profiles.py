@@ -113,13 +113,14 @@ def test_costs_are_shares_of_the_unpruned_network(store) -> None:
     assert found.loc["sr-gkp-b", "params left"] == f"{100 * 150 / 270:.1f} %"
 
 
-def test_latency_is_said_to_be_missing_where_it_is() -> None:
-    measured = {"resnet20": {"batch 1": {"pruned, grouped": {"ratio": 1.26}}}}
-    text = profiles.latency(measured)
-    assert "**1.3 times** at batch 1" in text
-    assert text.endswith("; the latency of `sr-gkp-b` is not yet measured.")
-    known = {"resnet20": {"batch 1": measured["resnet20"]["batch 1"] | {"sr-gkp-b, grouped": {}}}}
-    assert "not yet" not in profiles.latency(known)
+def test_the_time_of_every_pruned_network_is_told() -> None:
+    names = ("pruned, grouped", "pruned 6:3:1 (sr-gkp-b), grouped")
+    names += ("filters removed (l1)", "filters removed 6:3:1 (l1)")
+    one = {name: {"ratio": 1 + place / 4} for place, name in enumerate(names)}
+    other = {name: {"ratio": 4 + place} for place, name in enumerate(names)}
+    text = profiles.latency({"resnet20": {"batch 1": one, "batch 64": other}})
+    assert "of `sr-gkp-b` **1.2** at batch 1, **5.0** at batch 64; filters" in text
+    assert text.endswith("and 6:3:1 **1.8** at batch 1, **7.0** at batch 64.")
 
 
 def test_other_fine_tunings_beside_the_choice_of_a_structure(store) -> None:
