@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_suite import COMMON, EVALUATION
+from tiny_suite import COMMON, EVALUATION, context
 
 from gkp.attacks import Attack
 from gkp.study.execute import one_run
@@ -20,10 +20,6 @@ from gkp.study.runs.suites.grids import Suite
 
 MORE = (*EVALUATION, *(Entry(Attack("fgsm", eps=e / 255), 20) for e in (1, 2, 4)))
 RUN = dataclasses.replace(COMMON, method=BASELINE, macs_ratio=None, recipe=None, evaluation=MORE)
-
-
-def context(root: Path, deadline: float | None = None) -> Context:
-    return Context(Store(root), torch.device("cpu"), deadline=deadline)
 
 
 @pytest.fixture

@@ -86,3 +86,9 @@ def test_an_incomplete_run_is_refused(fields: dict) -> None:
 
 def test_variants_are_named_by_what_differs() -> None:
     assert dataclasses.replace(RUN, groups=4).label == "sr-gkp (groups-4)"
+
+
+def test_a_baseline_has_no_teacher() -> None:
+    recipe = dataclasses.replace(PAPER, distillation=0.5)
+    with pytest.raises(ValueError, match="trained from scratch and has no teacher: leave distillation out"):
+        dataclasses.replace(RUN, baseline=recipe)
