@@ -114,6 +114,14 @@ def test_every_python_block_of_the_readme_runs(
     assert place > 0 or {path.suffix for path in tmp_path.iterdir()} >= {".safetensors", ".onnx"}
 
 
+@pytest.mark.parametrize("page", ["docs/methods.md", "docs/ROBUST_USE.md"])
+def test_python_blocks_that_stand_for_themselves_run(page: str) -> None:
+    whole = [code for code in fences((ROOT / page).read_text("utf-8"), "python") if code.startswith("import")]
+    assert whole
+    for code in whole:
+        exec(compile(code, page, "exec"), {})
+
+
 def test_the_readme_has_code_to_run() -> None:
     assert len(fences(README, "python")) >= 2
 
