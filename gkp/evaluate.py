@@ -28,6 +28,7 @@ from gkp.utils.logits import (
     refuse_not_finite,
     weight_type,
 )
+from gkp.utils.whole import is_whole
 
 
 def accuracy(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 500) -> float:
@@ -107,7 +108,7 @@ def _check_images(x: Tensor, batch_size: int) -> None:
     if not isinstance(x, Tensor) or not x.is_floating_point():
         kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(f"x has type {kind}: give a tensor of float pixels in [0, 1], e.g. x.float() / 255")
-    if batch_size < 1 or not len(x):
+    if not is_whole(batch_size) or not len(x):
         raise ValueError(
             f"{len(x)} images, batch_size={batch_size}: give as many labels as images, at least one, and a "
             "batch size of at least 1"

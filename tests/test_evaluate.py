@@ -13,6 +13,7 @@ from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from torch import nn
 
 from gkp.attacks import Attack, fgsm
+from gkp.attacks.autoattack import autoattack
 from gkp.attacks.outcome import Outcome, pack_bits, unpack_bits
 from gkp.evaluate import accuracy, epsilon_curve, outcome, quick, self_check
 from gkp.nets.models import Normalize
@@ -376,3 +377,16 @@ def test_integer_images_are_refused_without_an_attack_too() -> None:
     images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
     with pytest.raises(ValueError, match="uint8.*255"):
         outcome(torch.nn.Flatten(), images, torch.zeros(2, dtype=torch.long), Attack("none"))
+
+
+def test_attacks_of_ones_own_choice_need_not_be_the_strongest(model, images):
+    chosen = autoattack(model, *images, eps=1 / 255, version="custom", attacks=("square",))
+    assert chosen.attack is None
+
+
+@pytest.mark.parametrize("size", [10.0, "10", True, 0])
+def test_a_batch_size_is_a_whole_number(model, images, size):
+    with pytest.raises(ValueError, match="batch_size="):
+        accuracy(model, *images, batch_size=size)
+    with pytest.raises(ValueError, match="batch_size="):
+        autoattack(model, *images, eps=1 / 255, batch_size=size)

@@ -27,6 +27,8 @@ from gkp.attacks.linf import check_inputs, frozen
 from gkp.utils.logits import check_classes, device_of, logits
 from gkp.utils.whole import is_whole
 
+FEWEST_CLASSES = 10  # of its targeted attacks, which aim at nine others
+
 
 def benchmark(
     model: nn.Module,
@@ -49,8 +51,8 @@ def benchmark(
     if threat_model not in ("Linf", "L2"):
         raise ValueError(f'threat_model={threat_model!r}: choose "Linf" or "L2"')
     y, labels = check_inputs(x, y, eps, in_pixels=threat_model == "Linf")
-    if not len(x):
-        raise ValueError("there are no images: give at least one")
+    if not len(x) or eps == 0:
+        raise ValueError(f"{len(x)} images, eps={eps}: give at least one image and an eps above 0")
     if not is_whole(batch_size):
         raise ValueError(f"batch_size={batch_size!r}: give a whole number, 1 or more")
     evaluation = _module("eval")
@@ -65,7 +67,13 @@ def benchmark(
         mock.patch.object(evaluation, "load_clean_dataset", return_value=(x, y)),
     ):
         with torch.no_grad():
-            check_classes(*labels, logits(model, x[:1].to(device)).shape[1])
+            classes = logits(model, x[:1].to(device)).shape[1]
+            check_classes(*labels, classes)
+            if classes < FEWEST_CLASSES:
+                raise ValueError(
+                    f"the model has {classes} classes, and this AutoAttack needs {FEWEST_CLASSES}: call "
+                    "gkp.attacks.autoattack.autoattack"
+                )
         accuracies: tuple[float, float] = evaluation.benchmark(
             checked.eval(), len(x), threat_model=threat_model, eps=eps, batch_size=batch_size, device=device
         )

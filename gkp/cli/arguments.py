@@ -173,7 +173,8 @@ def output_file(path: Path, model: str) -> None:
         raise ValueError(f"--output {shown(path)}: give a name that ends in .safetensors, as only those load")
     place = writable_place(path)
     existing_folder("--output", place.parent)
-    if place.exists() and os.path.exists(model) and os.path.samefile(place, model):
+    shipped = Path("checkpoints", f"{model}.safetensors")  # of a name such as "suite/run"
+    if place.exists() and any(there.exists() and place.samefile(there) for there in (Path(model), shipped)):
         raise ValueError(f"--output {path} is the network to prune: give another name, so that both stay")
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+from filelock import FileLock
 
 from gkp.data import pictures
 from gkp.utils import files, unpickle
@@ -101,18 +102,30 @@ def read(
 
 
 def fetch(source: Source, root: str | Path) -> None:
-    """Download the official archive, check its SHA-256 and unpack it into `root`.
+    """Download the official archive, check its SHA-256 and unpack it into `root`, once for all processes.
 
     ValueError when the archive holds anything but plain files of its one folder, or lacks one of the batches.
     """
     root = Path(root)
+    lock = files.cache_folder() / "locks" / f"{files.sha256_bytes(str(root.resolve()).encode())[:16]}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
+        if not all((root / source.folder / name).is_file() for name in _names(source)):
+            _fetch(source, root)
+
+
+def _names(source: Source) -> list[str]:
+    return [name for names in source.batches.values() for name in names]
+
+
+def _fetch(source: Source, root: Path) -> None:
     hint = f"without a network, set GKP_DATA to a folder that holds {source.folder}/"
     archive = files.download(source.url, root, source.sha256, hint=hint)
     with tempfile.TemporaryDirectory(dir=root) as temporary:
         unpacked = Path(temporary) / source.folder
         unpacked.mkdir()
         _unpack(archive, unpacked)
-        for name in (name for names in source.batches.values() for name in names):
+        for name in _names(source):
             if not (unpacked / name).is_file():
                 raise ValueError(f"{archive} lacks {source.folder}/{name}: delete it and download it again")
         # What is left of an earlier, interrupted unpacking would be in the way of the rename.

@@ -6,6 +6,7 @@ the device; `pixels` gives the float32 in [0, 1] that networks and attacks work 
 
 from __future__ import annotations
 
+import operator
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from gkp.data import cifar, pictures
 from gkp.utils import files
+from gkp.utils.whole import is_whole
 
 DATASETS = ("digits", *cifar.SOURCES)
 # Side in pixels of the square images that networks for a data set are made for, and their cost is told at.
@@ -65,7 +67,8 @@ class Split:
 
         ValueError when n is not in 1 ... len(self).
         """
-        if isinstance(index_or_n, int):
+        if not isinstance(index_or_n, Tensor):
+            index_or_n = operator.index(index_or_n)
             if not 1 <= index_or_n <= len(self):
                 raise ValueError(f"cannot take {index_or_n} of {self}: choose 1 to {len(self)}")
             index_or_n = torch.arange(index_or_n, device=self.labels.device)
@@ -128,7 +131,7 @@ def hold_out(train: Split, n: int, *, seed: int = 0) -> tuple[Split, Split]:
     The validation images are as class-balanced as the counts allow, chosen by `seed` alone.
     ValueError when n is not in 1 ... len(train) - 1.
     """
-    if not 1 <= n < len(train):
+    if not is_whole(n) or n >= len(train):
         raise ValueError(f"cannot hold out {n} of {len(train)} images: choose 1 to {len(train) - 1}")
     held_out = _balanced(train.labels.cpu(), n, seed).to(train.labels.device)
     return train.take(~held_out), replace(train.take(held_out), part="validation")
@@ -145,7 +148,7 @@ def load_folder(path: str | Path, size: int, *, part: str = "test", allow_empty:
     FileNotFoundError without class folders or images, or naming classes without images; ValueError names a
     file that is no image, is cut off, or has no obvious 8-bit RGB copy.
     """
-    if not isinstance(size, int) or size < 1:
+    if not is_whole(size):
         raise ValueError(f"size={size!r}: pixels of a side, a whole number from 1")
     path = Path(path).expanduser()
     folders = sorted(p for p in path.iterdir() if p.is_dir() and not _passed_over(p)) if path.is_dir() else []

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,9 @@ from gkp.nets.channels.copying import copied
 from gkp.train.history import TITLES
 from gkp.train.recipe import Recipe
 from gkp.utils.logits import HALF, check_classes, class_labels, logits, run, weight_type
+
+if TYPE_CHECKING:
+    from gkp.attacks import Attack
 
 
 def check_arguments(recipe: Any, teacher: Any, attacks: Collection[str], test: Split | None) -> None:
@@ -120,6 +123,14 @@ def _lay(tensor: Tensor, layout: torch.memory_format) -> None:
     """
     if tensor.dim() == 4 and tensor.stride() != _strides(tensor, layout):
         tensor.data = tensor.data.clone(memory_format=layout)
+
+
+def check_attacks(model: nn.Module, split: Split, attacks: Iterable[Attack]) -> None:
+    """ValueError for an attack that this network and these pixels do not allow, such as AutoAttack."""
+    x = first_image(model, split)
+    y = split.labels[:1].to(x.device, torch.long)
+    for attack in attacks:
+        attack.perturb(model, x, y, generator=torch.Generator())
 
 
 def first_image(model: nn.Module, split: Split) -> Tensor:

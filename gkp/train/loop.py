@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from gkp.evaluate import outcome
 from gkp.train.augment import crop_and_flip, draw_epoch, pixels, stream_seed
-from gkp.train.checks import check, check_arguments, diverged, joins_last, placed_for
+from gkp.train.checks import check, check_arguments, check_attacks, diverged, joins_last, placed_for
 from gkp.train.graphs import Replayed, recordable
 from gkp.train.history import EpochRow, History
 from gkp.train.hooks import Hooks, Step
@@ -81,6 +81,7 @@ def fine_tune(
     splits = {part: split for part, split in given.items() if split is not None}
     check_arguments(recipe, teacher, attacks or {}, test)
     check(model, splits)
+    check_attacks(model, train, [*(attacks or {}).values(), *filter(None, [recipe.adversarial])])
     joined = joins_last(model, train, recipe.batch_size)
     identity = identity_of(model, splits, recipe, seed, attacks or {}, teacher)
     device, hooks, attacks = torch.device(device), hooks or Hooks(), attacks or {}

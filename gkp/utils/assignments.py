@@ -23,8 +23,10 @@ def assignments(texts: Sequence[str], what: str = "parameter") -> dict[str, Any]
     return values
 
 
-def scalar(text: str) -> bool | int | float | str:
-    """A value as it is meant: true or false, a whole number, a number, else the text itself."""
+def scalar(text: str) -> bool | int | float | str | None:
+    """A value as it is meant: true or false, None, a whole number, a number, else the text itself."""
+    if text == "None":
+        return None
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     if re.fullmatch(r"[+-]?[0-9]{1,18}", text):
@@ -44,6 +46,8 @@ def like(name: str, value: Any, default: Any, where: str) -> None:
         right, wanted = type(value) is int, f"a whole number, such as {default}"
         if name == "seed":
             right, wanted = right and value >= 0, "a whole number, 0 or more"
+    elif default is None:
+        right, wanted = value is None or type(value) in (int, float), "a number, or None"
     elif isinstance(default, float):
         right, wanted = type(value) in (int, float), f"a number, such as {default}"
     else:

@@ -146,6 +146,9 @@ class _ModuleUnpickler(pickle.Unpickler):
             ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
             ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
             ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
+            ("torch._utils", "_rebuild_parameter_with_state"): _rebuild_parameter,
+            ("builtins", "set"): set,
+            ("__builtin__", "set"): set,
         }
         return known.get((module, name), _Inert)
 
@@ -184,6 +187,8 @@ def _read_zip(data: bytes) -> Any:
         folder = pickles[0].removesuffix("data.pkl")
 
         def storage(key: str, dtype: torch.dtype, length: int) -> Tensor:
+            if length == 0:
+                return torch.empty(0, dtype=dtype)
             return torch.frombuffer(bytearray(archive.read(f"{folder}data/{key}")), dtype=dtype, count=length)
 
         return _ModuleUnpickler(io.BytesIO(archive.read(pickles[0])), storage).load()
@@ -227,8 +232,13 @@ def _named_tensors(node: Any, prefix: str = ""):
     if isinstance(node, Tensor):
         yield prefix.removesuffix("."), node
     elif isinstance(node, _Inert):
+        passing = node.state.get("_non_persistent_buffers_set") or ()
         for part in ("_parameters", "_buffers", "_modules"):
-            yield from _named_tensors(node.state.get(part), prefix)
+            named = node.state.get(part)
+            if isinstance(named, Mapping):
+                yield from _named_tensors(
+                    {name: named[name] for name in named if name not in passing}, prefix
+                )
     elif isinstance(node, Mapping):
         for name, child in node.items():
             yield from _named_tensors(child, f"{prefix}{name}.")

@@ -25,6 +25,13 @@ def test_benchmark_of_the_package_on_our_images(model, images, capfd):
 def test_benchmark_refuses(model, images):
     with pytest.raises(ValueError, match='"Linf" or "L2"'):
         robustbench.benchmark(model, *images, eps=EPS, threat_model="L1")
+    with pytest.raises(ValueError, match="eps above 0"):
+        robustbench.benchmark(model, *images, eps=0.0)
+    x, y = images
+    with pytest.raises(ValueError, match="has 4 classes, and this AutoAttack needs 10"):
+        robustbench.benchmark(
+            torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(27, 4)), x, y % 4, eps=EPS
+        )
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 from gkp import cli, data, pruners
+from gkp.cli import arguments
 from gkp.nets import checkpoint, cost, models
+from gkp.utils import assignments
 
 IMAGES = 64
 
@@ -118,3 +120,24 @@ def test_a_failing_write_leaves_the_old_file_and_names_it(
     assert said.startswith("error: pruned.safetensors: No space left on device: free some space")
     assert old.read_bytes() == b"old"
     assert sorted(path.name for path in here.iterdir()) == ["net.safetensors", "pruned.safetensors"]
+
+
+def test_a_shipped_network_is_not_written_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    place = Path("checkpoints/small/l1.safetensors")
+    place.parent.mkdir(parents=True)
+    place.write_bytes(b"weights")
+    with pytest.raises(ValueError, match="is the network to prune"):
+        arguments.output_file(place, "small/l1")
+    arguments.output_file(place, "small/l2")
+
+
+def test_options_without_a_default_take_numbers_and_none() -> None:
+    assert assignments.assignments(["a=None", "b=none", "c=2"]) == {"a": None, "b": "none", "c": 2}
+    for value in (None, 3, 0.5):
+        assignments.like("sparsity", value, None, "here")
+    for value in ("abc", True):
+        with pytest.raises(ValueError, match="give a number, or None"):
+            assignments.like("sparsity", value, None, "here")
+    with pytest.raises(ValueError, match="give a whole number"):
+        assignments.like("images", None, 64, "here")

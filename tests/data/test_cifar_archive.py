@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import tarfile
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -142,3 +143,27 @@ def test_unpacking_needs_no_filter_of_newer_pythons(tmp_path, published, monkeyp
         assert np.array_equal(images, published[1][part][0])
         assert np.array_equal(labels, published[1][part][1])
         assert same(data.load("cifar10", part, root=root), *published[1][part])
+
+
+def test_two_that_download_at_once_unpack_once(tmp_path, published, monkeypatch):
+    archive, expected = published
+    unpack, others, seen = cifar._unpack, [], []
+
+    def load() -> None:
+        seen.append(data.load("cifar10", "test", download=True))
+
+    def unpacked_while_another_asks(*places: Path) -> None:
+        if not others:
+            others.append(threading.Thread(target=load))
+            others[0].start()
+            others[0].join(0.5)
+            assert others[0].is_alive()
+        else:
+            seen.append("unpacked again")
+        unpack(*places)
+
+    monkeypatch.setattr(cifar, "_unpack", unpacked_while_another_asks)
+    load()
+    others[0].join()
+    assert len(seen) == 2
+    assert all(same(split, *expected["test"]) for split in seen)

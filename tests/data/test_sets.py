@@ -222,3 +222,12 @@ def test_tensors_of_ones_own_are_a_split_like_any_other() -> None:
 def test_other_tensors_are_refused_with_what_to_give(images, labels, match) -> None:
     with pytest.raises(ValueError, match=match):
         data.of_tensors(images, labels)
+
+
+def test_numbers_of_images_are_whole_numbers():
+    split = data.load("digits", "test").take(np.int64(30))
+    assert len(split) == 30
+    with pytest.raises(TypeError):
+        split.take(3.0)
+    with pytest.raises(ValueError, match="cannot hold out 3.0 of 30"):
+        data.hold_out(split, 3.0)

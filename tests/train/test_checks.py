@@ -7,6 +7,8 @@ import torch
 from small_training import random_split, same_weights, small_net, without_seconds
 from torch import nn
 
+from gkp import data
+from gkp.attacks import Attack
 from gkp.train import fine_tune
 from gkp.train.checks import joins_last, laid_last, placed, placed_back
 from gkp.train.hooks import Hooks, Step
@@ -178,3 +180,21 @@ def test_every_weight_lies_afterwards_as_before(layout: torch.memory_format) -> 
     for name, value in model.state_dict().items():
         assert value.stride() == before[name][0]
         assert torch.equal(value, before[name][1])
+
+
+@pytest.mark.parametrize(
+    ("attack", "match"),
+    [
+        (Attack("autoattack", eps=0.01), "AutoAttack"),
+        (Attack("fgsm", eps=0.1, space="normalized"), "normalize"),
+    ],
+)
+def test_an_attack_that_cannot_be_made_is_refused_before_the_first_step(attack, match):
+    split = data.load("digits", "train").take(40)
+    model, stepped = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 10)), []
+    hooks = Hooks(after_step=lambda *_: stepped.append(1))
+    with pytest.raises(ValueError, match=match):
+        fine_tune(model, split, Recipe(epochs=1), test=split, attacks={"it": attack}, hooks=hooks)
+    with pytest.raises(ValueError, match=match):
+        fine_tune(model, split, Recipe(epochs=1, adversarial=attack), hooks=hooks)
+    assert not stepped

@@ -150,3 +150,14 @@ def test_files_of_other_kinds_are_refused_by_name(tmp_path):
     for name in ("text.pt", "other.pt", "empty.pt"):
         with pytest.raises(ValueError, match=name):
             unpickle.read_module(tmp_path / name)
+
+
+def test_a_parameter_with_attributes_an_empty_tensor_and_passing_buffers(tmp_path):
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm2d(2))
+    model[0].weight.tag = "mine"
+    model[1].register_buffer("scratch", torch.ones(3), persistent=False)
+    model.register_buffer("none", torch.empty(0))
+    torch.save(model, tmp_path / "whole.pt")
+    read = unpickle.read_module(tmp_path / "whole.pt")
+    assert read.keys() == model.state_dict().keys()
+    assert all(torch.equal(read[name], tensor) for name, tensor in model.state_dict().items())

@@ -31,11 +31,14 @@ def load(paths: Iterable[str | Path]) -> None:
         if spec is None or spec.loader is None:
             raise ValueError(f"{path} is no Python file: a plug-in's name ends in .py")
         module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module  # dataclasses look their module up while they are made
         try:
             spec.loader.exec_module(module)
-        except SyntaxError as error:
-            raise ValueError(f"{path}, line {error.lineno}: {error.msg}") from error
-        sys.modules[name] = module
+        except BaseException as error:
+            del sys.modules[name]
+            if isinstance(error, SyntaxError):
+                raise ValueError(f"{path}, line {error.lineno}: {error.msg}") from error
+            raise
         known = [entry for entry in os.environ.get(VARIABLE, "").split(os.pathsep) if entry]
         if str(path) not in known:
             os.environ[VARIABLE] = os.pathsep.join([*known, str(path)])

@@ -45,7 +45,8 @@ def removals(
     """How many kernels or filters each layer loses at a rate; a layer keeps at least one.
 
     sizes: {layer: how many it has}. worth: {layer: multiply-adds that one of them costs}. Rounding carries
-    on from layer to layer, the dearest first, so that all together meet the rate to half of the cheapest.
+    on from layer to layer, the dearest first, so that all together meet the rate to half of the cheapest
+    where that one has still something to lose, and less exactly where it has not.
     """
     shares = layer_shares(model, profile, sizes, worth, example_input)
     order = sorted(shares, key=lambda name: -worth[name])

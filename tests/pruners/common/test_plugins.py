@@ -96,3 +96,18 @@ def test_two_files_of_one_name_are_told_apart(
     monkeypatch.setenv(plugins.VARIABLE, os.pathsep.join(map(str, files)))
     with pytest.raises(ValueError, match="rename one of them"):
         plugins.load_from_environment()
+
+
+def test_a_plug_in_may_have_dataclasses_and_one_that_fails_is_not_taken_for_loaded(
+    tmp_path: Path, clean: None
+) -> None:
+    path = tmp_path / "settings.py"
+    path.write_text("raise RuntimeError('not yet')\n")
+    with pytest.raises(RuntimeError, match="not yet"):
+        plugins.load([path])
+    path.write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+        "@dataclass\nclass Settings:\n    rate: float = 0.5\n"
+    )
+    plugins.load([path])
+    assert sys.modules["gkp_plugin_settings"].Settings().rate == 0.5
