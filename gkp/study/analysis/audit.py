@@ -177,7 +177,7 @@ def rank_agreement(
     labels = [label for label in sides[0].labels if label in sides[1].labels]
     measured, drawn, n = [], [], 0
     for side, name in zip(sides, (first, second), strict=True):
-        right = _shares(side, labels, name)
+        right = _counts(side, labels, name)
         n = len(right)
         measured.append(pd.DataFrame([right.mean(0)]))
         drawn.append(pd.DataFrame(_draws(n, draws) @ right.astype(np.float32)))
@@ -198,13 +198,16 @@ def _draws(n: int, draws: int) -> np.ndarray:
     return np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=draws).astype(np.float32)
 
 
-def _shares(comparison: Comparison, labels: Sequence[str], name: str) -> np.ndarray:
-    """(N, labels): the share of each label's trainings that have an image right, of the seeds all have."""
+def _counts(comparison: Comparison, labels: Sequence[str], name: str) -> np.ndarray:
+    """int (N, labels): how many of each label's trainings have an image right, of the seeds all have.
+
+    Counts, since shares of a third are rounded and then rank what is equal.
+    """
     outcomes = [comparison.right(label, name) for label in labels]
     common = set.intersection(*(set(by_seed) for by_seed in outcomes)) if outcomes else set()
     n = min((len(by_seed[seed]) for by_seed in outcomes for seed in common), default=0)
-    shares = [np.mean([by_seed[seed][:n].numpy() for seed in sorted(common)], axis=0) for by_seed in outcomes]
-    return np.stack(shares, axis=1)
+    counts = [np.sum([by_seed[seed][:n].numpy() for seed in sorted(common)], axis=0) for by_seed in outcomes]
+    return np.stack(counts, axis=1)
 
 
 def ranks_text(sources: Sequence[Comparison], first: str, others: Sequence[str]) -> pd.DataFrame:

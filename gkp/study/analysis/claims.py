@@ -138,9 +138,11 @@ class Verdict:
     @property
     def ours(self) -> float:
         """The mean over records (seeds), or the worst where each record counts."""
-        if self.claim.each:
+        if not self.claim.each:
+            return statistics.fmean(self.values)
+        if self.claim.expect is not None:
             return max(self.values, key=self.claim.distance)
-        return statistics.fmean(self.values)
+        return max(self.values) if self.claim.at_least is None else min(self.values)
 
     @property
     def ours_text(self) -> str:

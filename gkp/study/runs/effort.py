@@ -13,7 +13,13 @@ def seconds(record: Record) -> dict[str, float]:
     The rest is finding the rate, counting, loading and saving. Attacks that were added later are left out,
     because they are not in the run's total.
     """
-    attacks = sum(metric.seconds for metric in record.measured() if metric.attack.name not in record.later)
+    once = {  # rules that keep the same weights have the same metrics
+        (kept.sha256, name): metric.seconds
+        for kept in record.kept.values()
+        for name, metric in kept.metrics.items()
+        if name not in record.later
+    }
+    attacks = sum(once.values())
     parts = {"pruning": record.pruning.seconds, "training": record.training_seconds, "attacks": attacks}
     return parts | {"the rest": max(0.0, (record.provenance.seconds or 0.0) - sum(parts.values()))}
 

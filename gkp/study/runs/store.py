@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from gkp.study.runs import suites
+from gkp.study.runs.locks import alone
 from gkp.study.runs.protocols import Entry
 from gkp.study.runs.record import Fact, Record, parse
 from gkp.study.runs.run import VERSION, Run
@@ -130,8 +131,13 @@ class Store:
     def update_manifest(self) -> Path:
         """Write checkpoints/manifest.json: suite/name.safetensors -> SHA-256 and record, committed ones.
 
-        rule: those that chose these weights, separated by commas.
+        rule: those that chose these weights, separated by commas. Processes do it one after the other, so
+        that none leaves out what another has just written.
         """
+        with alone("manifest", self.root):
+            return self._write_manifest()
+
+    def _write_manifest(self) -> Path:
         files: dict[str, dict[str, str]] = {}
         for record in self.all():
             for rule, kept in record.kept.items():

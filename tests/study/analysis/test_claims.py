@@ -248,3 +248,17 @@ def test_the_committed_claims_are_well_formed_and_about_known_suites() -> None:
         for name in filter(None, (claim.ours.get("attack"), claim.ours.get("over"))):
             about = [run for run in suite.runs if claim.ours.get("label", run.label) == run.label]
             assert every(name in {e.attack.name for e in run.evaluation} for run in about), claim.id
+
+
+@pytest.mark.parametrize(
+    ("bound", "values", "worst"),
+    [
+        ({"at_least": 0.0}, (5.0, 0.2, 3.0), 0.2),
+        ({"at_most": 1.0}, (-5.0, 0.9, -3.0), 0.9),
+        ({"expect": 1.0}, (0.8, 1.5), 1.5),
+    ],
+)
+def test_the_worst_of_those_that_meet_a_bound_is_the_nearest_to_it(
+    bound: dict, values: tuple[float, ...], worst: float
+) -> None:
+    assert claims.Verdict(make_claim(**{"expect": None, **bound}, each=True), values, "OK").ours == worst

@@ -1,5 +1,7 @@
 """Where the time of a suite went, by hand."""
 
+from dataclasses import replace
+
 from record_factory import edited, make_record
 
 from gkp.study.runs import effort
@@ -34,3 +36,11 @@ def test_the_sentence_sums_all_runs() -> None:
         "2 runs, 3:20 in all processes: pruning 20 %, training 50 %, attacks 20 %, the rest 10 %"
     )
     assert effort.sentence([]) == ""
+
+
+def test_rules_that_keep_the_same_weights_were_attacked_once() -> None:
+    once = timed(2.0, [10.0], 5.0, 18.0)
+    kept = once.kept["last"]
+    assert effort.seconds(replace(once, kept={"last": kept, "best-test": kept})) == effort.seconds(once)
+    other = replace(once, kept={"last": kept, "best-test": replace(kept, sha256="other")})
+    assert effort.seconds(other)["attacks"] == 10.0

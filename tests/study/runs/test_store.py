@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import subprocess
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -219,3 +220,32 @@ def test_a_suite_sees_what_is_said_of_its_own_attacks_alone(store: Store) -> Non
     seen = asked_for(record, replace(RUN, evaluation=protocols.paper())).kept["last"]
     assert seen.metrics.keys() == {"benign", asked.name}
     assert seen.self_check == said[:1]
+
+
+def test_a_manifest_lacks_nothing_that_another_process_just_added(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(seed: int) -> None:
+        record = make_record(replace(RUN, seed=seed))
+        file = f"checkpoints/small/{record.stem}.safetensors"
+        Store(tmp_path).write(edited(record, (("checkpoints", "last", "file"), file)))
+
+    def another() -> None:
+        write(1)
+        Store(tmp_path).update_manifest()
+
+    write(0)
+    seen, others = Store.all, list[threading.Thread]()
+
+    def all_while_another_writes(self: Store) -> list:
+        records = seen(self)
+        if not others:
+            others.append(threading.Thread(target=another))
+            others[0].start()
+            others[0].join(0.5)
+        return records
+
+    monkeypatch.setattr(Store, "all", all_while_another_writes)
+    Store(tmp_path).update_manifest()
+    others[0].join()
+    assert len(Store(tmp_path).manifest()) == 2

@@ -209,10 +209,9 @@ def test_an_attack_on_another_number_of_images_is_another_attack() -> None:
     """A record has an attack once, so that two suites would measure it again and again, in turns."""
     asked: dict[tuple[str, str], set[int | None]] = {}
     for name in suites.SUITES:
-        if name.startswith("cifar10-resnet20-"):
-            for run in suites.get(name).runs:
-                for entry in run.evaluation:
-                    asked.setdefault((run.hash, entry.attack.name), set()).add(entry.n)
+        for run in suites.get(name).ordered():
+            for entry in run.evaluation:
+                asked.setdefault((run.hash, entry.attack.name), set()).add(entry.n)
     assert [key for key, numbers in asked.items() if len(numbers) > 1] == []
 
 

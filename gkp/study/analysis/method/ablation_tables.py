@@ -16,6 +16,7 @@ import pandas as pd
 
 from gkp.study.analysis.compared import Comparison
 from gkp.study.analysis.labels import BENIGN
+from gkp.study.analysis.method.costs import MISSING
 from gkp.study.facts.ablations import ALL, titles
 from gkp.study.runs import suites
 from gkp.study.runs.record import Record
@@ -23,7 +24,6 @@ from gkp.study.runs.run import RATE, Run
 from gkp.study.runs.store import Store
 from gkp.study.runs.suites import recipes
 
-MISSING = "not yet recorded"
 PAPER_COLUMNS = {"benign": "benign", "fgsm_0.01": "FGSM 0.01", "fgsm_0.1": "FGSM 0.1"}
 
 

@@ -82,10 +82,12 @@ def table_text(comparison: Comparison, names: Sequence[str]) -> pd.DataFrame:
 def variance(comparison: Comparison, attack: str) -> pd.DataFrame:
     """Analysis of variance of the accuracies of all crossed runs: which single factor carries how much.
 
-    factor, levels, share (percent of the sum of squares), F, p, best, worst, points (between these two, the
-    other factors alike), low, high: the 95 % interval of that difference, simultaneous for all pairs of
-    levels of the factor (Tukey). A last row, "rest", has what single factors do not carry: their
-    interactions and the chance of a training. ValueError where the runs do not tell the factors apart.
+    factor, levels, share (percent of the total sum of squares, beyond what the other factors carry: type
+    II), F, p, best, worst, points (between these two, the other factors alike), low, high: the 95 % interval
+    of that difference, simultaneous for all pairs of levels of the factor (Tukey). A last row, "rest", has
+    what single factors do not carry: their interactions and the chance of a training. The shares add up to
+    100 where every level meets every other one equally often. ValueError where the runs do not tell the
+    factors apart.
     """
     from scipy.stats import studentized_range  # slow to import
     from statsmodels.formula.api import ols
@@ -116,7 +118,7 @@ def variance(comparison: Comparison, attack: str) -> pd.DataFrame:
         rows.append(row | {"points": points, "low": points - half, "high": points + half})
     rest = {"factor": "rest", "share": sums.loc["Residual", "sum_sq"]}
     result = pd.DataFrame([*rows, rest])
-    result["share"] *= 100 / result["share"].sum()
+    result["share"] *= 100 / ((frame.accuracy - frame.accuracy.mean()) ** 2).sum()
     return result
 
 

@@ -4,6 +4,7 @@ import itertools
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from many_records import ATTACKS, a_record
@@ -71,8 +72,18 @@ def test_the_analysis_of_variance_finds_what_adds_up(known: Comparison) -> None:
     assert found.loc["profile", "points"] == pytest.approx(16)
     assert found.loc["selection", "points"] == pytest.approx(3)
     assert found.loc["which", "points"] == pytest.approx(0, abs=1e-6)
-    assert found.share.sum() == pytest.approx(100)
     assert found.share["profile"] > 90 > 10 > found.share["rest"]
+
+
+def test_the_rest_of_the_variance_is_what_no_sum_of_single_factors_explains(known: Comparison) -> None:
+    """The levels do not meet one another equally often, so that the shares need not add up."""
+    frame, varied = factors._accuracies(known, CLEAN)
+    levels = pd.get_dummies(frame[varied], drop_first=True).assign(constant=1).to_numpy(float)
+    weights, *_ = np.linalg.lstsq(levels, frame.accuracy.to_numpy())
+    unexplained = ((frame.accuracy - levels @ weights) ** 2).sum()
+    total = ((frame.accuracy - frame.accuracy.mean()) ** 2).sum()
+    found = factors.variance(known, CLEAN).set_index("factor")
+    assert found.share["rest"] == pytest.approx(100 * unexplained / total)
 
 
 def test_intervals_of_the_analysis_are_tukeys(known: Comparison, monkeypatch: pytest.MonkeyPatch) -> None:
