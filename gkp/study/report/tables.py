@@ -11,7 +11,7 @@ import pandas as pd
 from gkp.study.analysis import claims, verdict
 from gkp.study.analysis.compared import Comparison
 from gkp.study.analysis.comparison import marked, marks_text, mean_size
-from gkp.study.analysis.labels import BENIGN, CONTROL
+from gkp.study.analysis.labels import BENIGN, CONTROL, method_title
 from gkp.study.analysis.method import costs
 
 COUNT = re.compile(r"\d+(?= of \d+ images)")  # in a sentence of a self-check
@@ -106,7 +106,7 @@ def footnote(comparison: Comparison, attacks: Iterable[str] | None = None) -> st
         else "standard deviation over seeds (one seed: half the interval)"
     )
     return (
-        f"Accuracy in % ± {spread}. Test set: {data.images:,}{whole} images. {counted}. "
+        f"Accuracy in % ± {spread}. Test set: {data.images:,}{whole} images. {counted.removesuffix('.')}. "
         f'"norm.": eps counts after normalisation, the paper\'s unit ({normalised_unit(comparison)}); '
         '"pred.": the attack uses predicted labels, as the released code does. '
         "MACs and parameters in the usual convention." + marks_text(comparison)
@@ -163,9 +163,9 @@ def _clean(findings: verdict.Findings) -> tuple[str, ...]:
     worse, best = frame[frame.verdict == "worse"].difference, frame.iloc[-1]
     span = f", {-worse.iloc[-1]:.1f} to {-worse.iloc[0]:.1f} points" if len(worse) else ""
     return (
-        "structured pruning methods keep clean accuracy",
+        "structured pruning keeps an acceptable clean accuracy",
         f"{len(frame) - len(worse)} of {len(frame)} methods come without a significant loss; nearest to "
-        f"{CONTROL}: {best.method}, {best.difference:+.1f} points",
+        f"{CONTROL}: {method_title(best.method)}, {best.difference:+.1f} points",
         f"{len(worse)} of {len(frame)} lose significantly{span}",
     )
 
@@ -190,7 +190,7 @@ def _milder(findings: verdict.Findings) -> tuple[str, ...]:
     def listed(word: str) -> str:
         texts = []
         for attack, tests in findings.filters.items():
-            names = list(tests[tests.verdict == word].method)
+            names = [method_title(name) for name in tests[tests.verdict == word].method]
             who = f" ({', '.join(names)})" if names else ""
             texts.append(f"{findings.titles[attack]}: {len(names)} of {len(tests)}{who}")
         return "; ".join(texts)

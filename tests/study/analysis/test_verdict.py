@@ -11,7 +11,7 @@ from gkp.attacks import Attack
 from gkp.study.analysis import paired, verdict
 from gkp.study.analysis.compared import Comparison
 from gkp.study.analysis.comparison import PROTOCOL, sound_attack
-from gkp.study.analysis.labels import BENIGN, CONTROL
+from gkp.study.analysis.labels import BENIGN, CONTROL, method_title
 from gkp.study.report import tables
 from gkp.study.runs.record import Fact
 from gkp.study.runs.store import Store
@@ -40,7 +40,7 @@ def test_differences_are_the_paired_tests(records, tmp_path):
     count, nearest = sentence.split("; ")
     assert count == f"{3 - worse.sum()} of 3 methods come without a significant loss"
     assert nearest.startswith(f"nearest to {CONTROL}: ")
-    assert sentence.endswith(f"{lost.idxmin()}, {-lost.min():+.1f} points")
+    assert sentence.endswith(f"{method_title(lost.idxmin())}, {-lost.min():+.1f} points")
     assert worse.any()
     assert against == (
         f"{worse.sum()} of 3 lose significantly, {lost[worse].min():.1f} to {lost[worse].max():.1f} points"
@@ -85,7 +85,7 @@ def test_autoattack_counts_where_it_ran(records, tmp_path):
             attacked = with_right(record, Attack("autoattack", eps=0.5 / 255), right)
         store.write(edited(attacked, (("suite",), verdict.AUTOATTACK)))
     _, worse, better, images, _ = statement(tmp_path, records, "filter pruning")
-    assert worse.endswith("AutoAttack 0.5/255: 1 of 1 (l1)")
+    assert worse.endswith("AutoAttack 0.5/255: 1 of 1 (L1Norm)")
     assert better.endswith("AutoAttack 0.5/255: 0 of 1")
     assert images.endswith("; AutoAttack: 400 images")
     assert without[3] == images.removesuffix("; AutoAttack: 400 images")

@@ -149,9 +149,9 @@ def test_the_pages_of_the_repository_show_what_the_records_give() -> None:
 
 def test_the_suites_say_what_is_recorded(tmp_path: Path) -> None:
     table = blocks.suites_table(Store(tmp_path)).set_index("suite")
-    assert table.loc["cifar10-resnet20-selection", "records"] == "0 of 2"
-    assert table.loc["cost", "records"] == "0 of 4"
-    assert table.loc["digits", "records"] == "made live"
+    assert table.loc["cifar10-resnet20-selection", "complete"] == "0 of 2"
+    assert table.loc["cost", "complete"] == "0 of 4"
+    assert table.loc["digits", "complete"] == "made live"
     committed = blocks.suites_table(Store(".")).set_index("suite")
-    assert committed.loc["cifar10-resnet20-selection", "records"] == "2 of 2"
-    assert "records" not in blocks.suites_table()
+    assert committed.loc["cifar10-resnet20-selection", "complete"] == "2 of 2"
+    assert "complete" not in blocks.suites_table()

@@ -30,10 +30,10 @@ ROBUST = Attack("pgd", eps=0.5 / 255, step=0.125 / 255, iterations=10).name
 
 
 def there(store: Store, suite: str) -> str:
-    """ "**19 of 58 runs** of cifar10-resnet20-profiles are there, 18 of them trainings of 8 networks"."""
+    """ "**19 of 58 runs** of cifar10-resnet20-profiles have a record, 18 of them trainings of 8 networks"."""
     runs, recorded = suites.get(suite).ordered(), Comparison(store.of_suite(suite))
     networks = len({record.label for record in recorded.trained})
-    done = f"**{len(recorded)} of {len(runs)} runs** of `{suite}` are there"
+    done = f"**{len(recorded)} of {len(runs)} runs** of `{suite}` have a record"
     return f"{done}, {len(recorded.trained)} of them trainings of {networks} networks."
 
 

@@ -52,6 +52,7 @@ def makers(evidence: Evidence, argument: str) -> dict[str, Callable[[], str]]:
         "price": lambda: answer.price(evidence),
         "longer": lambda: longer.longer(evidence),
         "status": lambda: status.status(evidence),
+        "compared": lambda: status.compared(evidence),
         "claims": lambda: status.all_of(evidence, argument),
         "last-lines": lambda: last_lines(evidence),
         "suites": lambda: to_markdown(suites_table(store)),
@@ -72,7 +73,7 @@ def last_lines(evidence: Evidence) -> str:
     """The end of what `python -m gkp report` prints about the committed records, long lines cut."""
     committed = [v for v in evidence.judged if v.claim.ours["suite"] != LIVE]
     shown = status.closing(committed, evidence.waiting)[-LAST_LINES:]
-    cut = [line if len(line) <= WIDTH else f"{line[:WIDTH].rstrip()} ..." for line in shown]
+    cut = [line if len(line) <= WIDTH else f"{line.partition(':')[0]}: ..." for line in shown]
     return "```text\n" + "\n".join(cut) + "\n```\n"
 
 
@@ -141,7 +142,7 @@ def suites_table(store: Store | None = None) -> pd.DataFrame:
         length = f"{minutes / 60:.0f} h" if minutes > 90 else f"{max(minutes, 1):.0f} min"
         row = {"suite": name, "what": suite.title, "needs": suite.needs, "2 CPU cores": length}
         if store is not None:
-            row["records"] = recorded(store.suite(name), store)
+            row["complete"] = recorded(store.suite(name), store)
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -10,19 +10,20 @@ from gkp.study.analysis import seeds
 from gkp.study.analysis.claims import Verdict
 from gkp.study.analysis.compared import Comparison
 from gkp.study.analysis.comparison import PROTOCOL, pixel_attacks, points, sound_attack
-from gkp.study.analysis.labels import BENIGN, CONTROL, network_title
+from gkp.study.analysis.labels import BENIGN, CONTROL, method_title, network_title
 from gkp.study.analysis.method import factors
 from gkp.study.analysis.method.profiles import ROBUST
 from gkp.study.analysis.verdict import ABLATIONS
 from gkp.study.report.pages.evidence import Evidence, answer, compact
 from gkp.study.runs.suites.grids import TELLING
-from gkp.study.runs.suites.stages import FINETUNINGS
+from gkp.study.runs.suites.stages import EARLY, FINETUNINGS
 from gkp.study.runs.suites.trained import TRAINED_LONGER
 
 METHOD, HEADLINE = "sr-gkp", PROTOCOL[0]  # FGSM 0.01
 LONG_56, SHORT_56 = "cifar10-resnet56-57", "cifar10-resnet56-seeds"
 SEEDS_20 = "cifar10-resnet20-seeds"
-PROFILES, ATTACKED = "cifar10-resnet20-profiles", "cifar10-resnet20-adversarial"
+PROFILES, PROFILES_56 = "cifar10-resnet20-profiles", "cifar10-resnet56-profiles"
+ATTACKED = "cifar10-resnet20-adversarial"
 RANDOM_EARLY = "sr-gkp-b (strategy-random)"  # random kernels, most of them in the early stages
 COLUMNS = ("question", "answer", "size in points (95 % interval)", "n", "notebook")
 LAYERS = {"S1": "random layers", "S2": "layers of the authors' ResNet-20"}
@@ -42,12 +43,14 @@ def findings(evidence: Evidence) -> str:
     """One row per question; its answers are yes, no or open, by the status of claims."""
     long, short = (f"{network(evidence, s)}, {epochs(evidence, s)} epochs" for s in (LONG_56, SEEDS_20))
     other = f"Is SR-GKP more robust under FGSM 0.01 than others ({long})?"
+    early = f"Do random kernels, pruned {EARLY} over the stages, keep it ({network(evidence, PROFILES)})?"
     common = [name for name in TRAINED_LONGER if name in others()]
     rows = [
         same_kernels(evidence),
         kept(evidence, LONG_56, f"Does SR-GKP keep what the equally fine-tuned network has ({long})?"),
         kept(evidence, SEEDS_20, f"The same, {short}?"),
-        pruned_early(evidence),
+        pruned_early(evidence, PROFILES, early),
+        pruned_early(evidence, PROFILES_56, f"The same, {network(evidence, PROFILES_56)}?"),
         trained_on_attacks(evidence),
         fine_tuned_otherwise(evidence),
         other_methods(evidence, LONG_56, TRAINED_LONGER, other),
@@ -57,7 +60,13 @@ def findings(evidence: Evidence) -> str:
         smoothness(evidence),
         protocol(evidence),
     ]
-    return compact(pd.DataFrame(rows, columns=list(COLUMNS)))
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    linked = ~table.notebook.duplicated()  # a notebook is linked once
+    table["notebook"] = [
+        evidence.short_link(name) if first else name.partition("_")[0]
+        for name, first in zip(table.notebook, linked, strict=True)
+    ]
+    return compact(table)
 
 
 def same_kernels(evidence: Evidence) -> Row:
@@ -65,7 +74,7 @@ def same_kernels(evidence: Evidence) -> Row:
     verdicts = [evidence.verdict(name) for name in LAYERS]
     n = f"{sum(verdict.ours for verdict in verdicts):.0f} layers"
     question = "Does our search keep the released kernels?"
-    return (question, answer(verdicts), listed_shares(verdicts), n, evidence.short_link("01_method"))
+    return (question, answer(verdicts), listed_shares(verdicts), n, "01_method")
 
 
 def kept(evidence: Evidence, suite: str, question: str) -> Row:
@@ -77,7 +86,7 @@ def kept(evidence: Evidence, suite: str, question: str) -> Row:
 def other_methods(evidence: Evidence, suite: str, names: Iterable[str], question: str) -> Row:
     """SR-GKP against other methods under the paper's headline attack."""
     verdicts = {name: evidence.difference(suite, HEADLINE, name) for name in names if name != METHOD}
-    titles = {name: name for name in verdicts}
+    titles = {name: method_title(name) for name in verdicts}
     return _row(evidence, suite, question, verdicts, titles, {HEADLINE: next(iter(verdicts.values()))})
 
 
@@ -102,18 +111,17 @@ def _row(
     label: str = METHOD,
     notebook: str = "02_fragility",
 ) -> Row:
-    """Question, answer, sizes of `verdicts` by their titles, seeds and images of the attacks in `sized`."""
+    """Question, answer, sizes of `verdicts` by title, seeds and images of those in `sized`, notebook."""
     size = lines((titles[name], points_text(verdict)) for name, verdict in verdicts.items())
     n = trainings(evidence, suite, sized, label)
-    return (question, answer(list(verdicts.values())), size, n, evidence.short_link(notebook))
+    return (question, answer(list(verdicts.values())), size, n, notebook)
 
 
-def pruned_early(evidence: Evidence) -> Row:
+def pruned_early(evidence: Evidence, suite: str, question: str) -> Row:
     """A network that lost most in its early stages against the control."""
-    question = "Do random kernels, pruned 6:3:1 over the stages (ResNet-20)?"
-    verdicts = differences(evidence, PROFILES, RANDOM_EARLY)
-    titles = briefly(evidence.comparison(PROFILES))
-    return _row(evidence, PROFILES, question, verdicts, titles, verdicts, RANDOM_EARLY, "06_better")
+    verdicts = differences(evidence, suite, RANDOM_EARLY)
+    titles = briefly(evidence.comparison(suite))
+    return _row(evidence, suite, question, verdicts, titles, verdicts, RANDOM_EARLY, "06_better")
 
 
 def fine_tuned_otherwise(evidence: Evidence) -> Row:
@@ -127,7 +135,7 @@ def fine_tuned_otherwise(evidence: Evidence) -> Row:
     question = "Does another fine-tuning leave SR-GKP-B more under PGD-10 0.5/255 (ResNet-20)?"
     sized = dict.fromkeys((BENIGN, ROBUST), next(iter(robust.values())))
     n = trainings(evidence, others[0][1], sized, factors.BEST)
-    return (question, answer(list(robust.values())), size, n, evidence.short_link("06_better"))
+    return (question, answer(list(robust.values())), size, n, "06_better")
 
 
 def trained_on_attacks(evidence: Evidence) -> Row:
@@ -136,7 +144,7 @@ def trained_on_attacks(evidence: Evidence) -> Row:
     strong = [name for name in pixel_attacks(comparison, "pgd") if comparison.attacks[name].iterations == 50]
     attacks = (BENIGN, *strong)
     verdicts = {attack: evidence.difference(ATTACKED, attack, CONTROL) for attack in attacks}
-    question = "Does SR-GKP, fine-tuned on attacked images (ResNet-20)?"
+    question = "Does SR-GKP, fine-tuned on attacked images, keep what the unpruned one has then (ResNet-20)?"
     titles = {attack: comparison.titles[attack].replace(" +1", "") for attack in attacks}  # of the restart
     return _row(evidence, ATTACKED, question, verdicts, titles, verdicts)
 
@@ -150,7 +158,7 @@ def smoothness(evidence: Evidence) -> Row:
     question = "Does the search keep the same kernels whatever smoothness weighs in it?"
     fact = evidence.store.fact(*ABLATIONS)
     n = f"{len(fact.facts['smoother']) if fact else 0} networks"
-    return (question, answer(list(verdicts.values())), size, n, evidence.short_link("03_ablations"))
+    return (question, answer(list(verdicts.values())), size, n, "03_ablations")
 
 
 def protocol(evidence: Evidence) -> Row:
@@ -160,7 +168,7 @@ def protocol(evidence: Evidence) -> Row:
     counts = sorted({len(verdict.values) for verdict in verdicts.values()})
     n = f"{' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} networks"
     question = "Does the paper's protocol find as much as stricter attacks?"
-    return (question, answer(list(verdicts.values())), size, n, evidence.short_link("05_audit"))
+    return (question, answer(list(verdicts.values())), size, n, "05_audit")
 
 
 # ---- parts of a row ------------------------------------------------------------------------------

@@ -61,21 +61,30 @@ def grouped(judged: Sequence[Verdict]) -> dict[str, list[Verdict]]:
 
 
 def status(evidence: Evidence) -> str:
-    """What is printed, and how much of it we meet; differences by direction; the rest in two sentences."""
+    """What is printed, and how much of it we meet; how differences and other statements come out."""
     groups = grouped(evidence.judged)
     numbers = groups["paper"] + groups["release"]
-    differences, statements, refuted = (groups[name] for name in ("differences", "statements", "assumptions"))
-    held = sum(verdict.status == "OK" for verdict in statements)
-    counts = [len(part) for part in (numbers, differences, statements, refuted)]
+    differences, further = groups["differences"], groups["statements"] + groups["assumptions"]
+    ahead, behind, unclear = (_count(differences, name) for name in ("OK", "MISS", "OPEN"))
+    held, refuted, undecided = (_count(further, name) for name in ("OK", "MISS", "OPEN"))
+    counts = [len(part) for part in (numbers, differences, further)]
     return (
         f"What is printed:\n\n{compact(printed(numbers, evidence.waiting))}\n"
-        f"What we state about our networks, as differences on the same images:\n\n"
-        f"{compact(directions(differences))}\n"
-        f"What we state besides, about networks, attacks and code: {held} of {len(statements)} hold. "
-        f"Outside these counts stand {len(refuted)} assumptions that were written down to be tested and "
-        f"that the records refute. In sum {' + '.join(map(str, counts))} = {sum(counts)} claims with a "
-        f"record, all in [docs/claims.md]({evidence.up}docs/claims.md) with number, tolerance and reason.\n"
+        f"Of {len(differences)} differences of SR-GKP to another network on the same images it is shown "
+        f"ahead in {ahead} and behind in {behind}; {unclear} are open. Of {len(further)} further statements "
+        f"about networks, attacks and code {held} hold, {refuted} are refuted and {undecided} are open. "
+        f"In sum {' + '.join(map(str, counts))} = {sum(counts)} claims with a record, all in "
+        f"[docs/claims.md]({evidence.up}docs/claims.md) with number, tolerance and reason.\n"
     )
+
+
+def _count(verdicts: Sequence[Verdict], status: str) -> int:
+    return sum(verdict.status == status for verdict in verdicts)
+
+
+def compared(evidence: Evidence) -> str:
+    """Differences of SR-GKP by what it is compared with and by direction, as a table."""
+    return compact(directions(grouped(evidence.judged)["differences"]))
 
 
 def printed(judged: Sequence[Verdict], waiting: Mapping[str, int]) -> pd.DataFrame:

@@ -47,7 +47,7 @@ def store(tmp_path) -> Store:
 def test_what_is_there_and_what_is_missing(store) -> None:
     asked = len(suites.get(PLAIN).ordered())
     text = profiles.there(store, PLAIN)
-    assert text.startswith(f"**4 of {asked} runs** of `{PLAIN}` are there, 4 of them trainings of 3 networks")
+    assert text.startswith(f"**4 of {asked} runs** of `{PLAIN}` have a record, 4 of them trainings of 3 ")
     missing = profiles.missing(store, PLAIN)
     assert "sr-gkp (seed 2)" in missing
     assert "sr-gkp-b (seeds 1, 2)" in missing

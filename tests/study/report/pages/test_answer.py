@@ -13,13 +13,19 @@ def committed():
     return committed_evidence()
 
 
-def test_four_lines_that_follow_the_verdicts(committed, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert answer.first_lines(committed).count("\n- ") == 3
+def test_five_lines_that_follow_the_verdicts(committed, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert answer.first_lines(committed).count("\n- ") == 4
     ahead = [verdict("", "OK", (2.0,), (1.0, 3.0)), verdict("", "OK", (4.0,), (1.0, 5.0))]
     monkeypatch.setattr(answer, "robust", lambda *_: ahead)
     text = answer.first_lines(committed)
     assert "**Free robustness is shown**" in text
-    assert "under 0 of 2 attacks, more under 2 (2.0 to 4.0 points; ResNet-56, 57 epochs" in text
+    assert "control under 0 of 2 attacks (ResNet-56, 57 epochs" in text
+    assert "; to be more robust under 6.\n" in text
+    behind = [verdict("", "MISS", (-2.0,), (-3.0, -1.0)), verdict("", "OPEN", (-1.0,), (-3.0, 1.0))]
+    monkeypatch.setattr(answer, "robust", lambda *_: behind)
+    text = answer.first_lines(committed)
+    assert "control under 1 of 2 attacks by 2.0 to 2.0 points (ResNet-56, 57 epochs" in text
+    assert "; to be more robust under none.\n" in text
 
 
 def test_a_setting_has_network_epochs_and_the_seeds_of_what_is_compared(committed) -> None:

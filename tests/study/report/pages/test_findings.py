@@ -59,16 +59,19 @@ def test_a_difference_is_judged_on_the_same_images(tmp_path: Path) -> None:
     assert evidence.difference("small", "fgsm", labels[1], labels[0]).status == "MISSING"
 
 
-def test_twelve_questions_with_sizes_and_notebooks_that_exist(committed: Evidence) -> None:
-    lines = findings.findings(committed).splitlines()
-    assert len(lines) == 2 + 12
+def test_questions_have_sizes_and_notebooks_that_exist_and_are_linked_once(committed: Evidence) -> None:
+    lines, linked = findings.findings(committed).splitlines(), set[str]()
+    assert len(lines) == 2 + 13
     for line in lines[2:]:
         question, said, size, n, notebook = (cell.strip() for cell in line.strip("|").split(" | "))
         assert question.endswith("?")
         assert said
         assert any(character.isdigit() for character in size)
         assert n[0].isdigit()
-        assert Path(notebook.partition("(")[2].rstrip(")")).is_file()
+        number, _, path = notebook.lstrip("[").partition("](")
+        assert (number in linked) == (not path)
+        assert not path or Path(path.rstrip(")")).is_file()
+        linked.add(number)
 
 
 def test_a_difference_that_is_a_claim_is_that_claim(committed: Evidence) -> None:

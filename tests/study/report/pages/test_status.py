@@ -69,11 +69,13 @@ def test_differences_are_counted_by_direction() -> None:
     assert list(frame.loc["sum"]) == [2, 2, 1, 5]
 
 
-def test_refuted_assumptions_are_not_counted_beside_statements() -> None:
+def test_differences_and_further_statements_are_counted_by_how_they_come_out() -> None:
     text = status.status(Evidence(Store("."), JUDGED, {}))
-    assert "1 of 2 hold" in text
-    assert "Outside these counts stand 1 assumptions" in text
-    assert "4 + 5 + 2 + 1 = 12 claims" in text
+    assert "Of 5 differences of SR-GKP" in text
+    assert "shown ahead in 2 and behind in 2; 1 are open" in text
+    assert "Of 3 further statements" in text
+    assert "1 hold, 1 are refuted and 1 are open" in text
+    assert "4 + 5 + 3 = 12 claims" in text
 
 
 def test_the_committed_counts_add_up(committed: Evidence) -> None:
@@ -81,7 +83,10 @@ def test_the_committed_counts_add_up(committed: Evidence) -> None:
     parts, total = re.search(r"In sum ([\d+ ]+) = (\d+) claims", text).groups()
     assert sum(map(int, parts.split("+"))) == int(total)
     assert int(total) == len([v for v in committed.judged if v.claim.ours["suite"] != "digits"])
-    rows = re.findall(r"^\| (.*?) \| (\d+) \| (\d+) \| (\d+) \| (\d+) \|$", text, flags=re.MULTILINE)
+    for whole, *kinds in re.findall(r"Of (\d+) \D+ (\d+) \D+ (\d+)\D+ (\d+) (?:are|is) open", text):
+        assert int(whole) == sum(map(int, kinds))
+    tables = text + status.compared(committed)
+    rows = re.findall(r"^\| (.*?) \| (\d+) \| (\d+) \| (\d+) \| (\d+) \|$", tables, flags=re.MULTILINE)
     assert len(rows) == 14
     assert all(sum(map(int, row[1:4])) == int(row[4]) for row in rows)
     printed, differences = rows[:7], rows[8:13]
