@@ -191,7 +191,7 @@ def _out_of_order(known: _Known) -> Iterable[str]:
     for (strong, s), (weak, w) in permutations(known, 2):
         n, (left, more) = _common(weak, strong)
         gain = int(more.sum()) - int(left.sum())
-        if gain > 0 and (reason := _why_stronger(s, w)):
+        if gain > 0 and not getattr(strong, "may_be_weak", False) and (reason := _why_stronger(s, w)):
             sentence = f"{strong.name} leaves {gain} of {n} images more right than {weak.name}, {reason}"
             worst[strong.name, reason] = max((gain, sentence), worst.get((strong.name, reason), (0, "")))
     return [sentence for _, sentence in worst.values()]

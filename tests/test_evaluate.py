@@ -381,7 +381,12 @@ def test_integer_images_are_refused_without_an_attack_too() -> None:
 
 def test_attacks_of_ones_own_choice_need_not_be_the_strongest(model, images):
     chosen = autoattack(model, *images, eps=1 / 255, version="custom", attacks=("square",))
-    assert chosen.attack is None
+    chosen = replace(chosen, correct=torch.ones_like(chosen.correct))
+    pgd = Attack("pgd", eps=1 / 255, step=0.25 / 255, iterations=10)
+    assert self_check([chosen, seen(pgd, 0, n=chosen.n)]) == []
+    standard = replace(chosen, attacks=("apgd-ce", "apgd-t", "fab-t", "square"))
+    (sentence,) = self_check([standard, seen(pgd, 0, n=chosen.n)])
+    assert "images more right than pgd10" in sentence
 
 
 @pytest.mark.parametrize("size", [10.0, "10", True, 0])

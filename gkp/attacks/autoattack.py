@@ -46,6 +46,11 @@ class AutoAttackOutcome(Outcome):
     attacks: tuple[str, ...] = ()
     broken_by: Tensor = torch.empty(0, dtype=torch.int64)
 
+    @property
+    def may_be_weak(self) -> bool:
+        """Whether another attack may find more: these are of one's own choice, or against random defences."""
+        return self.attacks not in (VERSIONS["standard"], VERSIONS["plus"])
+
 
 def autoattack(
     model: nn.Module,
@@ -259,12 +264,6 @@ def _load_state(path: str | Path | None, settings: Settings, images: int) -> lis
     return batches
 
 
-def _compares(settings: Settings) -> bool:
-    """Whether it must not leave more than other attacks: an L2 or L1 radius is none of theirs, and attacks
-    of one's own choice, or few steps against random defences, may be weak."""
-    return settings["norm"] == "Linf" and settings["version"] in ("standard", "plus")
-
-
 def _outcome(done: list[dict[str, Any]], settings: Settings, repeats: bool) -> AutoAttackOutcome:
     eps = settings["eps"]
     broken_by = torch.tensor([number for batch in done for number in batch["broken_by"]])
@@ -273,7 +272,8 @@ def _outcome(done: list[dict[str, Any]], settings: Settings, repeats: bool) -> A
         name=f"autoattack_{settings['version']}_{settings['norm']}_{length_text(eps)}",
         correct=broken_by == ROBUST,
         seconds=sum(batch["seconds"] for batch in done),
-        attack=Attack("autoattack", eps=eps, seed=settings["seed"]) if _compares(settings) else None,
+        # An L2 or L1 radius does not compare with those of the other attacks.
+        attack=Attack("autoattack", eps=eps, seed=settings["seed"]) if settings["norm"] == "Linf" else None,
         attacks=tuple(settings["attacks"]),
         broken_by=broken_by,
         zero_gradient=sum(zeros) if zeros else None,

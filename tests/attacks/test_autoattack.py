@@ -26,7 +26,8 @@ def test_linear_model_in_closed_form(model, images):
     assert {1} <= set(found.broken_by.tolist()) <= {ROBUST, CLEAN, 1, 2}
     assert found.name == "autoattack_custom_Linf_7.65/255"
     assert (found.n, found.attacks) == (30, CUSTOM["attacks"])
-    assert found.attack is None  # of one's own choice: it need not be the strongest
+    assert found.attack.kind == "autoattack"
+    assert found.attack.eps == EPS
 
 
 def test_equals_the_package_itself(images):

@@ -30,6 +30,7 @@ ROW = 0.15  # inches of a method
 FAR, NEAR, MARGIN = 8.0, 8.0, 0.06
 REACHES = ((1, 1), (2, 6), (1, 12), (3, 18), (5, 24))  # across and up: usual distances of a name
 NARROW = 16  # letters in a line above one of many panels
+WIDEST = 34  # letters in a line beside a row
 BOLD: dict[str, Any] = {"fontsize": 8, "weight": "bold"}
 ZERO: dict[str, Any] = {"color": INK, "linewidth": 0.8, "zorder": 1}
 HOW = "bars: paired 95 % interval over images; filled: significant after Holm's correction"
@@ -44,7 +45,8 @@ def forest(records: Comparison, names: Sequence[str], control: str = CONTROL) ->
     others is a number at the panel's edge.
     """
     frames = {name: paired.intervals(records, name, control) for name in names}
-    figure = new_figure(DOUBLE, 1.15 + ROW * len(frames[names[0]]))
+    rows = [_name(label).count("\n") + 1 for label in frames[names[0]].method]
+    figure = new_figure(DOUBLE, 1.15 + ROW * len(rows) * (1 + max(rows)) / 2)
     panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
     _row_of_panels(panels, frames, records.titles)
     figure.suptitle(f"{_network(records)}, {_header(records)}", x=0.01, ha="left", **BOLD)
@@ -217,10 +219,15 @@ def _small_dots(panels: Sequence[Axes], frames: Mapping[str, pd.DataFrame], reco
 
 def _label_rows(axes: Axes, order: Sequence[str]) -> None:
     """Names of the methods in their colours beside the rows."""
-    axes.set_yticks(range(len(order)), [method_title(label) for label in order])
+    axes.set_yticks(range(len(order)), [_name(label) for label in order])
     for text, label in zip(axes.get_yticklabels(), order, strict=True):
         colour = spotlit(label).colour
         text.set(color=colour, weight="bold" if label in SPOTLIGHT else "normal")
+
+
+def _name(label: str) -> str:
+    """The title in as many lines as it needs."""
+    return textwrap.fill(method_title(label), WIDEST)
 
 
 def _direct_labels(axes: Axes, points: pd.DataFrame) -> None:

@@ -88,11 +88,21 @@ def _words(figure):
         yield from (axes._left_title, axes.title, axes.xaxis.label, axes.yaxis.label, *axes.texts)
 
 
-def test_titles_of_five_panels_do_not_run_into_each_other(few):
-    """Among them the longest title there is."""
+@pytest.mark.parametrize("long", [False, True], ids=["short names", "long names"])
+def test_titles_of_five_panels_do_not_run_into_each_other(few, long):
+    """Among them the longest title there is; the longest names of networks beside them."""
+    records = few
+    if long:
+        options = (("profile", "1:3:6"), ("strategy", "random"))
+        run = next(record.run for record in few.trained if record.label == "sr-gkp")
+        run = replace(run, options=options, macs_ratio=None, params_ratio=0.5665)
+        records = Comparison(
+            replace(each, run=run, label=run.label) if each.label == "l1" else each for each in few
+        )
     names = [BENIGN, PAPER, PGD_3, SOUND, pixel_attacks(few, "pgd")[-1]]
-    figure = differences.forest(few, names)
+    figure = differences.forest(records, names)
     renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw_without_rendering()  # makes room for the names of rows
     boxes = [axes._left_title.get_window_extent(renderer) for axes in figure.axes]
     assert len(boxes) == 5
     assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
