@@ -42,7 +42,7 @@ def group(verdict: Verdict) -> str:
     """What the claim is about, a key of GROUPS.
 
     "assumptions" are claims that were written down to be put to the test and that the records refute: their
-    opposite is what we say, and they are no part of any count of what holds.
+    opposite is what we say.
     """
     claim = verdict.claim
     if claim.id[0] in PAPER:
