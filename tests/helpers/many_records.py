@@ -6,7 +6,7 @@ import torch
 from record_factory import measured
 
 from gkp.study.analysis.compared import Comparison
-from gkp.study.report.style import LOOKS
+from gkp.study.report.plots.style import LOOKS
 from gkp.study.runs import protocols
 from gkp.study.runs.record import Record
 from gkp.study.runs.record_parts import Kept

@@ -82,16 +82,13 @@ def write(root: str | Path, suite: str | None = None, *, figures: bool = True) -
         atomic_write_text(root / path, text)
         written.append(path)
     if figures:
-        from gkp.study.report import (  # they draw, which takes seconds to import
-            course_plots,
-            differences,
-            plots,
-        )
-        from gkp.study.report.style import save
+        # They draw, which takes seconds to import.
+        from gkp.study.report.plots import courses, differences, suites
+        from gkp.study.report.plots.style import save
 
         store = Store(root)
         for folder in sorted({path.parent for path in written} - {Path("."), Path("docs")}):
-            plots.save_all(folder.name, Comparison(store.of_suite(folder.name)), root / folder)
+            suites.save_all(folder.name, Comparison(store.of_suite(folder.name)), root / folder)
         compared = [Comparison(records) for name in COMPARED if (records := store.of_suite(name))]
         if suite is None and compared:
             several = Comparison(store.of_suite(SEVERAL))
@@ -99,7 +96,7 @@ def write(root: str | Path, suite: str | None = None, *, figures: bool = True) -
         long, short = (Comparison(store.of_suite(name)) for name in (COMPARED[0], SHORTER))
         if suite in (None, COMPARED[0]) and long.trained and short.trained:
             names = [BENIGN, *compare.paper_attacks(long), *compare.if_sound(long)]
-            save(course_plots.lengths(short, long, names), root / "figures" / COMPARED[0] / "lengths")
+            save(courses.lengths(short, long, names), root / "figures" / COMPARED[0] / "lengths")
     return written
 
 

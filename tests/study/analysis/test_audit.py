@@ -12,7 +12,7 @@ from scipy.stats import binom, spearmanr
 from gkp.attacks import Attack
 from gkp.study.analysis import audit
 from gkp.study.analysis.compared import Comparison
-from gkp.study.report import plots
+from gkp.study.report.plots import attacks
 from gkp.study.runs import protocols, suites
 
 EXPECTED = Path(__file__).parents[3] / "expected"
@@ -37,7 +37,7 @@ def with_audit(records, factor=1.0):
 def test_every_attack_of_the_changes_is_asked_for_by_the_suite():
     asked = {entry.attack.name for entry in suites.get("cifar10-resnet20-audit").runs[0].evaluation}
     assert {name for change in audit.CHANGES for name in (change.before, change.after)} <= asked
-    assert {name for rungs in plots.LADDERS.values() for name in rungs.values()} <= asked
+    assert {name for rungs in attacks.LADDERS.values() for name in rungs.values()} <= asked
     unit = {entry.attack.name for entry in suites.get("cifar10-resnet56-unit").runs[0].evaluation}
     changes = audit.unit_changes()
     assert {name for change in changes for name in (change.before, change.after)} == unit - {"benign"}
@@ -148,16 +148,18 @@ def test_table_1_has_the_papers_rows_and_ours(few):
 
 def test_the_ladder_draws_the_networks_that_met_all_attacks(few):
     with pytest.raises(ValueError, match="cifar10-resnet20-audit"):
-        plots.ladder(few)
+        attacks.ladder(few)
     records = Comparison(with_audit(many_records(("l1", "sr-gkp")), 0.4))
-    figure = plots.ladder(records)
+    figure = attacks.ladder(records)
     titles = [axes.get_title(loc="left") for axes in figure.axes]
-    assert [title.partition(":")[0] for title in titles] == list(plots.LADDERS)
-    for axes, rungs in zip(figure.axes, plots.LADDERS.values(), strict=True):
+    assert [title.partition(":")[0] for title in titles] == list(attacks.LADDERS)
+    for axes, rungs in zip(figure.axes, attacks.LADDERS.values(), strict=True):
         *dots, medians = axes.lines
         assert len(dots) == 4  # two controls, two methods
         assert [len(line.get_ydata()) for line in dots] == [len(rungs)] * 4
-        assert len(medians.get_ydata()) == len(rungs) - (plots.ASIDE in rungs.values())  # no line leads to it
+        assert len(medians.get_ydata()) == len(rungs) - (
+            attacks.ASIDE in rungs.values()
+        )  # no line leads to it
 
 
 def test_a_ladder_is_about_the_same_images_on_every_rung():
@@ -166,7 +168,7 @@ def test_a_ladder_is_about_the_same_images_on_every_rung():
         with_metrics(r, {n: m.first(50) if n == name else m for n, m in r.metrics().items()})
         for r in with_audit(many_records(("l1", "sr-gkp")), 0.4)
     ]
-    for record in plots.climbed(Comparison(records))["FGSM 0.01"]:
+    for record in attacks.climbed(Comparison(records))["FGSM 0.01"]:
         assert {metric.n for metric in record.metrics().values()} == {50}
 
 

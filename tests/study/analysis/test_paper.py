@@ -49,7 +49,7 @@ def test_beside_ours_needs_the_same_network():
 
 
 def test_every_row_of_the_papers_tables_has_a_run_of_ours():
-    from gkp.study.report.style import LOOKS
+    from gkp.study.report.plots.style import LOOKS
 
     assert set(published.NAMES.values()) <= set(LOOKS)
     for network in ("resnet32", "resnet56", "resnet110", "vgg16"):

@@ -15,7 +15,7 @@ from gkp.study.analysis.audit import kendall
 from gkp.study.analysis.compared import Comparison
 from gkp.study.analysis.comparison import PROTOCOL
 from gkp.study.analysis.labels import BENIGN
-from gkp.study.report import plots
+from gkp.study.report.plots import courses
 from gkp.study.runs import protocols, suites
 from gkp.study.runs.record import Record
 from gkp.study.runs.record_parts import Kept
@@ -91,11 +91,11 @@ def test_a_network_without_attacked_epochs_has_no_course(record: Record) -> None
     lacking = with_metrics(record, {BENIGN: record.metrics(rule)[BENIGN]}, rule)
     assert training.courses(Comparison([edited(plain, (("history",), None)), lacking])) == []
     with pytest.raises(ValueError, match="cifar10-resnet20-selection"):
-        plots.choices(Comparison([plain]))
+        courses.choices(Comparison([plain]))
 
 
 def test_the_figure_marks_the_three_rules_and_the_drop(record: Record) -> None:
-    figure = plots.choices(Comparison([record]))
+    figure = courses.choices(Comparison([record]))
     assert len(figure.axes) == 3
     for axes, column in zip(figure.axes, training.SCORES, strict=True):
         course, drop = axes.lines[0], axes.lines[1]

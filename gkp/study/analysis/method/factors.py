@@ -6,17 +6,16 @@ convolutions lose kernels. Accuracies are in percent, differences in points.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
 from gkp.study.analysis.compared import Comparison
 from gkp.study.analysis.comparison import gain
+from gkp.study.analysis.method import anova
 from gkp.study.analysis.paired import alike, chance, judged
 from gkp.study.facts.explanations import FINALISTS
 from gkp.study.runs import suites
@@ -80,64 +79,16 @@ def table_text(comparison: Comparison, names: Sequence[str]) -> pd.DataFrame:
 
 
 def variance(comparison: Comparison, attack: str) -> pd.DataFrame:
-    """Analysis of variance of the accuracies of all crossed runs: which single factor carries how much.
+    """`anova.variance` of the accuracies of all crossed runs under the attack.
 
-    factor, levels, share (percent of the total sum of squares, beyond what the other factors carry: type
-    II), F, p, best, worst, points (between these two, the other factors alike), low, high: the 95 % interval
-    of that difference, simultaneous for all pairs of levels of the factor (Tukey). A last row, "rest", has
-    what single factors do not carry: their interactions and the chance of a training. The shares add up to
-    100 where every level meets every other one equally often. ValueError where the runs do not tell the
-    factors apart.
+    ValueError where the runs do not tell the factors apart.
     """
-    from scipy.stats import studentized_range  # slow to import
-    from statsmodels.formula.api import ols
-    from statsmodels.stats.anova import anova_lm
-
-    frame, varied = _accuracies(comparison, attack)
-    if not separable(comparison, attack):
-        raise ValueError(
-            f"{len(frame)} crossed networks under {attack}: too few to compare factors; run the suite"
-        )
-    model = ols("accuracy ~ " + " + ".join(f"C({factor})" for factor in varied), frame).fit()
-    sums = anova_lm(model, typ=2)
-    rows = []
-    for factor in varied:
-        names = sorted(frame[factor].unique())
-        terms = {name: f"C({factor})[T.{name}]" for name in names[1:]}  # the first is the model's zero
-        effect = {name: float(model.params[terms[name]]) if name in terms else 0.0 for name in names}
-        best, worst = max(names, key=effect.__getitem__), min(names, key=effect.__getitem__)
-        weights = pd.Series(0.0, index=model.params.index)
-        for name, sign in ((best, 1), (worst, -1)):
-            if name in terms:
-                weights[terms[name]] += sign
-        error = float(weights @ model.cov_params() @ weights) ** 0.5
-        half = float(studentized_range.ppf(0.95, len(names), model.df_resid)) * error / 2**0.5
-        points, term = effect[best] - effect[worst], sums.loc[f"C({factor})"]
-        row = {"factor": factor, "levels": len(names), "share": term["sum_sq"], "F": term["F"]}
-        row |= {"p": term["PR(>F)"], "best": best, "worst": worst}
-        rows.append(row | {"points": points, "low": points - half, "high": points + half})
-    rest = {"factor": "rest", "share": sums.loc["Residual", "sum_sq"]}
-    result = pd.DataFrame([*rows, rest])
-    result["share"] *= 100 / ((frame.accuracy - frame.accuracy.mean()) ** 2).sum()
-    return result
+    return anova.variance(*_accuracies(comparison, attack))
 
 
 def separable(comparison: Comparison, attack: str) -> bool:
-    """Whether the networks under the attack are enough, and different enough, for `variance`.
-
-    Factors must be crossed, each pair of them: two levels of one, each with the same two levels of the other.
-    """
-    frame, varied = _accuracies(comparison, attack)
-    if not varied or not all(_crossed(frame, *pair) for pair in itertools.combinations(varied, 2)):
-        return False
-    design = pd.get_dummies(frame[varied], drop_first=True).assign(constant=1).to_numpy(float)
-    return bool(np.linalg.matrix_rank(design) == design.shape[1] < len(frame) - 1)
-
-
-def _crossed(frame: pd.DataFrame, factor: str, other: str) -> bool:
-    """Whether two levels of `factor` meet the same two levels of `other`."""
-    met = frame.groupby(factor)[other].agg(set)
-    return any(len(a & b) > 1 for a, b in itertools.combinations(met, 2))
+    """Whether the networks under the attack are enough, and different enough, for `variance`."""
+    return anova.separable(*_accuracies(comparison, attack))
 
 
 def _accuracies(comparison: Comparison, attack: str) -> tuple[pd.DataFrame, list[str]]:
@@ -169,8 +120,8 @@ def contrasts(comparison: Comparison, names: Sequence[str]) -> pd.DataFrame:
             for name in names:
                 a, b = _answers(pairs, name)
                 if len(a):
-                    rows.append({"factor": factor, "level": level, "attack": name} | _tested(a, b))
-    return _corrected(rows, ["factor", "level", "attack"])
+                    rows.append({"factor": factor, "level": level, "attack": name} | tested(a, b))
+    return corrected(rows, ["factor", "level", "attack"])
 
 
 def _answers(pairs: Iterable[tuple[Record, Record]], attack: str) -> tuple[Tensor, Tensor]:
@@ -183,13 +134,14 @@ def _answers(pairs: Iterable[tuple[Record, Record]], attack: str) -> tuple[Tenso
     return torch.stack([first[:n] for first, _ in known]), torch.stack([second[:n] for _, second in known])
 
 
-def _tested(a: Tensor, b: Tensor) -> dict[str, Any]:
+def tested(a: Tensor, b: Tensor) -> dict[str, Any]:
+    """networks, n, difference, low, high, p of paired right images, bool (S, N) each."""
     low, high = paired_difference(a, b)
     counts = {"networks": len(a), "n": a.shape[1]}
     return counts | {"difference": gain(a, b), "low": 100 * low, "high": 100 * high, "p": chance(a, b)}
 
 
-def _corrected(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> pd.DataFrame:
+def corrected(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> pd.DataFrame:
     """The rows with p by Holm over all of them, and in words what that shows."""
     return judged(pd.DataFrame(rows, columns=[*keys, "networks", "n", "difference", "low", "high", "p"]))
 
@@ -209,23 +161,8 @@ def finalists(comparison: Comparison, names: Sequence[str], label: str = BEST) -
         for name in names:
             a, b = alike(comparison, (label, name), (other, name))
             if len(a):
-                rows.append({"against": other, "attack": name} | _tested(a, b))
-    return _corrected(rows, ["against", "attack"])
-
-
-def retrained(comparison: Comparison, other: Comparison, names: Sequence[str]) -> pd.DataFrame:
-    """What another fine-tuning of the same pruned networks changes: `other` minus `comparison`.
-
-    label, attack and the columns of `contrasts`, a row per network of both; Holm over all rows.
-    """
-    common = [label for label in other.labels if label in {record.label for record in comparison.trained}]
-    rows = []
-    for label in common:
-        for name in names:
-            a, b = alike(other, (label, name), (label, name), comparison)
-            if len(a):
-                rows.append({"label": label, "attack": name} | _tested(a, b))
-    return _corrected(rows, ["label", "attack"])
+                rows.append({"against": other, "attack": name} | tested(a, b))
+    return corrected(rows, ["against", "attack"])
 
 
 def front(comparison: Comparison, clean: str, robust: str) -> pd.DataFrame:

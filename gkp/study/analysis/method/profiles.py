@@ -1,4 +1,4 @@
-"""Sentences and tables of the profiles' suite and of its networks fine-tuned otherwise, for what is there.
+"""Sentences and tables of the profiles' suite, for what is there.
 
 Accuracies are in percent, differences in points. A cell without a record has a dash.
 """
@@ -7,26 +7,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from statistics import fmean
 from typing import Any
 
 import pandas as pd
 
-from gkp.attacks import Attack
 from gkp.study.analysis.compared import Comparison
-from gkp.study.analysis.comparison import gain, mean_size, sound_attack
-from gkp.study.analysis.labels import BENIGN, CONTROLS
-from gkp.study.analysis.method import factors
-from gkp.study.analysis.paired import LEVEL, alike, p_text
+from gkp.study.analysis.comparison import mean_size, sound_attack
+from gkp.study.analysis.method import anova, factors
+from gkp.study.analysis.paired import LEVEL, p_text
 from gkp.study.facts.timings import FILTERS, FILTERS_EARLY, GROUPED, GROUPED_EARLY
 from gkp.study.runs import protocols, suites
-from gkp.study.runs.pace import passes
 from gkp.study.runs.store import Store
 from gkp.study.runs.suites import stages
-from gkp.study.runs.suites.stages import FINETUNINGS
-
-# Under which fine-tunings are compared.
-ROBUST = Attack("pgd", eps=0.5 / 255, step=0.125 / 255, iterations=10).name
 
 
 def there(store: Store, suite: str) -> str:
@@ -85,13 +77,8 @@ def variance_text(comparison: Comparison, names: Sequence[str]) -> pd.DataFrame:
     for name, (profiles, networks) in itertools.product(names, _without_reverse(comparison).items()):
         if not factors.separable(networks, name):
             continue
-        for row in factors.variance(networks, name).to_dict("records"):
-            text = {"attack": comparison.titles[name], "profiles": profiles, "factor": row["factor"]}
-            text["share of the variance"] = f"{row['share']:.0f} %"
-            if row["factor"] != "rest":
-                text["best against worst"] = f"{row['best']} against {row['worst']}"
-                text["points"] = f"{row['points']:+.2f} ({row['low']:+.2f} to {row['high']:+.2f})"
-            rows.append(text)
+        about = {"attack": comparison.titles[name], "profiles": profiles}
+        rows += [about | row for row in anova.text(factors.variance(networks, name))]
     return pd.DataFrame(rows).fillna("–")
 
 
@@ -106,7 +93,7 @@ def _without_reverse(comparison: Comparison) -> dict[str, Comparison]:
     return networks
 
 
-# ---- costs and other fine-tunings ----------------------------------------------------------------
+# ---- costs ---------------------------------------------------------------------------------------
 
 
 def costs_text(comparison: Comparison) -> pd.DataFrame:
@@ -133,51 +120,3 @@ def latency(measured: Mapping[str, Any]) -> str:
         times = [f"**{by[execution]['ratio']:.1f}** at {batch}" for batch, by in measured["resnet20"].items()]
         parts.append(f"{words} {', '.join(times)}")
     return f"Time of a forward pass, over the unpruned ResNet-20's: {'; '.join(parts)}."
-
-
-def ways(store: Store) -> dict[str, Comparison]:
-    """How the finalists were fine-tuned -> the records of their suite, seed 0, as far as there are any."""
-    return {
-        name: Comparison(r for r in store.of_suite(suite) if r.run.seed == 0 and r.label in _finalists())
-        for name, suite in FINETUNINGS.items()
-    }
-
-
-def _finalists() -> set[str]:
-    return {run.label for run in suites.get(FINETUNINGS["distillation"]).runs}
-
-
-def ways_text(finetunings: Mapping[str, Comparison]) -> pd.DataFrame:
-    """fine-tuning, epochs, passes over the images, records of all asked for, seconds of a training."""
-    rows = []
-    for name, comparison in finetunings.items():
-        recipe = next(run.recipe for run in suites.get(FINETUNINGS[name]).runs if run.recipe)
-        row = {"fine-tuning": name, "epochs": str(recipe.epochs)}
-        row["passes"] = f"{recipe.epochs * passes(recipe):.1f}"
-        row["trainings there"] = f"{len(comparison)} of {len(_finalists())}"
-        seconds = [record.training_seconds for record in comparison]
-        rows.append(row | {"seconds each": f"{fmean(seconds):.0f}" if seconds else "–"})
-    return pd.DataFrame(rows)
-
-
-def cheaper(finetunings: Mapping[str, Comparison], attack: str) -> str:
-    """What each fine-tuning adds on average under the attack, beside how far structures lie apart."""
-    plain, lines = finetunings["plain"], []
-    pruned = [r for r in plain if r.label not in CONTROLS and attack in r.metrics()]
-    for name, other in [*finetunings.items()][1:]:
-        moved = [
-            [alike(other, (label, under), (label, under), plain) for under in (attack, BENIGN)]
-            for label in other.labels
-        ]
-        gains = [[gain(*pair) for pair in pairs] for pairs in moved if all(len(a) for a, _ in pairs)]
-        if gains:
-            robust, clean = (fmean(column) for column in zip(*gains, strict=True))
-            several = f"{len(gains)} network{'s' * (len(gains) > 1)}"
-            lines.append(f"- {name}: **{robust:+.1f} points** ({clean:+.1f} clean), {several}")
-        else:
-            lines.append(f"- {name}: not yet measured, no training is there")
-    right = [100 * record.metrics()[attack].accuracy for record in pruned]
-    if len(finetunings) and any("**" in line for line in lines) and right:
-        apart = f"**{max(right) - min(right):.1f} points** from the worst to the best"
-        lines.append(f"- the choice of a structure: {apart} of {len(right)} pruned ones, one training each")
-    return "\n".join(lines)

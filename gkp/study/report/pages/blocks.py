@@ -12,7 +12,7 @@ from gkp.study.analysis import verdict
 from gkp.study.analysis.comparison import PROTOCOL
 from gkp.study.analysis.labels import BENIGN, family, ordered
 from gkp.study.analysis.method import speed
-from gkp.study.analysis.method.profiles import ROBUST
+from gkp.study.analysis.method.finetunings import ROBUST
 from gkp.study.report.pages import answer, findings, gpu, longer, status
 from gkp.study.report.pages.evidence import Evidence
 from gkp.study.report.tables import abstract, footnote, summary, to_markdown

@@ -12,7 +12,7 @@ from gkp.study.analysis.compared import Comparison
 from gkp.study.analysis.comparison import PROTOCOL, pixel_attacks, points, sound_attack
 from gkp.study.analysis.labels import BENIGN, CONTROL, method_title, network_title
 from gkp.study.analysis.method import factors
-from gkp.study.analysis.method.profiles import ROBUST
+from gkp.study.analysis.method.finetunings import ROBUST
 from gkp.study.analysis.verdict import ABLATIONS
 from gkp.study.report.pages.evidence import Evidence, answer, compact
 from gkp.study.runs.suites.grids import TELLING

@@ -10,7 +10,7 @@ from search_facts import FACTS
 from gkp.study.analysis.compared import Comparison
 from gkp.study.analysis.method import costs as tables
 from gkp.study.facts.ablations import ALL
-from gkp.study.report import fact_plots
+from gkp.study.report.plots import search, times
 from gkp.study.runs.record import Fact
 from gkp.study.runs.store import Store
 
@@ -99,10 +99,10 @@ def test_latency_is_shown_over_the_unpruned_network():
 
 
 def test_figures_show_the_facts():
-    axes = fact_plots.latency(LATENCY).axes[0]
+    axes = times.latency(LATENCY).axes[0]
     assert "time over" in axes.get_xlabel()
     assert [line.get_xdata()[0] for line in axes.lines if line.get_marker() in "os"] == pytest.approx([2, 2])
-    axes = fact_plots.search_changes(FACTS).axes[0]
+    axes = search.search_changes(FACTS).axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["alpha 0", "4 groups"]
     bars = [float(segment[1, 0]) for segment in axes.collections[0].get_segments()]
     shared = (FACTS["searches"][t]["networks"][ALL]["shared_percent"] for t in ("alpha 0", "4 groups"))

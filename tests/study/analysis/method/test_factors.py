@@ -12,8 +12,8 @@ from record_factory import measured, with_metrics
 
 from gkp.attacks import Attack
 from gkp.study.analysis.compared import Comparison
-from gkp.study.analysis.method import factors
-from gkp.study.report import kernel_plots
+from gkp.study.analysis.method import factors, finetunings
+from gkp.study.report.plots import fronts
 from gkp.study.runs import suites
 from gkp.study.runs.suites import stages
 
@@ -146,7 +146,7 @@ def test_another_fine_tuning_is_compared_network_by_network(known: Comparison) -
             better = measured(ATTACKS[ROBUST], torch.arange(IMAGES) < round(IMAGES * (0.5 + more)))
             changed.append(with_metrics(record, {**record.metrics(), ROBUST: better}))
     plain = {r.label: r.metrics()[ROBUST].accuracy for r in known if r.run.seed == 0}
-    found = factors.retrained(known, Comparison(changed), [CLEAN, ROBUST]).set_index(["label", "attack"])
+    found = finetunings.retrained(known, Comparison(changed), [CLEAN, ROBUST]).set_index(["label", "attack"])
     assert len(found) == 4
     assert found.difference["sr-gkp", ROBUST] == pytest.approx(100 * (0.55 - plain["sr-gkp"]))
     assert found.difference["fpgm", ROBUST] == pytest.approx(100 * (0.5 - plain["fpgm"]))
@@ -183,7 +183,7 @@ def test_the_front_says_how_far_the_trainings_of_a_network_lie_apart(known: Comp
 
 
 def test_the_figure_has_a_marker_for_every_network(known: Comparison) -> None:
-    figure = kernel_plots.front(known, CLEAN, ROBUST)
+    figure = fronts.networks(known, CLEAN, ROBUST)
     axes = figure.axes[0]
     assert len(axes.lines) == 1 + len(factors.front(known, CLEAN, ROBUST))
     assert "accuracy" in axes.get_xlabel()

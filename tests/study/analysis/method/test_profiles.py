@@ -9,13 +9,13 @@ from many_records import ATTACKS, a_record
 from record_factory import measured, with_metrics
 
 from gkp.study.analysis.compared import Comparison
-from gkp.study.analysis.method import factors, profiles
+from gkp.study.analysis.method import factors, finetunings, profiles
 from gkp.study.runs import suites
 from gkp.study.runs.store import Store
 from gkp.study.runs.suites.stages import FINETUNINGS
 
 PLAIN, GENTLE = FINETUNINGS["plain"], FINETUNINGS["gentle attack"]
-CLEAN, ROBUST, IMAGES = "benign", profiles.ROBUST, 1000
+CLEAN, ROBUST, IMAGES = "benign", finetunings.ROBUST, 1000
 
 
 def answering(run, clean, robust, suite=PLAIN, place=0):
@@ -124,12 +124,12 @@ def test_the_time_of_every_pruned_network_is_told() -> None:
 
 
 def test_other_fine_tunings_beside_the_choice_of_a_structure(store) -> None:
-    found = profiles.ways(store)
-    table = profiles.ways_text(found).set_index("fine-tuning")
+    found = finetunings.ways(store)
+    table = finetunings.ways_text(found).set_index("fine-tuning")
     assert table["trainings there"].tolist() == ["3 of 7", "1 of 7", "0 of 7", "0 of 7"]
     assert table["passes"].tolist() == ["4.0", "3.3", "4.0", "4.0"]
     assert table.loc["distillation", "seconds each"] == "–"
-    lines = profiles.cheaper(found, ROBUST).splitlines()
+    lines = finetunings.cheaper(found, ROBUST).splitlines()
     assert lines[0] == "- gentle attack: **+10.0 points** (-2.0 clean), 1 network"
     assert lines[1:3] == [
         f"- {name}: not yet measured, no training is there" for name in ("gradient penalty", "distillation")
@@ -138,9 +138,9 @@ def test_other_fine_tunings_beside_the_choice_of_a_structure(store) -> None:
 
 
 def test_the_strongest_attacks_that_were_made_are_shown(store) -> None:
-    records = Comparison(store.of_suite(profiles.FINETUNINGS["plain"]))
+    records = Comparison(store.of_suite(finetunings.FINETUNINGS["plain"]))
     assert profiles.sharp(records) == [ROBUST]  # these records have no PGD-50
-    committed = Comparison(Store(".").of_suite(profiles.FINETUNINGS["plain"]))
+    committed = Comparison(Store(".").of_suite(finetunings.FINETUNINGS["plain"]))
     assert [committed.titles[name] for name in profiles.sharp(committed)] == [
         "PGD-50 +1 0.5/255",
         "PGD-50 +1 1/255",

@@ -11,8 +11,8 @@ from benchmarks import __main__ as main
 from benchmarks import attacks, deployment, ratios
 from gkp.deploy import runtimes
 from gkp.study.analysis.method import speed
-from gkp.study.report import fact_plots
 from gkp.study.report.pages.blocks import measured
+from gkp.study.report.plots import times
 from gkp.study.runs.provenance import provenance
 from gkp.study.runs.record import Fact
 from gkp.study.runs.store import Store
@@ -87,16 +87,16 @@ def test_the_page_has_the_table_or_the_command(root, tmp_path) -> None:
 
 
 def test_a_missed_goal_is_hollow(root) -> None:
-    (axes,) = fact_plots.speedups(speed.ratios(root)).axes
+    (axes,) = times.speedups(speed.ratios(root)).axes
     dots = [line for line in axes.lines if line.get_marker() == "o"]
     assert [dot.get_markerfacecolor() == "white" for dot in dots] == [False, True, False]
 
 
 def test_methods_on_one_network_share_a_row_in_their_colours() -> None:
-    times = {"dense": [2.0, 2.0], "sr-gkp": [1.0, 1.0], "l1": [1.5, 1.5]}
-    rows = [ratios.row(what, times, ours, "dense") for what in ("a", "b") for ours in ("sr-gkp", "l1")]
+    seconds = {"dense": [2.0, 2.0], "sr-gkp": [1.0, 1.0], "l1": [1.5, 1.5]}
+    rows = [ratios.row(what, seconds, ours, "dense") for what in ("a", "b") for ours in ("sr-gkp", "l1")]
     frame = pd.DataFrame([{"part": "deployment", "earlier": None, **row} for row in rows])
-    (axes,) = fact_plots.speedups(frame).axes
+    (axes,) = times.speedups(frame).axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
     dots = [line for line in axes.lines if line.get_marker() == "o" and len(line.get_ydata())]
     assert [dot.get_ydata()[0] for dot in dots] == [0, 0, 1, 1]
@@ -150,7 +150,7 @@ def test_the_figure_of_seconds_has_a_line_for_each_number_of_groups(root) -> Non
     Store(root).write(
         Fact.of("search", speed.SUITE, {"by_size": rows, "rows": [], "threads": 1}, provenance("cpu"))
     )
-    (axes,) = fact_plots.search_seconds(speed.by_size(root)).axes
+    (axes,) = times.search_seconds(speed.by_size(root)).axes
     lines = {line.get_label(): line.get_ydata().tolist() for line in axes.lines}
     assert lines == {"2": [0.032, 0.128], "8": [0.128, 0.512]}
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")

@@ -1,13 +1,8 @@
-"""Figures of attacks: accuracy over eps, one change of the protocol after another, what eps looks like.
-
-`save_all` writes those of a suite, with the forest plots of `gkp.study.report.differences`.
-"""
+"""Figures of attacks: accuracy over eps, one change of the protocol after another, what eps looks like."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -19,14 +14,11 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from gkp.study.analysis import seeds
 from gkp.study.analysis.audit import NORM, PIXEL
 from gkp.study.analysis.compared import Comparison
-from gkp.study.analysis.comparison import evenly, on_same_images, paper_attacks, pixel_attacks, points
+from gkp.study.analysis.comparison import on_same_images, pixel_attacks, points
 from gkp.study.analysis.labels import BENIGN, CONTROL, method_title, ordered
 from gkp.study.analysis.paired import alike
-from gkp.study.analysis.training import courses
 from gkp.study.facts.attacked import unpacked
-from gkp.study.report import course_plots, differences
-from gkp.study.report.course_plots import choices
-from gkp.study.report.style import (
+from gkp.study.report.plots.style import (
     DOUBLE,
     FAINT,
     INK,
@@ -36,18 +28,14 @@ from gkp.study.report.style import (
     look,
     names_beside,
     new_figure,
-    save,
     spotlit,
     styled,
 )
 from gkp.study.runs import protocols
 from gkp.utils.stats import paired_difference
 
-METHOD = "sr-gkp"  # the one whose difference to the control has bars
-FEW = 3  # rows that a forest plot is worth
 CURVE = tuple(attack.name for attack in protocols.curve())  # PGD-50 over eps
-MANY = 20  # epochs whose course is worth a figure
-NAMES = {"trainings", "differences", "epsilon", "epsilon-pgd", "ladder", "choices", "course"}
+METHOD = "sr-gkp"  # the one whose difference to the control has bars
 
 # title -> {words below the axis: attack}, from the paper's evaluation to a sound one; each builds on the one
 # before, but for ASIDE, which changes the paper's own
@@ -67,50 +55,6 @@ LADDERS: dict[str, dict[str, str]] = {
     },
 }
 ASIDE = f"pgd3_{PIXEL}"
-
-
-def save_all(suite: str, records: Comparison, folder: str | Path) -> list[Path]:
-    """Write every figure that the suite's records allow as PDF and PNG into `folder`; returns the paths.
-
-    What an earlier report left of the others in NAMES goes. Networks of fewer seeds than most, and seeds that
-    others lack, are left out. A suite that only attacks another's networks has those of its attacks alone.
-    """
-    figures: dict[str, Figure] = {}
-    records = evenly(records)
-    trained_here = any(record.suite == suite for record in records)
-    control = reference(records)
-    if trained_here and control and len(records.labels) > FEW:
-        names = differences.headlines(records)
-        several = not seeds.against(records, names[0], control).empty
-        draw = differences.trainings if several else differences.forest
-        figures["trainings" if several else "differences"] = draw(
-            records, [BENIGN, *paper_attacks(records), *names[1:]], control
-        )
-        if len(pixel_attacks(records, "fgsm")) > 1 and control == CONTROL and not several:
-            figures["epsilon"] = epsilon_curve(records)
-    stronger = records.having(CURVE)
-    if trained_here and control == CONTROL and {METHOD, CONTROL} <= set(stronger.labels):
-        figures["epsilon-pgd"] = epsilon_curve(stronger, "pgd", CURVE)
-    if climbed(records):
-        figures["ladder"] = ladder(records)
-    if courses(records):
-        figures["choices"] = choices(records)
-    if trained_here and len(records.trained) and records.trained[0].run.epochs > MANY:
-        figures["course"] = course_plots.course(records)
-    for name, kind in itertools.product(NAMES - figures.keys(), ("pdf", "png")):
-        (Path(folder) / f"{name}.{kind}").unlink(missing_ok=True)
-    return [path for name, figure in figures.items() for path in save(figure, Path(folder) / name)]
-
-
-def reference(records: Comparison) -> str:
-    """What a suite's networks are compared with: the method whose variants they are, else the control.
-
-    "" where there is neither.
-    """
-    labels = {record.label for record in records}
-    if METHOD in labels and any(label.startswith(f"{METHOD} (") for label in labels):
-        return METHOD
-    return CONTROL if CONTROL in labels else ""
 
 
 # ---- over eps ------------------------------------------------------------------------------------

@@ -12,13 +12,13 @@ from gkp.study.analysis.compared import Comparison
 from gkp.study.analysis.labels import network_title, ordered
 from gkp.study.analysis.seeds import counted
 from gkp.study.analysis.training import MARKS, SCORES
-from gkp.study.report.style import DOUBLE, FAINT, INK, legend, look, new_figure, styled
+from gkp.study.report.plots.style import DOUBLE, FAINT, INK, legend, look, new_figure, styled
 
 PANELS = {"loss": "training loss", "test": "accuracy on test images (%), low values cut off"}
 
 
 @styled
-def course(records: Comparison) -> Figure:
+def over_epochs(records: Comparison) -> Figure:
     """Training loss and test accuracy after every epoch: a line per method, of several seeds their mean.
 
     Dotted: where the learning rate drops. The accuracy's axis shows what follows the first drop; before it,

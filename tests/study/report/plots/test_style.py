@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from gkp.study.analysis import labels, paired
 from gkp.study.analysis.labels import BENIGN
-from gkp.study.report import differences, style
+from gkp.study.report.plots import differences, style
 from gkp.study.runs import suites
 
 

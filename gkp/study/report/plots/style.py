@@ -102,6 +102,8 @@ LOOKS: dict[str, tuple[str, str]] = {  # label -> (colour, marker)
     "gal": ("#7755BB", "s"),
     "dhp": ("#7755BB", "H"),
 }
+CHOSEN = LOOKS["sr-gkp"][0]  # what the paper's method keeps
+DASHED: dict[str, Any] = {"color": FAINT, "linestyle": (0, (4, 3)), "linewidth": 0.7, "zorder": 0.5}
 # variant -> (marker, tint): the choices of the ablations in their method's hue. A tint is the share of white.
 VARIANTS: dict[str, tuple[str, float]] = {
     "strategy-smoothest": ("v", 1),

@@ -21,7 +21,7 @@ from gkp.study.analysis.comparison import pixel_attacks
 from gkp.study.analysis.labels import BENIGN, CONTROL
 from gkp.study.analysis.method import costs
 from gkp.study.facts import anatomy
-from gkp.study.report import course_plots, differences, fact_plots, kernel_plots, plots, style
+from gkp.study.report.plots import attacks, courses, differences, kernels, search, style, suites, times
 from gkp.study.runs import protocols
 from gkp.study.runs.store import Store
 
@@ -50,17 +50,17 @@ def figures(few, weight):
         "verdict": differences.verdict([few, few], several),
         "trainings": differences.trainings(several, [BENIGN, SOUND]),
         "scatter": differences.scatter(few, PAPER, SOUND),
-        "epsilon": plots.epsilon_curve(few),
-        "course": course_plots.course(several),
-        "lengths": course_plots.lengths(few, several, [BENIGN, PAPER, SOUND]),
-        "kernels": kernel_plots.kernels(weight, 12),
-        "grouped": kernel_plots.grouped(weight, selection),
-        "snaking": kernel_plots.snaking(weight),
-        "kept_map": kernel_plots.kept_map(weight, selection),
-        "beam_step": fact_plots.beam_step(anatomy.beam_step(weight), 16),
-        "set_smoothness": fact_plots.set_smoothness(weight),
-        "pruning_times": fact_plots.pruning_times(costs.steps(few, None)),
-        "digit": plots.digit(Store(".").fact("cifar10-resnet20-audit", "attacked-digit").facts),
+        "epsilon": attacks.epsilon_curve(few),
+        "course": courses.over_epochs(several),
+        "lengths": courses.lengths(few, several, [BENIGN, PAPER, SOUND]),
+        "kernels": kernels.by_smoothness(weight, 12),
+        "grouped": kernels.grouped(weight, selection),
+        "snaking": kernels.snaking(weight),
+        "kept_map": kernels.kept_map(weight, selection),
+        "beam_step": search.beam_step(anatomy.beam_step(weight), 16),
+        "set_smoothness": search.set_smoothness(weight),
+        "pruning_times": times.pruning_times(costs.steps(few, None)),
+        "digit": attacks.digit(Store(".").fact("cifar10-resnet20-audit", "attacked-digit").facts),
     }
 
 
@@ -180,7 +180,7 @@ def test_the_curve_is_about_the_same_images_at_every_eps(few):
     short = Comparison(
         with_metrics(r, {n: m.first(100) if n in names else m for n, m in r.metrics().items()}) for r in few
     )
-    figure = plots.epsilon_curve(short)
+    figure = attacks.epsilon_curve(short)
     (axes,) = figure.axes
     own, control = (short.right(label, BENIGN)[0][:100] for label in ("sr-gkp", CONTROL))
     line = next(line for line in axes.lines if line.get_color() == style.look("sr-gkp").colour)
@@ -196,15 +196,15 @@ def test_the_curve_is_about_the_same_images_at_every_eps(few):
 
 
 def test_a_single_large_step_is_said_to_overshoot_where_nothing_is_defended(few):
-    assert "overshoots" in plots.epsilon_curve(few).get_suptitle()
-    assert "overshoots" not in plots.epsilon_curve(few, kind="pgd").get_suptitle()
+    assert "overshoots" in attacks.epsilon_curve(few).get_suptitle()
+    assert "overshoots" not in attacks.epsilon_curve(few, kind="pgd").get_suptitle()
     defended = Comparison(Store(".").of_suite("cifar10-resnet20-adversarial"))
-    assert "overshoots" not in plots.epsilon_curve(defended).get_suptitle()
+    assert "overshoots" not in attacks.epsilon_curve(defended).get_suptitle()
 
 
 def test_the_grouped_layer_has_the_kernels_of_its_selection(weight):
     selection = select(weight)
-    figure = kernel_plots.grouped(weight, selection)
+    figure = kernels.grouped(weight, selection)
     cells = [axes.collections[0].get_array() for axes in figure.axes]
     assert [int(np.ma.count(values)) for values in cells] == [256, 144, 144, 144]
     size = weight.double().square().sum((2, 3)).sqrt()
@@ -220,21 +220,21 @@ def test_the_grouped_layer_has_the_kernels_of_its_selection(weight):
 
 def test_kept_map_dots_are_the_selection(weight):
     selection = select(weight)
-    dots = kernel_plots.kept_map(weight, selection).axes[0].collections[0].get_offsets()
+    dots = kernels.kept_map(weight, selection).axes[0].collections[0].get_offsets()
     assert {(int(y), int(x)) for x, y in dots} == {
         (group, int(channel)) for group, kept in enumerate(selection.kept) for channel in kept
     }
 
 
 def test_snaking_draws_every_filter_in_every_grouping(weight):
-    figure = kernel_plots.snaking(weight)
+    figure = kernels.snaking(weight)
     totals = [sum(bar.get_height() for bar in axes.patches) for axes in figure.axes]
     assert [len(axes.patches) for axes in figure.axes] == [16, 16, 16]
     assert totals == pytest.approx([totals[0]] * 3)
 
 
 def test_set_smoothness_lists_all_sets(weight):
-    left = fact_plots.set_smoothness(weight).axes[0]
+    left = search.set_smoothness(weight).axes[0]
     assert sum(bar.get_height() for bar in left.patches) == 11440
     assert len({bar.get_facecolor() for bar in left.patches}) == 2  # with and without the roughest kernel
 
@@ -250,7 +250,7 @@ def test_a_course_has_a_line_per_network_with_the_mean_of_its_seeds(figures):
         drawn = sorted(tuple(line.get_ydata()) for line in axes.lines)
         assert drawn == sorted(tuple(means.loc[label]) for label in set(frame.label))
     with pytest.raises(ValueError, match="run the suite"):
-        course_plots.course(Comparison([]))
+        courses.over_epochs(Comparison([]))
 
 
 def test_lengths_join_the_accuracies_of_the_same_networks(few, figures):
@@ -264,7 +264,7 @@ def test_lengths_join_the_accuracies_of_the_same_networks(few, figures):
 
 @pytest.mark.parametrize("suite", ["cifar10-resnet56-57", "cifar10-resnet56-short", "cifar10-resnet20-short"])
 def test_words_about_the_curve_stand_outside_of_its_panel(suite):
-    figure = plots.epsilon_curve(Comparison(Store(".").of_suite(suite)))
+    figure = attacks.epsilon_curve(Comparison(Store(".").of_suite(suite)))
     figure.draw_without_rendering()
     (axes,) = figure.axes
     assert figure._suptitle.get_window_extent().y0 >= axes.get_window_extent().y1
@@ -291,28 +291,28 @@ def test_saving_twice_gives_equal_files(figures, tmp_path, monkeypatch):
 )
 def test_save_all_writes_what_the_records_allow(names, seeds, expected, tmp_path, monkeypatch):
     saved = []
-    monkeypatch.setattr(plots, "save", lambda figure, stem: saved.append(stem) or [stem])
-    plots.save_all("small", comparison(names, seeds), tmp_path)
+    monkeypatch.setattr(suites, "save", lambda figure, stem: saved.append(stem) or [stem])
+    suites.save_all("small", comparison(names, seeds), tmp_path)
     assert [stem.name for stem in saved] == expected
-    assert plots.NAMES.issuperset(expected)
+    assert suites.NAMES.issuperset(expected)
 
 
 def test_a_figure_that_the_records_no_longer_allow_goes(tmp_path, monkeypatch):
     """With a third seed the trainings stand for the differences; a file of the reader's own stays."""
     for name in ("differences.png", "differences.pdf", "epsilon.png", "mine.png"):
         (tmp_path / name).write_bytes(b"")
-    monkeypatch.setattr(plots, "save", lambda figure, stem: [stem])
-    plots.save_all("small", comparison(FEW, (0, 1, 2)), tmp_path)
+    monkeypatch.setattr(suites, "save", lambda figure, stem: [stem])
+    suites.save_all("small", comparison(FEW, (0, 1, 2)), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.png"]
 
 
 def test_a_suite_that_only_attacks_anothers_networks_repeats_no_figure(few, tmp_path):
-    assert plots.save_all("other", few, tmp_path) == []
+    assert suites.save_all("other", few, tmp_path) == []
 
 
 def test_a_curve_of_pgd_is_drawn_once_the_method_and_its_control_met_it(few, tmp_path, monkeypatch):
     saved = []
-    monkeypatch.setattr(plots, "save", lambda figure, stem: saved.append(stem.name) or [stem])
+    monkeypatch.setattr(suites, "save", lambda figure, stem: saved.append(stem.name) or [stem])
     attacks = protocols.curve()
     met = []
     for record in few:
@@ -321,19 +321,19 @@ def test_a_curve_of_pgd_is_drawn_once_the_method_and_its_control_met_it(few, tmp
             for attack in attacks:
                 record = with_right(record, attack, right)
         met.append(record)
-    plots.save_all("small", Comparison(met), tmp_path)
+    suites.save_all("small", Comparison(met), tmp_path)
     assert saved == ["differences", "epsilon", "epsilon-pgd"]
-    assert plots.NAMES.issuperset(saved)
+    assert suites.NAMES.issuperset(saved)
 
 
 def test_variants_are_compared_with_their_method(few):
-    assert plots.reference(few) == CONTROL
+    assert suites.reference(few) == CONTROL
     own = next(record for record in few if record.label == "sr-gkp")
     variant = replace(own, label="sr-gkp (alpha-0.0)")
-    assert plots.reference(Comparison([*few, variant])) == "sr-gkp"
-    assert plots.reference(Comparison([])) == ""
+    assert suites.reference(Comparison([*few, variant])) == "sr-gkp"
+    assert suites.reference(Comparison([])) == ""
 
 
 def test_nothing_is_drawn_without_results(tmp_path):
-    assert plots.save_all("method", Comparison([]), tmp_path) == []
+    assert suites.save_all("method", Comparison([]), tmp_path) == []
     assert list(tmp_path.iterdir()) == []

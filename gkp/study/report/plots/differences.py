@@ -22,7 +22,7 @@ from gkp.study.analysis.compared import Comparison
 from gkp.study.analysis.comparison import if_sound, paper_attacks
 from gkp.study.analysis.labels import CONTROL, DATASETS, method_title, network_title
 from gkp.study.analysis.paired import LEVEL
-from gkp.study.report.style import DOUBLE, FAINT, INK, SPOTLIGHT, new_figure, spotlit, styled
+from gkp.study.report.plots.style import DOUBLE, FAINT, INK, SPOTLIGHT, new_figure, spotlit, styled
 from gkp.study.runs.run import Run
 
 ROW = 0.15  # inches of a method

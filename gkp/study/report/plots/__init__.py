@@ -1,0 +1,1 @@
+"""Figures, one module per subject; `style` says how they look."""
