@@ -53,7 +53,7 @@ def ways_text(finetunings: Mapping[str, Comparison]) -> pd.DataFrame:
 
 
 def table_text(finetunings: Mapping[str, Comparison], names: Sequence[str]) -> pd.DataFrame:
-    """label, and per attack and fine-tuning the accuracy of the seed 0, the most accurate plain one first."""
+    """network, and its accuracy per attack and fine-tuning: one training, the first column's best first."""
     plain = finetunings["plain"]
     rows: dict[str, dict[str, str]] = {label: {} for label in plain.labels}
     for name in names:
@@ -63,8 +63,11 @@ def table_text(finetunings: Mapping[str, Comparison], names: Sequence[str]) -> p
                 if metric and record.label in rows:
                     rows[record.label][f"{plain.titles[name]}, {way}"] = f"{100 * metric.accuracy:.1f}"
     frame = pd.DataFrame([{"network": label} | row for label, row in rows.items()]).fillna("–")
-    by = [column for column in frame.columns if column != "network"][:1]
-    return frame.sort_values(by, ascending=False, key=lambda texts: pd.to_numeric(texts, errors="coerce"))
+    if len(frame.columns) < 2:  # no records
+        return frame
+    return frame.sort_values(
+        frame.columns[1], ascending=False, key=lambda texts: pd.to_numeric(texts, errors="coerce")
+    )
 
 
 def variance_text(finetunings: Mapping[str, Comparison], names: Sequence[str]) -> pd.DataFrame:

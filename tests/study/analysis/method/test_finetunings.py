@@ -26,6 +26,7 @@ def test_the_table_has_the_accuracy_of_every_network_and_way(ways):
             assert float(shown) == pytest.approx(100 * record.metrics()[ROBUST].accuracy, abs=0.05)
     plain = [float(text) for text in table.iloc[:, 0]]
     assert plain == sorted(plain, reverse=True)
+    assert finetunings.table_text({"plain": Comparison([])}, [BENIGN]).empty
 
 
 def test_shares_of_variance_are_those_of_the_means_of_rows_and_columns(ways):
