@@ -10,7 +10,7 @@ import pandas as pd
 
 
 def variance(frame: pd.DataFrame, factors: Sequence[str]) -> pd.DataFrame:
-    """Type II analysis of variance of `accuracy` (percent) without interactions; a row per network.
+    """Type II analysis of variance, without interactions, of a frame's column `accuracy` (percent).
 
     factor, levels, share (percent of the total sum of squares, beyond what the other factors carry), F, p,
     best, worst, points (between these two, the other factors alike), low, high: the 95 % interval of that
