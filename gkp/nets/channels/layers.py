@@ -49,6 +49,11 @@ def convolution(model: nn.Module, name: str) -> nn.Conv2d:
     return layer
 
 
+def spatial(layer: nn.Conv2d) -> bool:
+    """Whether its kernels are larger than 1x1."""
+    return max(layer.kernel_size) > 1
+
+
 def filter_weight(layer: nn.Module) -> Tensor:
     """The weight of a convolution or linear layer as (O, I, kh, kw), detached; kw alone in one dimension."""
     weight = layer.get_parameter("weight").detach()

@@ -17,7 +17,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from gkp.nets.channels.feeds import feeds, readers_of_image
 from gkp.nets.channels.groups import ORDINARY, TIED, Bundle, Channels, channels_of
-from gkp.nets.channels.layers import convolution, copied, mixes, unwrapped
+from gkp.nets.channels.layers import convolution, copied, mixes, spatial, unwrapped
 from gkp.nets.channels.layers import filter_weight as filter_weight
 from gkp.nets.channels.probe import OUTPUT, Probe, probe
 from gkp.nets.channels.proof import must_agree
@@ -57,7 +57,7 @@ def kernel_layers(
     convolutions = {
         name: module
         for name, module in unwrapped(model).named_modules()
-        if isinstance(module, nn.Conv2d) and (pointwise or max(module.kernel_size) > 1) and name not in first
+        if isinstance(module, nn.Conv2d) and (pointwise or spatial(module)) and name not in first
     }
     return _groupable(model, convolutions, groups, probed)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from gkp.nets.channels.layers import convolution, spatial, unwrapped
 from gkp.nets.channels.surgery import filter_weight, kernel_layers
 from gkp.utils.nearest import unknown
 from gkp.utils.whole import is_whole
@@ -34,14 +35,22 @@ def mapped_layers(
     """As `gkp.nets.channels.surgery.kernel_layers`, each layer with its own number of groups.
 
     ValueError for a name that is none of a layer that can be pruned, and for a number that does not divide
-    the layer's filters. Layers that `groups` does not name have `USUAL` groups.
+    the layer's filters. Layers that `groups` does not name have `USUAL` groups; 1x1 convolutions are there
+    only where it names them.
     """
-    layers, skipped = kernel_layers(model, 1, example_input)
+    every, unable = kernel_layers(model, 1, example_input, pointwise=True)
+    inner = unwrapped(model)
+    modules = dict(inner.named_modules())
+    meant = {name for name in (*every, *unable) if name in groups or spatial(convolution(inner, name))}
+    layers = {name: layer for name, layer in every.items() if name in meant}
+    skipped = {name: reason for name, reason in unable.items() if name in meant}
     for name, number in groups.items():
         if name in skipped:
             raise ValueError(f"groups names {name}, which cannot be pruned: {skipped[name]}; leave it out")
+        if name not in layers and isinstance(modules.get(name), nn.Conv2d):
+            raise ValueError(f"groups names {name}, which reads nothing but the image: leave it out")
         if name not in layers:
-            raise ValueError(unknown("layer in groups", name, layers))
+            raise ValueError(unknown("layer in groups", name, every))
         checked_number(number)
         filters = len(filter_weight(layers[name]))
         if filters % number:

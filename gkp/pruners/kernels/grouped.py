@@ -8,22 +8,12 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
-from gkp.nets.channels.layers import unwrapped
-from gkp.nets.channels.surgery import (
-    filter_weight,
-    guessed_input,
-    kernel_layers,
-    pointwise_layers,
-    replace_kernels,
-    summary,
-    warn_of,
-)
-from gkp.nets.grouped_base import GroupedKernels
-from gkp.pruners.common.group_numbers import Groups, checked_number, groups_of, mapped_layers
+from gkp.nets.channels.surgery import filter_weight, guessed_input, replace_kernels
+from gkp.pruners.common.group_numbers import Groups, groups_of
 from gkp.pruners.common.profile import FLAT, Profile, kernel_rates
 from gkp.pruners.common.registry import Cut, register
+from gkp.pruners.kernels.layers import layers_to_prune
 from gkp.search import Selection, beam, check_rate, grouping, select
 from gkp.search.objective import (
     Problem,
@@ -37,73 +27,6 @@ from gkp.search.sharing import check_share, shared
 from gkp.utils.progress import each_shown
 
 WIDE, STARTS = 512, 4  # input channels beyond which a search has so many starts unless it is told otherwise
-
-
-def layers_to_prune(
-    model: nn.Module,
-    groups: Groups,
-    indivisible: str,
-    example_input: Tensor | None = None,
-    *,
-    pointwise: bool = False,
-) -> dict[str, nn.Conv2d | nn.Linear]:
-    """Names and layers to prune; the rest is reported in one warning, or refused.
-
-    pointwise: take 1x1 convolutions, else linear layers, of a network in which nothing larger can be pruned.
-    ValueError when a layer cannot be grouped and indivisible="refuse", or when none can.
-    """
-    if indivisible not in ("skip", "refuse"):
-        raise ValueError(f'indivisible={indivisible!r}: choose "skip" or "refuse"')
-    if not isinstance(groups, Mapping):
-        checked_number(groups)
-    if any(isinstance(module, GroupedKernels) for module in model.modules()):
-        raise ValueError(
-            "this network holds grouped kernels already: prune the network it was made from at a higher "
-            "rate, or gkp.nets.grouped.to_dense(model), which has zeros for the kernels that are gone"
-        )
-    layers: dict[str, nn.Conv2d | nn.Linear]
-    if isinstance(groups, Mapping):
-        layers, skipped = mapped_layers(model, groups, example_input)  # type: ignore[assignment]
-    else:
-        layers, skipped = kernel_layers(model, groups, example_input)  # type: ignore[assignment]
-        if not layers and pointwise and not any("does not divide" in reason for reason in skipped.values()):
-            layers, smaller = pointwise_layers(model, groups, example_input)
-            skipped |= smaller
-    if not layers:
-        raise ValueError(
-            f"no convolution can be pruned with groups={groups} "
-            f"({summary(skipped) or _none_there(model)}): {_remedy(model, skipped)}"
-        )
-    if skipped and indivisible == "refuse":
-        raise ValueError(
-            f"cannot group every layer ({summary(skipped)}): choose other groups or indivisible='skip'"
-        )
-    warn_of(skipped)
-    return layers
-
-
-def _none_there(model: nn.Module) -> str:
-    """Why none of the network's layers came into question."""
-    kinds = {type(module).__name__ for module in model.modules() if isinstance(module, _ConvNd)} - {"Conv2d"}
-    if kinds:
-        return f"it has {', '.join(sorted(kinds))}, and only kernels of Conv2d are grouped"
-    return "none but what reads the image is a 2d convolution larger than 1x1"
-
-
-def _remedy(model: nn.Module, skipped: Mapping[str, str]) -> str:
-    """What helps when no layer can be grouped."""
-    filters = [
-        len(filter_weight(unwrapped(model).get_submodule(name)))
-        for name, reason in skipped.items()
-        if "does not divide" in reason
-    ]
-    common = math.gcd(*filters)
-    if common > 1:
-        divisors = [str(groups) for groups in range(2, common + 1) if common % groups == 0]
-        return f"choose groups={' or '.join(divisors)}, which divide{'s' * (len(divisors) == 1)} them all"
-    if filters:
-        return f"choose a divisor of the filters of some of them, such as groups={max(filters)}"
-    return "prune filters instead, for instance with method='l1'"
 
 
 @register(

@@ -14,7 +14,7 @@ from gkp.pruners.common.group_numbers import Groups, groups_of
 from gkp.pruners.common.images import batches, sample, scoring_copy
 from gkp.pruners.common.profile import FLAT, Profile, kernel_rates
 from gkp.pruners.common.registry import Cut, register
-from gkp.pruners.kernels.grouped import layers_to_prune
+from gkp.pruners.kernels.layers import layers_to_prune
 from gkp.pruners.reconstruction import patches
 from gkp.search import Selection, grouping
 from gkp.search.objective import kept_count

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from gkp.pruners.common.group_numbers import Groups, groups_of
 from gkp.pruners.common.registry import Cut, register
-from gkp.pruners.kernels.grouped import greedy_cut, layers_to_prune
+from gkp.pruners.kernels.grouped import greedy_cut
+from gkp.pruners.kernels.layers import layers_to_prune
 
 NEAREST = 16  # neighbours in the graph of the spectral clustering
 STARTS = 5

@@ -20,7 +20,7 @@ from gkp.nets import cost
 from gkp.nets.channels.groups import channels_of
 from gkp.nets.channels.surgery import SkippedLayers, filter_weight, left_out, prunable_layers, summary
 from gkp.pruners import prune
-from gkp.pruners.kernels.grouped import layers_to_prune
+from gkp.pruners.kernels.layers import layers_to_prune
 from gkp.study.runs.run import RATE
 from gkp.utils import files
 
