@@ -20,6 +20,9 @@ from gkp.study.runs import protocols, suites
 from gkp.study.runs.store import Store
 from gkp.study.runs.suites import stages
 
+# Levels that cost the most: half of the layers lose nearly all; late stages lose most.
+EXTREME = (("which", "first"), ("profile", stages.REVERSE))
+
 
 def there(store: Store, suite: str) -> str:
     """ "**19 of 58 runs** of cifar10-resnet20-profiles have a record, 18 of them trainings of 8 networks"."""
@@ -68,29 +71,47 @@ def tested_text(frame: pd.DataFrame, titles: Mapping[str, str]) -> pd.DataFrame:
 
 
 def variance_text(comparison: Comparison, names: Sequence[str]) -> pd.DataFrame:
-    """attack, profiles, factor, share of the variance, best and worst level and the points between them.
+    """attack, networks, factor, share of the variance, best and worst level and the points between them.
 
-    Of all networks, and without those of the reverse profile, which is there to show the price of a bad one
-    and decides how much a profile seems to carry. No rows where too few are there to tell factors apart.
+    Of all networks, and without those of `EXTREME` levels, each time one more is left out: they cost more
+    than any other choice brings, and decide how much a factor seems to carry. No rows where too few are
+    there to tell factors apart.
     """
     rows = []
-    for name, (profiles, networks) in itertools.product(names, _without_reverse(comparison).items()):
+    for name, (words, networks) in itertools.product(names, _narrower(comparison).items()):
         if not factors.separable(networks, name):
             continue
-        about = {"attack": comparison.titles[name], "profiles": profiles}
+        about = {"attack": comparison.titles[name], "networks": words}
         rows += [about | row for row in anova.text(factors.variance(networks, name))]
     return pd.DataFrame(rows).fillna("–")
 
 
-def _without_reverse(comparison: Comparison) -> dict[str, Comparison]:
-    """Words -> the networks, whole and without those of the reverse profile where it has any."""
-    reverse = {
-        r.hash for by_factor, r in factors.crossed(comparison) if by_factor["profile"] == stages.REVERSE
-    }
-    networks = {"all": comparison}
-    if reverse:
-        networks[f"without {stages.REVERSE}"] = Comparison(r for r in comparison if r.hash not in reverse)
+def _narrower(comparison: Comparison) -> dict[str, Comparison]:
+    """Words -> the networks: all, and without those of one and of two extreme levels where it has any."""
+    networks, left_out = {"all": comparison}, dict[str, set[str]]()
+    for factor, level in EXTREME:
+        if those := {r.hash for by_factor, r in factors.crossed(comparison) if by_factor[factor] == level}:
+            left_out[f"{factor} {level}"] = those
+            hashes = set().union(*left_out.values())
+            kept = Comparison(record for record in comparison if record.hash not in hashes)
+            networks[f"without {', '.join(left_out)}"] = kept
     return networks
+
+
+def rates(comparison: Comparison) -> str:
+    """How many kernels SR-GKP takes by which layers it prunes, in a sentence; "" without both kinds."""
+    found = {
+        by_factor["which"]: 100 * record.pruning.rate
+        for by_factor, record in factors.crossed(comparison)
+        if by_factor == factors.PUBLISHED | {"which": by_factor["which"]}
+    }
+    if found.keys() != set(stages.WHICH):
+        return ""
+    whole, half = (f"**{found[which]:.0f} %**" for which in ("all", "first"))
+    return (
+        f"For these multiply-adds one rate takes {whole} of the kernels of all convolutions, or {half} of "
+        "those of the first of each block."
+    )
 
 
 # ---- costs ---------------------------------------------------------------------------------------

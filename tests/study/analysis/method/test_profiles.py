@@ -103,6 +103,48 @@ def test_factors_that_come_together_are_not_separable() -> None:
     text = profiles.variance_text(Comparison(records), [CLEAN])
     assert list(text.factor) == ["profile", "selection", "rest"]
     assert text["points"].iloc[-1] == "–"
+    assert set(text.networks) == {"all"}
+
+
+def test_variance_leaves_out_the_levels_that_cost_the_most() -> None:
+    common = run_of(PLAIN, "sr-gkp")
+    options = [
+        (("profile", profile), ("strategy", strategy), ("which", which))
+        for profile in ("6:3:1", "1:3:6", "1:1:0", "sensitivity")
+        for strategy in ("beam", "random")
+        for which in ("all", "first")
+    ]
+    records = [
+        answering(
+            replace(common, options=chosen),
+            0.9
+            - place**2 / 2000
+            - 0.3 * (("which", "first") in chosen)
+            - 0.2 * (("profile", "1:3:6") in chosen),
+            0.5,
+            place=place,
+        )
+        for place, chosen in enumerate(options)
+    ]
+    text = profiles.variance_text(Comparison(records), [CLEAN])
+    found = {words: list(part.factor) for words, part in text.groupby("networks")}
+    assert found["all"] == ["profile", "selection", "which", "rest"]
+    assert found["without which first"] == ["profile", "selection", "rest"]
+    assert found["without which first, profile 1:3:6"] == ["profile", "selection", "rest"]
+    worst = text[text.factor == "profile"].set_index("networks")["best against worst"]
+    assert worst["without which first"].endswith("against 1:3:6")
+    assert "1:3:6" not in worst["without which first, profile 1:3:6"]
+
+
+def test_rates_are_those_of_both_kinds_of_layers() -> None:
+    common = replace(run_of(PLAIN, "sr-gkp"), options=())
+    alone = answering(common, 0.9, 0.5)
+    assert profiles.rates(Comparison([alone])) == ""
+    half = answering(replace(common, options=(("which", "first"),)), 0.8, 0.5, place=1)
+    half = replace(half, pruning=replace(half.pruning, rate=0.93))
+    text = profiles.rates(Comparison([alone, half]))
+    assert f"**{100 * alone.pruning.rate:.0f} %** of the kernels of all" in text
+    assert "**93 %** of those of the first" in text
 
 
 def test_costs_are_shares_of_the_unpruned_network(store) -> None:
