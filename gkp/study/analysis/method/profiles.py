@@ -88,14 +88,20 @@ def variance_text(comparison: Comparison, names: Sequence[str]) -> pd.DataFrame:
 
 def _narrower(comparison: Comparison) -> dict[str, Comparison]:
     """Words -> the networks: all, and without those of one and of two extreme levels where it has any."""
-    networks, left_out = {"all": comparison}, dict[str, set[str]]()
+    networks, left_out, kept = {"all": comparison}, list[str](), comparison
     for factor, level in EXTREME:
-        if those := {r.hash for by_factor, r in factors.crossed(comparison) if by_factor[factor] == level}:
-            left_out[f"{factor} {level}"] = those
-            hashes = set().union(*left_out.values())
-            kept = Comparison(record for record in comparison if record.hash not in hashes)
+        less = without(kept, factor, level)
+        if len(less) < len(kept):
+            kept = less
+            left_out.append(f"{factor} {level}")
             networks[f"without {', '.join(left_out)}"] = kept
     return networks
+
+
+def without(comparison: Comparison, factor: str, level: str) -> Comparison:
+    """The comparison less the crossed networks of this level of the factor."""
+    those = {r.hash for by_factor, r in factors.crossed(comparison) if by_factor[factor] == level}
+    return Comparison(record for record in comparison if record.hash not in those)
 
 
 def rates(comparison: Comparison) -> str:
