@@ -6,6 +6,7 @@ Accuracies are in percent, differences in points. A cell without a record has a 
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,11 +14,12 @@ import pandas as pd
 
 from gkp.study.analysis.compared import Comparison
 from gkp.study.analysis.comparison import mean_size, sound_attack
+from gkp.study.analysis.labels import attack_title
 from gkp.study.analysis.method import anova, factors
 from gkp.study.analysis.paired import LEVEL, p_text
 from gkp.study.facts.timings import FILTERS, FILTERS_EARLY, GROUPED, GROUPED_EARLY
 from gkp.study.runs import protocols, suites
-from gkp.study.runs.store import Store
+from gkp.study.runs.store import Store, missing_entries
 from gkp.study.runs.suites import stages
 
 # Levels that cost the most: half of the layers lose nearly all; late stages lose most.
@@ -33,16 +35,23 @@ def there(store: Store, suite: str) -> str:
 
 
 def missing(store: Store, suite: str) -> str:
-    """What a suite lacks: "Missing: sr-gkp-b (seeds 1, 2), ..."; "" when nothing does."""
-    recorded = {record.hash for record in store.of_suite(suite)}
-    seeds: dict[str, list[str]] = {}
+    """What a suite lacks: "Missing: sr-gkp-b (seeds 1, 2). Without PGD-10 1/255: 2 runs.", or ""."""
+    recorded = {record.hash: record for record in store.of_suite(suite)}
+    seeds, without_attack = dict[str, list[str]](), Counter[str]()
     for run in suites.get(suite).ordered():
-        if run.hash not in recorded:
+        if record := recorded.get(run.hash):
+            without_attack.update(
+                attack_title(entry.attack)
+                for entries in missing_entries(record, run).values()
+                for entry in entries
+            )
+        else:
             seeds.setdefault(run.label, []).append(str(run.seed))
     named = [
         f"{label} (seed{'s' * (len(numbers) > 1)} {', '.join(numbers)})" for label, numbers in seeds.items()
     ]
-    return f"Missing: {'; '.join(named)}." if named else ""
+    counted = [f"Without {title}: {n} run{'s' * (n > 1)}." for title, n in without_attack.items()]
+    return " ".join([f"Missing: {'; '.join(named)}."] * bool(named) + counted)
 
 
 def sharp(comparison: Comparison) -> list[str]:

@@ -8,14 +8,17 @@ import torch
 from many_records import ATTACKS, a_record
 from record_factory import measured, with_metrics
 
+from gkp.attacks.outcome import Outcome
 from gkp.study.analysis.compared import Comparison
 from gkp.study.analysis.method import factors, finetunings, profiles
 from gkp.study.runs import suites
+from gkp.study.runs.record_parts import Metric
 from gkp.study.runs.store import Store
 from gkp.study.runs.suites.stages import FINETUNINGS
 
 PLAIN, GENTLE = FINETUNINGS["plain"], FINETUNINGS["gentle attack"]
 CLEAN, ROBUST, IMAGES = "benign", finetunings.ROBUST, 1000
+RIGHT = torch.ones(10, dtype=torch.bool)
 
 
 def answering(run, clean, robust, suite=PLAIN, place=0):
@@ -56,10 +59,23 @@ def test_what_is_there_and_what_is_missing(store) -> None:
     assert "sr-gkp (seed" not in profiles.missing(store, GENTLE)
 
 
-def test_nothing_is_missing_from_a_whole_suite(tmp_path) -> None:
+def test_nothing_is_missing_from_a_whole_suite_and_attacks_are_counted(tmp_path) -> None:
     whole = Store(tmp_path)
-    for run in suites.get(GENTLE).runs:
-        whole.write(a_record(run, suite=GENTLE))
+    *others, last = suites.get(GENTLE).runs
+
+    def write(run, lacking=()):
+        entries = [entry for entry in run.entries("last") if entry.attack.name not in lacking]
+        metrics = {
+            entry.attack.name: Metric.of(Outcome(entry.attack.name, RIGHT, 0.1, entry.attack), entry)
+            for entry in entries
+        }
+        whole.write(with_metrics(a_record(run, suite=GENTLE), metrics))
+
+    for run in others:
+        write(run)
+    write(last, {ROBUST})
+    assert profiles.missing(whole, GENTLE) == "Without PGD-10 0.5/255: 1 run."
+    write(last)
     assert profiles.missing(whole, GENTLE) == ""
 
 
