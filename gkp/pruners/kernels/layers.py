@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
@@ -75,12 +75,23 @@ def _pointwise_majority(
     """The 1x1 convolutions that stay whole beside larger ones, with the remedy, where they are the most."""
     if not any(isinstance(layer, nn.Conv2d) and spatial(layer) for layer in layers.values()):
         return {}
+    taken = _weights(layers.values())
+
+    def outweighed(others: Iterable[nn.Conv2d | nn.Linear]) -> bool:
+        return taken < MINORITY * (taken + _weights(others))
+
+    convolutions = [module for module in unwrapped(model).modules() if isinstance(module, nn.Conv2d)]
+    if not outweighed(layer for layer in convolutions if not spatial(layer)):
+        return {}  # without a look at what each of them reads
     every, _ = kernel_layers(model, 1, example_input, pointwise=True)
     whole = {name: layer for name, layer in every.items() if name not in layers and not spatial(layer)}
-    taken, left = (sum(layer.weight.numel() for layer in part.values()) for part in (layers, whole))
     named = USUAL if isinstance(groups, Mapping) else groups
     remedy = f"1x1, left whole beside larger kernels: groups={{name: {named}}} prunes those it names, too"
-    return dict.fromkeys(whole, remedy) if taken < MINORITY * (taken + left) else {}
+    return dict.fromkeys(whole, remedy) if outweighed(whole.values()) else {}
+
+
+def _weights(layers: Iterable[nn.Conv2d | nn.Linear]) -> int:
+    return sum(layer.weight.numel() for layer in layers)
 
 
 def _none_there(model: nn.Module) -> str:

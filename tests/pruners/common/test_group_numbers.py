@@ -77,3 +77,12 @@ def test_few_1x1_convolutions_are_no_surprise() -> None:
         warnings.simplefilter("error", gkp.SkippedLayers)
         gkp.prune(bottleneck(32), example_input=torch.randn(1, 3, 8, 8))
         gkp.prune(bottleneck(256), groups={"1": 4, "3": 4}, example_input=torch.randn(1, 3, 8, 8))
+
+
+def test_1x1_convolutions_whose_weights_are_computed_are_left_as_they_are() -> None:
+    model = bottleneck(256)
+    for name in ("1", "3"):
+        torch.nn.utils.parametrizations.weight_norm(model.get_submodule(name))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", gkp.SkippedLayers)
+        assert numbers(gkp.prune(model, groups=4, example_input=torch.randn(1, 3, 8, 8))) == {"2": 4}
