@@ -33,10 +33,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from gkp.study.analysis.compared import Comparison
+from gkp.study.analysis.compared import Comparison, stacked
 from gkp.study.runs.record import Filed, Record
 from gkp.study.runs.record_parts import Metric
 from gkp.utils.files import readable_file
@@ -258,9 +257,7 @@ def _interval(values: Sequence[float], pairs: Sequence[tuple[Tensor, Tensor]]) -
     """In points: over seeds where there are enough, else over the images of all pairs."""
     if len(values) >= FEWEST:
         return student(values)
-    n = min(len(side) for pair in pairs for side in pair)
-    a, b = (torch.stack([answers[:n] for answers in side]) for side in zip(*pairs, strict=True))
-    low, high = paired_difference(a, b)
+    low, high = paired_difference(*stacked(pairs))
     return 100 * low, 100 * high
 
 

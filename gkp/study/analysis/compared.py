@@ -5,13 +5,14 @@ Accuracies are in percent, differences in points.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 import pandas as pd
+import torch
 from torch import Tensor
 
 from gkp.attacks import Attack
@@ -200,6 +201,15 @@ class Comparison:
     def pruned(self) -> Comparison:
         """The compared networks that are pruned."""
         return Comparison(record for record in self.compared if record.pruned)
+
+
+def stacked(pairs: Collection[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """bool (S, N) each: the two sides of S pairs on the images that all of them saw; (0, 0) of none."""
+    if not pairs:
+        return torch.empty(0, 0, dtype=torch.bool), torch.empty(0, 0, dtype=torch.bool)
+    n = min(len(side) for pair in pairs for side in pair)
+    a, b = (torch.stack([answers[:n] for answers in side]) for side in zip(*pairs, strict=True))
+    return a, b
 
 
 def untouched(records: Iterable[Record]) -> bool:

@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import pandas as pd
-import torch
 from torch import Tensor
 
-from gkp.study.analysis.compared import Answers, Comparison
+from gkp.study.analysis.compared import Answers, Comparison, stacked
 from gkp.study.analysis.comparison import gain
 from gkp.study.analysis.labels import BENIGN, CONTROL, CONTROLS, ordered
 from gkp.utils.stats import mcnemar, mcnemar_clustered, paired_difference
@@ -61,12 +60,7 @@ def alike(
 
     others: where the second is, if not in the same comparison.
     """
-    pairs = comparison.pairs(first, second, others).values()
-    if not pairs:
-        return torch.empty(0, 0, dtype=torch.bool), torch.empty(0, 0, dtype=torch.bool)
-    n = min(len(answers) for answers, _ in pairs)
-    a, b = (torch.stack([answers[:n] for answers in side]) for side in zip(*pairs, strict=True))
-    return a, b
+    return stacked(comparison.pairs(first, second, others).values())
 
 
 def intervals(comparison: Comparison, attack: str, control: str = CONTROL) -> pd.DataFrame:

@@ -10,10 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
-import torch
 from torch import Tensor
 
-from gkp.study.analysis.compared import Comparison
+from gkp.study.analysis.compared import Comparison, stacked
 from gkp.study.analysis.comparison import gain
 from gkp.study.analysis.method import anova
 from gkp.study.analysis.paired import alike, chance, judged
@@ -127,11 +126,7 @@ def contrasts(comparison: Comparison, names: Sequence[str]) -> pd.DataFrame:
 def _answers(pairs: Iterable[tuple[Record, Record]], attack: str) -> tuple[Tensor, Tensor]:
     """bool (S, N) each: the right images of the pairs of which both met the attack."""
     metrics = [(first.metrics().get(attack), second.metrics().get(attack)) for first, second in pairs]
-    known = [(first.right, second.right) for first, second in metrics if first and second]
-    if not known:
-        return torch.empty(0, 0, dtype=torch.bool), torch.empty(0, 0, dtype=torch.bool)
-    n = min(len(right) for pair in known for right in pair)
-    return torch.stack([first[:n] for first, _ in known]), torch.stack([second[:n] for _, second in known])
+    return stacked([(first.right, second.right) for first, second in metrics if first and second])
 
 
 def tested(a: Tensor, b: Tensor) -> dict[str, Any]:
