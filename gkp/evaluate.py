@@ -20,6 +20,7 @@ from gkp.nets.channels.copying import CopyError
 from gkp.nets.deploy import folded
 from gkp.utils.logits import (
     check_classes,
+    check_network,
     class_labels,
     counted_from,
     device_of,
@@ -57,8 +58,11 @@ def outcome(
     many attacks calls `quick` once, and this with fold=False.
     Raises ValueError for no images, integer images, pixels outside [0, 1], unequal lengths, a batch size
     below 1, labels that are no classes of the model, and a model whose output is no finite logits
-    (N, classes).
+    (N, classes); TypeError for what is no network.
     """
+    check_network(model)
+    if not isinstance(attack, Attack):
+        raise ValueError(f'attack={attack!r}: give a gkp.attacks.Attack("fgsm", eps=0.5 / 255)')
     _check_images(x, batch_size)
     y, device, generator = class_labels(y, len(x)), device_of(model, x), attack.generator()
     lowest, highest = int(y.min()), int(y.max())
@@ -108,6 +112,8 @@ def _check_images(x: Tensor, batch_size: int) -> None:
     if not isinstance(x, Tensor) or not x.is_floating_point():
         kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(f"x has type {kind}: give a tensor of float pixels in [0, 1], e.g. x.float() / 255")
+    if x.is_meta:
+        raise ValueError("x is on the meta device and has no values: give real images")
     if not is_whole(batch_size) or not len(x):
         raise ValueError(
             f"{len(x)} images, batch_size={batch_size}: give as many labels as images, at least one, and a "

@@ -117,6 +117,20 @@ def test_outcome_refuses_what_are_no_pixels(model, images, change, attack):
         accuracy(model, last, y)
 
 
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"model": lambda x: x}, TypeError, "the model is a function: give an nn.Module"),
+        ({"model": nn.Linear(4, 2, device="meta")}, ValueError, "parameters are on the meta device"),
+        ({"x": torch.empty(2, 3, 4, 4, device="meta")}, ValueError, "x is on the meta device"),
+        ({"attack": "pgd"}, ValueError, "attack='pgd': give a gkp.attacks.Attack"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_named(model, images, change, error, message):
+    with pytest.raises(error, match=message):
+        outcome(**{"model": model, "x": images[0], "y": images[1], "attack": PGD} | change)
+
+
 class Named(nn.Sequential):
     @property
     def normalize(self):
@@ -319,9 +333,7 @@ def test_starts_do_not_depend_on_what_became_of_earlier_batches():
 def test_every_eps_of_a_curve_is_checked_before_the_first(model, images):
     calls = []
     with pytest.raises(ValueError, match="2 grey levels are 2/255"):
-        epsilon_curve(
-            model, *images, [0.01, 2], attack=Attack("fgsm"), progress=lambda *numbers: calls.append(numbers)
-        )
+        epsilon_curve(model, *images, [0.01, 2], attack=PGD, progress=lambda *numbers: calls.append(numbers))
     assert calls == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -10,8 +11,10 @@ from torch import Generator, Tensor, nn
 from gkp.attacks.ascent import LOSSES, SPACES, Draws, Trace, choose
 from gkp.attacks.frequency import high_pass
 from gkp.attacks.linf import LABELS, STARTS, check_eps, check_steps, fgsm, pgd
+from gkp.utils.whole import is_whole, plain
 
 KINDS = ("none", "highpass", "fgsm", "pgd", "autoattack")
+WITHOUT_EPS = KINDS[:2]
 
 
 @dataclass(frozen=True)
@@ -19,13 +22,13 @@ class Attack:
     """One attack with all its parameters; `dataclasses.asdict` is JSON-able, `Attack(**d)` restores it.
 
     kind: "none", "fgsm" or "pgd" ("autoattack" only describes a run of `gkp.attacks.autoattack`; "highpass"
-    is no attack but the filter of `gkp.attacks.frequency` with cut-off `theta`). eps and step are in the
-    units of `space`; step, iterations, restarts and start matter for PGD only, loss for FGSM only; seed
-    feeds the random starts.
+    is no attack but the filter of `gkp.attacks.frequency` with cut-off `theta`). eps, which every attack
+    needs, and step are in the units of `space`; step, iterations, restarts and start are for PGD only, loss
+    for FGSM only; seed feeds the random starts. ValueError for what is out of range or of another kind.
     """
 
     kind: str
-    eps: float = 0.0
+    eps: float = math.nan  # not given; 0 for what is no attack
     step: float = 0.0
     iterations: int = 1
     restarts: int = 0
@@ -42,9 +45,22 @@ class Attack:
         choose("labels", self.labels, LABELS)
         choose("loss", self.loss, LOSSES if self.kind == "fgsm" else LOSSES[:1])
         choose("start", self.start, STARTS if self.kind == "pgd" else STARTS[:1])
+        for name in ("eps", "step", "iterations", "restarts", "seed", "theta"):
+            object.__setattr__(self, name, plain(getattr(self, name)))
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
+        if isinstance(self.eps, float) and math.isnan(self.eps):
+            if self.kind not in WITHOUT_EPS:
+                raise ValueError(f'"{self.kind}" without a radius: give eps=..., such as 0.5 / 255')
+            object.__setattr__(self, "eps", 0.0)
         check_eps(self.eps, in_pixels=self.space == "pixel")
+        if not is_whole(self.seed, -(2**63)) or self.seed >= 2**63:
+            raise ValueError(f"seed={self.seed!r}: give an int of at most 64 bits, such as 0")
         if self.kind == "pgd":
             check_steps(self.step, self.iterations, self.restarts)
+        elif (self.step, self.iterations, self.restarts) != (Attack.step, Attack.iterations, Attack.restarts):
+            raise ValueError(f'step, iterations and restarts are for "pgd": leave them out of "{self.kind}"')
 
     @property
     def name(self) -> str:

@@ -38,7 +38,7 @@ from gkp.attacks.ascent import (
 )
 from gkp.utils.logits import class_labels
 from gkp.utils.precision import full_precision
-from gkp.utils.whole import is_whole
+from gkp.utils.whole import is_number, is_whole
 
 LABELS = ("true", "predicted")
 STARTS = ("image", "random")
@@ -210,16 +210,16 @@ def check_eps(eps: float, *, in_pixels: bool = True) -> None:
 
     in_pixels: whether it does so; in normalised units, and in the norms L1 and L2, a radius may be larger.
     """
-    if not 0 <= eps < float("inf"):
-        raise ValueError(f"eps={eps}: give a finite radius >= 0, e.g. 0.5/255 in pixels")
+    if not is_number(eps) or not 0 <= eps < float("inf"):
+        raise ValueError(f"eps={eps!r}: give a finite radius >= 0 as a number, e.g. 0.5/255 in pixels")
     if in_pixels and eps > 1:
         raise ValueError(f"eps={eps:g} is for pixels in [0, 1]: {eps:g} grey levels are {eps:g}/255")
 
 
 def check_steps(step: float, iterations: int, restarts: int) -> None:
     """ValueError unless step is finite and > 0, iterations an int >= 1 and restarts an int >= 0."""
-    if not 0 < step < float("inf"):
-        raise ValueError(f"step={step}: give a step length > 0, e.g. eps/4")
+    if not is_number(step) or not 0 < step < float("inf"):
+        raise ValueError(f"step={step!r}: give a step length > 0 as a number, e.g. eps/4")
     if not is_whole(iterations):
         raise ValueError(f"iterations={iterations!r}: give a whole number, at least 1")
     if not is_whole(restarts, 0):

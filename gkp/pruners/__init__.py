@@ -37,7 +37,7 @@ from gkp.train import fine_tune
 from gkp.train.checks import laid_last, placed_back
 from gkp.train.recipe import SHORT, Recipe
 from gkp.utils.precision import full_precision
-from gkp.utils.whole import is_whole
+from gkp.utils.whole import is_whole, plain
 
 __all__ = [
     "Cut",
@@ -86,6 +86,7 @@ def prune(
     """
     common = {"groups": groups, "example_input": example_input, "data": data, **options}
     check_rate(rate)
+    rate = plain(rate)
     if not isinstance(recipe, Recipe):
         raise ValueError(f"the recipe is a {type(recipe).__name__}: give gkp.Recipe(epochs=..., lr=..., ...)")
     refuse_other_than_networks(model)
@@ -146,6 +147,7 @@ def prepare(
     training this is its criterion applied without training, which tells what a rate costs.
     """
     entry = get(method)
+    groups, options = plain(groups), {name: plain(value) for name, value in options.items()}
     _check_options(entry, options)
     refuse_other_than_networks(model)
     inner = uncompiled(model)
@@ -205,6 +207,7 @@ def start(
 ) -> Session:
     """The session of a method that prunes in training. `model` is the one that will be trained in place."""
     entry = get(method)
+    groups, options = plain(groups), {name: plain(value) for name, value in options.items()}
     _check_options(entry, options)
     refuse_other_than_networks(model)
     refuse_non_finite(model)

@@ -101,7 +101,7 @@ def select(
     Returns a `Selection` on the CPU. ValueError for anything out of range.
     """
     _check(weight, rate, beam_width, check_step, alpha, neighbours, decision, strategy, beta)
-    _check_means(arithmetic, starts)
+    _check_means(arithmetic, starts, outer_in_beam)
     check_share(share, strategy, decision)
     weight = weight.detach().double().cpu()
     groups = _groups(groups, grouping)
@@ -276,7 +276,9 @@ def _check(
         raise ValueError(f'beta {beta!r}: choose "reference", "exact" or a finite number')
 
 
-def _check_means(arithmetic: str, starts: int | None) -> None:
+def _check_means(arithmetic: str, starts: int | None, outer_in_beam: bool) -> None:
+    if not isinstance(outer_in_beam, bool):
+        raise ValueError(f"outer_in_beam={outer_in_beam!r}: give True or False")
     if arithmetic not in ARITHMETICS:
         raise ValueError(f"arithmetic {arithmetic!r}: choose one of {', '.join(ARITHMETICS)}")
     if starts is not None and not _is_whole(starts, 1):

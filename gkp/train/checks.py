@@ -12,7 +12,15 @@ from gkp.data import Split
 from gkp.nets.channels.copying import copied
 from gkp.train.history import TITLES
 from gkp.train.recipe import Recipe
-from gkp.utils.logits import HALF, check_classes, class_labels, logits, run, weight_type
+from gkp.utils.logits import (
+    HALF,
+    check_classes,
+    check_network,
+    class_labels,
+    logits,
+    run,
+    weight_type,
+)
 
 if TYPE_CHECKING:
     from gkp.attacks import Attack
@@ -35,7 +43,11 @@ def check_arguments(recipe: Any, teacher: Any, attacks: Collection[str], test: S
 
 def check(model: nn.Module, splits: Mapping[str, Split]) -> None:
     """ValueError unless these data and this network can train: uint8 images, labels that are classes,
-    finite logits (N, classes), weights of at least float32. Leaves the model in eval mode."""
+    finite logits (N, classes), weights of at least float32; TypeError for what is no network. Leaves the
+    model in eval mode."""
+    check_network(model)
+    if "training" not in splits:
+        raise ValueError("there are no training data: give a gkp.data.Split, such as gkp.data.load makes")
     if next(model.parameters(), None) is None:
         raise ValueError("the network has no parameters: there is nothing to train")
     if (kind := weight_type(model)) in HALF:

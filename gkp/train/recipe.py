@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from gkp.train.augment import AUGMENTATIONS
-from gkp.utils.whole import is_whole
+from gkp.utils.whole import is_number, is_whole, plain
 
 if TYPE_CHECKING:
     from gkp.attacks import Attack
@@ -18,6 +19,16 @@ if TYPE_CHECKING:
 SCHEDULES = ("step", "onecycle", "cosine", "constant")
 PRECISIONS = ("float32", "tf32", "bfloat16")
 LATER = ("gradient_penalty", "distillation", "temperature")
+RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+    "lr": (lambda value: value > 0, "a positive number"),
+    "gamma": (lambda value: 0 < value <= 1, "a number above 0 and up to 1"),
+    "warmup": (lambda value: 0 < value < 1, "a share between 0 and 1"),
+    "momentum": (lambda value: 0 <= value < 1, "a number from 0 to below 1"),
+    "weight_decay": (lambda value: value >= 0, "0 or more"),
+    "gradient_penalty": (lambda value: value >= 0, "0 or more"),
+    "distillation": (lambda value: 0 <= value <= 1, "a share from 0 to 1"),
+    "temperature": (lambda value: value > 0, "a positive number"),
+}
 
 # torch.optim.lr_scheduler.OneCycleLR's defaults: start at peak/25, end at start/10,000.
 ONECYCLE_START, ONECYCLE_END = 1 / 25, 1e-4
@@ -58,19 +69,12 @@ class Recipe:
             value = getattr(self, name)
             if not is_whole(value, low):
                 raise ValueError(f"{name}={value!r}: give a whole number, {low} or more")
-        ranges = (
-            ("lr", self.lr > 0, "a positive number"),
-            ("gamma", 0 < self.gamma <= 1, "a number above 0 and up to 1"),
-            ("warmup", 0 < self.warmup < 1, "a share between 0 and 1"),
-            ("momentum", 0 <= self.momentum < 1, "a number from 0 to below 1"),
-            ("weight_decay", self.weight_decay >= 0, "0 or more"),
-            ("gradient_penalty", self.gradient_penalty >= 0, "0 or more"),
-            ("distillation", 0 <= self.distillation <= 1, "a share from 0 to 1"),
-            ("temperature", self.temperature > 0, "a positive number"),
-        )
-        for name, valid, wanted in ranges:
-            if not valid or not math.isfinite(getattr(self, name)):
-                raise ValueError(f"{name}={getattr(self, name)!r}: give {wanted}")
+            object.__setattr__(self, name, plain(value))
+        for name, (valid, wanted) in RANGES.items():
+            value = getattr(self, name)
+            if not is_number(value) or not math.isfinite(value) or not valid(value):
+                raise ValueError(f"{name}={value!r}: give {wanted}")
+            object.__setattr__(self, name, plain(value))
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov=True needs momentum above 0")
         if self.adversarial is not None:

@@ -178,6 +178,17 @@ def check_classes(lowest: int, highest: int, classes: int) -> None:
         )
 
 
+def check_network(model: nn.Module) -> None:
+    """TypeError for what is no nn.Module, ValueError where its parameters have no values."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"the model is a {type(model).__name__}: give an nn.Module, whose forward it is")
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise ValueError(
+            "the network's parameters are on the meta device and have no values: load weights into it, for "
+            "instance with load_state_dict(weights, assign=True)"
+        )
+
+
 def device_of(model: nn.Module, x: Tensor) -> torch.device:
     """Where the model's parameters are; where x is for a model without any."""
     return next((parameter.device for parameter in model.parameters()), x.device)

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict
 
+import numpy as np
 import pytest
 import torch
 from attacked_nets import SmallNet
@@ -65,11 +66,40 @@ def test_attack_refuses_nonsense():
     for arguments in ({"kind": "cw"}, {"kind": "fgsm", "eps": -1}, {"kind": "pgd", "eps": 1, "step": 0}):
         with pytest.raises(ValueError, match="choose|give"):
             Attack(**arguments)
-    for arguments in ({"kind": "fgsm"}, {"kind": "pgd", "step": 1.0}):
+    for arguments in ({"kind": "fgsm", "eps": 1}, {"kind": "pgd", "eps": 1, "step": 1.0}):
         with pytest.raises(ValueError, match="start='middle'|start='random'"):
             Attack(**arguments, start="random" if arguments["kind"] == "fgsm" else "middle")
     with pytest.raises(ValueError, match="gkp.attacks.autoattack"):
         Attack("autoattack", eps=0.1).perturb(SmallNet(), torch.rand(1, 3, 8, 8), torch.tensor([0]))
+
+
+@pytest.mark.parametrize("kind", ["fgsm", "pgd", "autoattack"])
+def test_an_attack_needs_a_radius(kind):
+    with pytest.raises(ValueError, match=f'"{kind}" without a radius: give eps='):
+        Attack(kind, **{"step": 0.01} if kind == "pgd" else {})
+    assert Attack("none").eps == Attack("highpass", theta=4.0).eps == 0
+
+
+@pytest.mark.parametrize("kind", ["none", "fgsm", "autoattack"])
+@pytest.mark.parametrize(("name", "value"), [("step", 0.01), ("iterations", 10), ("restarts", 5)])
+def test_steps_belong_to_pgd(kind, name, value):
+    with pytest.raises(ValueError, match=f'are for "pgd": leave them out of "{kind}"'):
+        Attack(kind, eps=0.1, **{name: value})
+
+
+@pytest.mark.parametrize("name", ["eps", "step", "seed"])
+@pytest.mark.parametrize("value", ["8/255", None, torch.tensor(0.1)])
+def test_what_is_no_number_is_refused_before_anything_runs(name, value):
+    with pytest.raises(ValueError, match=f"{name}=.*: give"):
+        Attack("pgd", **{"eps": 0.1, "step": 0.1, name: value})
+
+
+def test_numbers_of_numpy_are_numbers():
+    attack = Attack(
+        "pgd", eps=np.float64(0.1), step=np.float64(0.05), iterations=np.int64(3), seed=np.int64(1)
+    )
+    assert attack == Attack("pgd", eps=0.1, step=0.05, iterations=3, seed=1)
+    assert json.loads(json.dumps(asdict(attack))) == asdict(attack)
 
 
 @pytest.mark.parametrize(("name", "value"), [("iterations", 2.5), ("restarts", 1.5)])
@@ -80,6 +110,7 @@ def test_counts_of_pgd_are_whole(name, value):
 
 @pytest.mark.parametrize("kind", ["fgsm", "pgd", "autoattack"])
 def test_grey_levels_are_not_taken_for_pixels(kind) -> None:
+    step = {"step": 2} if kind == "pgd" else {}
     with pytest.raises(ValueError, match=r"8 grey levels are 8/255"):
-        Attack(kind, eps=8, step=2)
-    assert Attack(kind, eps=8, step=2, space="normalized").eps == 8
+        Attack(kind, eps=8, **step)
+    assert Attack(kind, eps=8, space="normalized", **step).eps == 8

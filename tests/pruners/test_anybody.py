@@ -301,6 +301,18 @@ def test_layers_inside_vmap_are_named(method):
         gkp.prune(Mapped().eval(), method, groups=2, example_input=X[:1])
 
 
+class Residual(nn.Module):
+    """What it returns is the sum of what two convolutions give, the second of the first."""
+
+    def __init__(self, first, second):
+        super().__init__()
+        self.first, self.second = first, second
+
+    def forward(self, x):
+        x = self.first(x)
+        return x + self.second(x)
+
+
 def test_where_filters_go_with_others_only_another_method_is_named():
     class Sum(nn.Module):
         def __init__(self):
@@ -312,8 +324,12 @@ def test_where_filters_go_with_others_only_another_method_is_named():
 
     with pytest.raises(ValueError, match="summed with those of b.*: try group-norm"):
         gkp.prune(Sum().eval(), "l1", rate=0.5, example_input=X[:1])
-    with pytest.raises(ValueError, match="network's output.*: try sr-gkp or lrf"):
+    with pytest.raises(ValueError, match=r"network's output\)$"):
         gkp.prune(nn.Sequential(nn.Conv2d(3, 8, 3)).eval(), "l1", rate=0.5, example_input=X[:1])
+    residual = Residual(nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)).eval()
+    with pytest.raises(ValueError, match="network's output.*: try sr-gkp or lrf"):
+        gkp.prune(residual, "l1", rate=0.5, example_input=X[:1])
+    assert gkp.prune(residual, "sr-gkp", rate=0.5, example_input=X[:1])(X).shape == residual(X).shape
 
 
 @pytest.mark.parametrize("method", ["l1", "group-norm"])

@@ -198,3 +198,12 @@ def test_an_attack_that_cannot_be_made_is_refused_before_the_first_step(attack, 
     with pytest.raises(ValueError, match=match):
         fine_tune(model, split, Recipe(epochs=1, adversarial=attack), hooks=hooks)
     assert not stepped
+
+
+def test_training_without_data_or_network_is_refused() -> None:
+    with pytest.raises(ValueError, match="there are no training data: give a gkp.data.Split"):
+        fine_tune(small_net(), None, RECIPE)
+    with pytest.raises(TypeError, match="the model is a function: give an nn.Module"):
+        fine_tune(lambda x: x, random_split(16), RECIPE)
+    with pytest.raises(ValueError, match="parameters are on the meta device"):
+        fine_tune(small_net().to("meta"), random_split(16), RECIPE)

@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -92,6 +93,8 @@ def test_one_cycle_of_a_single_step():
         ("padding", True, "whole number"),
         ("lr", 0.0, "positive"),
         ("lr", math.nan, "positive"),
+        ("lr", "0.1", "positive"),
+        ("momentum", None, "below 1"),
         ("lr", math.inf, "positive"),
         ("gamma", 1.5, "up to 1"),
         ("warmup", 1.0, "between 0 and 1"),
@@ -114,6 +117,12 @@ def test_recipe_is_json_with_its_attack():
     recipe = replace(SHORT, adversarial=Attack("pgd", eps=8 / 255, step=2 / 255, iterations=3))
     restored = json.loads(json.dumps(asdict(recipe)))
     assert Recipe(**{**restored, "adversarial": Attack(**restored["adversarial"])}) == recipe
+
+
+def test_numbers_of_numpy_are_numbers():
+    recipe = Recipe(epochs=np.int64(3), lr=np.float64(0.1))
+    assert recipe == Recipe(epochs=3, lr=0.1)
+    assert json.loads(json.dumps(recipe.json)) == recipe.json
 
 
 def test_an_attack_of_training_batches_is_an_attack() -> None:

@@ -99,12 +99,13 @@ def layers_to_cut(model: nn.Module, example_input: Tensor) -> dict[str, FilterLa
 def kernel_methods(model: nn.Module) -> str:
     """Methods to try where no filter can go, as the end of a sentence; "" where those cannot prune either.
 
-    Of convolutions they know 2d ones only, and linear layers where there is no convolution.
+    Of convolutions they know 2d ones only, without the one that reads the image, and linear layers where
+    there is no convolution.
     """
-    kinds = [type(module) for module in model.modules() if isinstance(module, _ConvNd)]
-    if any(issubclass(kind, nn.Conv2d) for kind in kinds):
+    kinds = [type(module) for module in model.modules() if isinstance(module, _ConvNd | nn.Linear)]
+    if sum(issubclass(kind, nn.Conv2d) for kind in kinds) > 1:
         return ": try sr-gkp or lrf"
-    return "" if kinds else ": try sr-gkp"
+    return ": try sr-gkp" if kinds and all(issubclass(kind, nn.Linear) for kind in kinds) else ""
 
 
 def warn_of_whole(model: nn.Module, example_input: Tensor, producers: Iterable[str]) -> None:

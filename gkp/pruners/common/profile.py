@@ -29,6 +29,7 @@ FORMS = (
     'give "flat", "falling", "sensitivity", a ratio of stages such as "6:3:1", or numbers of layers such as '
     '"layer1=6,layer2=3" or {"layer1": 6}, where a name stands for all layers below it and the others stay'
 )
+EXACT = 1e-9  # to which a rate is a sum of layers' shares
 LOST, DRAWS, IMAGES = 1 / 8, 8, 4  # share of the kernels that goes, how often, on how many random images
 
 Profile = str | Mapping[str, float]
@@ -46,17 +47,26 @@ def removals(
 
     sizes: {layer: how many it has}. worth: {layer: multiply-adds that one of them costs}. Rounding carries
     on from layer to layer, the dearest first, so that all together meet the rate to half of the cheapest
-    where that one has still something to lose, and less exactly where it has not.
+    where that one has still something to lose, and less exactly where it has not. A rate above what the
+    layers of the profile can lose is a ValueError.
     """
     shares = layer_shares(model, profile, sizes, worth, example_input)
     order = sorted(shares, key=lambda name: -worth[name])
+    whole = sum(worth[name] * sizes[name] for name in sizes)
+    most = sum(worth[name] * (sizes[name] - 1) for name in sizes if shares[name]) / whole
 
     def at(rate: float) -> dict[str, int]:
+        if rate > most + EXACT:
+            raise ValueError(
+                f"rate={rate:g} with profile={profile!r}: one kernel or filter stays of each, so that its "
+                f"{sum(share > 0 for share in shares.values())} of {len(shares)} layers can lose {most:.4f} "
+                "of the multiply-adds of all: choose a smaller rate, or a profile of more layers"
+            )
         wanted, lack, counts = _scaled(rate, shares, sizes, worth), 0.0, {}
         for name in order:
-            most = sizes[name] - 1 if shares[name] else 0
+            last = sizes[name] - 1 if shares[name] else 0
             exact = wanted[name] + lack / worth[name]
-            counts[name] = min(max(math.floor(exact + 0.5), 0), most)
+            counts[name] = min(max(math.floor(exact + 0.5), 0), last)
             lack += (wanted[name] - counts[name]) * worth[name]
         return {name: counts[name] for name in sizes}
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from gkp.nets.channels.layers import spatial, unwrapped
 from gkp.nets.channels.surgery import (
+    default_input,
     filter_weight,
     kernel_layers,
     pointwise_layers,
+    prunable_layers,
     summary,
     warn_of,
 )
@@ -56,7 +59,7 @@ def layers_to_prune(
     if not layers:
         raise ValueError(
             f"no convolution can be pruned with groups={groups} "
-            f"({summary(skipped) or _none_there(model)}): {_remedy(model, skipped)}"
+            f"({summary(skipped) or _none_there(model)}): {_remedy(model, skipped, example_input)}"
         )
     if skipped and indivisible == "refuse":
         raise ValueError(
@@ -102,7 +105,7 @@ def _none_there(model: nn.Module) -> str:
     return "none but what reads the image is a 2d convolution larger than 1x1"
 
 
-def _remedy(model: nn.Module, skipped: Mapping[str, str]) -> str:
+def _remedy(model: nn.Module, skipped: Mapping[str, str], example_input: Tensor | None) -> str:
     """What helps when no layer can be grouped."""
     filters = [
         len(filter_weight(unwrapped(model).get_submodule(name)))
@@ -115,4 +118,7 @@ def _remedy(model: nn.Module, skipped: Mapping[str, str]) -> str:
         return f"choose groups={' or '.join(divisors)}, which divide{'s' * (len(divisors) == 1)} them all"
     if filters:
         return f"choose a divisor of the filters of some of them, such as groups={max(filters)}"
-    return "prune filters instead, for instance with method='l1'"
+    with suppress(ValueError):  # of a network that cannot be run without an example
+        if prunable_layers(unwrapped(model), default_input(model, example_input)):
+            return "prune filters instead, for instance with method='l1'"
+    return "there is nothing to prune"

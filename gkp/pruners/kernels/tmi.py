@@ -219,6 +219,8 @@ def tmi_gkp(
             "tmi-gkp compares the weights with earlier ones: give snapshots=[state_dict, ...] from the "
             "training of this network, or use gkp-greedy, which needs none"
         )
+    if isinstance(snapshots, Mapping) or not all(isinstance(snapshot, Mapping) for snapshot in snapshots):
+        raise ValueError("snapshots is no list of state_dicts: give [state_dict, ...], also of one alone")
     layers = layers_to_prune(model, groups, indivisible, example_input)
     earlier = {name: [_weight(s, name, conv) for s in snapshots] for name, conv in layers.items()}
     orders = {

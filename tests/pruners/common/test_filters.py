@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+import gkp
 from gkp.nets import models
 from gkp.pruners.common.filters import filters_to_drop, uniform_cut, weight_cut
 
@@ -57,3 +58,14 @@ def test_a_network_without_removable_filters_is_refused():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1))
     with pytest.raises(ValueError, match="no convolution whose filters can be removed"):
         weight_cut(model, torch.rand(1, 3, 8, 8), lambda weight, _: weight.sum((1, 2, 3)))
+
+
+@pytest.mark.parametrize("method", ["l1", "sr-gkp"])
+@pytest.mark.parametrize(
+    "model", [nn.Identity(), nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())]
+)
+def test_where_nothing_can_be_pruned_no_other_method_is_named(method, model):
+    with pytest.raises(ValueError, match="no convolution") as refusal:
+        gkp.prune(model, method, example_input=torch.rand(1, 3, 8, 8))
+    assert "try" not in str(refusal.value)
+    assert "prune filters" not in str(refusal.value)

@@ -59,10 +59,20 @@ def test_a_target_is_met_with_half_of_the_layers(resnet8: nn.Module) -> None:
 
 def test_more_goes_at_a_higher_rate_and_one_kernel_stays(resnet8: nn.Module) -> None:
     cut = quick(resnet8, profile="6:3:1")
-    macs = [prunable_macs(cut(rate), X) for rate in (0.05, 0.2, 0.4, 0.6, 0.8, 0.999)]
+    # One of 16, 32 and 64 input channels stays; layers of equal cost, but for two that cost half.
+    highest = 1 - (2 / 16 + 0.5 / 16 + 1 / 32 + 0.5 / 32 + 1 / 64) / 5
+    macs = [prunable_macs(cut(rate), X) for rate in (0.05, 0.2, 0.4, 0.6, 0.8, highest)]
     assert macs == sorted(macs, reverse=True)
     assert len(set(macs)) == len(macs)
-    assert {m.kept.shape[1] for m in grouped(cut(0.999)).values()} == {1}
+    assert {m.kept.shape[1] for m in grouped(cut(highest)).values()} == {1}
+
+
+@pytest.mark.parametrize("method", ["sr-gkp", "gkp-greedy", "l1"])
+def test_a_rate_that_the_named_layers_cannot_lose_is_refused(method: str, resnet8: nn.Module) -> None:
+    with pytest.raises(ValueError, match=r"rate=0.9 with profile='1:0:0': .* of . layers can lose 0\.[34]"):
+        gkp.prune(resnet8, method, rate=0.9, profile="1:0:0")
+    least, _ = cut_to(resnet8, pruners.prepare(resnet8, method, profile="1:0:0"), 0.1, X)
+    assert 0.5 < prunable_macs(least, X) / prunable_macs(resnet8, X) < 0.7  # what comes nearest
 
 
 def test_a_stage_of_zero_stays_whole(resnet8: nn.Module) -> None:
@@ -75,7 +85,7 @@ def test_a_stage_of_zero_stays_whole(resnet8: nn.Module) -> None:
 def test_first_are_the_first_of_each_block(name: str, resnet8: nn.Module) -> None:
     cut = quick(resnet8, which="first", profile=name)
     assert set(grouped(cut(0.5))) == {f"layer{stage}.0.conv1" for stage in (1, 2, 3)}
-    assert {m.kept.shape[1] for m in grouped(cut(0.99)).values()} == {1}
+    assert {m.kept.shape[1] for m in grouped(cut(1 - (1 / 16 + 0.5 / 16 + 0.5 / 32) / 2)).values()} == {1}
 
 
 def test_falling_is_6_3_1_of_three_stages_and_fits_any_number(resnet8: nn.Module) -> None:

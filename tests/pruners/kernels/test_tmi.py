@@ -155,6 +155,9 @@ def test_one_group_holds_all_filters():
 def test_snapshots_are_asked_for_and_checked(resnet8, snapshots):
     with pytest.raises(ValueError, match="give snapshots=.*or use gkp-greedy"):
         gkp.prune(resnet8, "tmi-gkp")
+    for no_list in (snapshots[0], [*snapshots, "last.safetensors"]):
+        with pytest.raises(ValueError, match="snapshots is no list of state_dicts"):
+            gkp.prune(resnet8, "tmi-gkp", snapshots=no_list)
     del snapshots[2]["layer2.0.conv1.weight"]
     with pytest.raises(ValueError, match=r"layer2.0.conv1.weight is missing in a snapshot"):
         gkp.prune(resnet8, "tmi-gkp", snapshots=snapshots)
