@@ -26,6 +26,7 @@ from gkp.utils.stats import paired_difference
 PUBLISHED = {"profile": "flat", "selection": "beam", "which": "all"}  # SR-GKP's own level of each factor
 OWN: dict[str, dict[str, str]] = {"sr-gkp": {}, "sr-gkp-b": {"profile": stages.EARLY}}
 OWN |= {method: {"selection": selection} for selection, method in stages.SELECTING.items()}
+FILTERS = {"l1-b": stages.EARLY}  # which prune filters by a profile of their own
 BEST = "sr-gkp-b"
 
 
@@ -45,19 +46,20 @@ def crossed(comparison: Comparison) -> list[tuple[dict[str, str], Record]]:
 def table(comparison: Comparison, names: Sequence[str]) -> pd.DataFrame:
     """label, the factors, attack, mean, low, high, seeds, n: a row per network and attack, as in `Point`.
 
-    Networks that are no grouped kernels have "–" as factors; a profile of filters is a profile.
+    Networks that are no grouped kernels have "–" as factors, and filters a profile.
     """
     rows, runs = [], {record.label: record for record in comparison.compared}
     for label in comparison.labels:
-        by_factor = levels(runs[label].run) or dict.fromkeys(PUBLISHED, "–") | _profile_of(runs[label].run)
+        by_factor = levels(runs[label].run) or _of_filters(runs[label].run)
         for name in names:
             if point := comparison.points.get((label, "last", name)):
                 rows.append({"label": label, **by_factor, "attack": name, **point._asdict()})
     return pd.DataFrame(rows, columns=["label", *PUBLISHED, "attack", "mean", "low", "high", "seeds", "n"])
 
 
-def _profile_of(run: Run) -> dict[str, str]:
-    return {key: value for key, value in run.options if key == "profile"}
+def _of_filters(run: Run) -> dict[str, str]:
+    profile = dict(run.options).get("profile", FILTERS.get(run.method, PUBLISHED["profile"]))
+    return dict.fromkeys(PUBLISHED, "–") | ({"profile": profile} if run.prunes else {})
 
 
 def table_text(comparison: Comparison, names: Sequence[str]) -> pd.DataFrame:

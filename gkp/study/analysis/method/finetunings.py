@@ -13,7 +13,7 @@ import pandas as pd
 from gkp.attacks import Attack
 from gkp.study.analysis.compared import Comparison
 from gkp.study.analysis.comparison import gain
-from gkp.study.analysis.labels import BENIGN, CONTROLS
+from gkp.study.analysis.labels import BENIGN
 from gkp.study.analysis.method import anova
 from gkp.study.analysis.method.factors import corrected, tested
 from gkp.study.analysis.paired import alike
@@ -91,7 +91,7 @@ def _crossed(finetunings: Mapping[str, Comparison], attack: str) -> pd.DataFrame
             {"structure": record.label, "fine_tuning": way, "accuracy": 100 * metric.accuracy}
             for way, comparison in finetunings.items()
             for record in comparison
-            if record.label not in CONTROLS and (metric := record.metrics().get(attack))
+            if record.pruned and (metric := record.metrics().get(attack))
         ],
         columns=[*FACTORS, "accuracy"],
     )
@@ -101,7 +101,7 @@ def _crossed(finetunings: Mapping[str, Comparison], attack: str) -> pd.DataFrame
 def cheaper(finetunings: Mapping[str, Comparison], attack: str) -> str:
     """What each fine-tuning adds on average under the attack, beside how far structures lie apart."""
     plain, lines = finetunings["plain"], []
-    pruned = [r for r in plain if r.label not in CONTROLS and attack in r.metrics()]
+    pruned = [r for r in plain if r.pruned and attack in r.metrics()]
     for name, other in [*finetunings.items()][1:]:
         moved = [
             [alike(other, (label, under), (label, under), plain) for under in (attack, BENIGN)]

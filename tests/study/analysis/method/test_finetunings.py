@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gkp.study.analysis.compared import Comparison
-from gkp.study.analysis.labels import BENIGN, CONTROLS
+from gkp.study.analysis.labels import BENIGN, CONTROL
 from gkp.study.analysis.method import finetunings
 from gkp.study.report.plots import fronts
 from gkp.study.runs.store import Store
@@ -32,7 +32,7 @@ def test_the_table_has_the_accuracy_of_every_network_and_way(ways):
 def test_shares_of_variance_are_those_of_the_means_of_rows_and_columns(ways):
     """Balanced, so that a factor's sum of squares is that of its levels' means."""
     frame = finetunings._crossed(ways, ROBUST)
-    structures = len({r.label for r in ways["plain"] if r.label not in CONTROLS})
+    structures = len({r.label for r in ways["plain"] if r.pruned})
     assert len(frame) == structures * len(ways)
     total = ((frame.accuracy - frame.accuracy.mean()) ** 2).sum()
     text = finetunings.variance_text(ways, [ROBUST]).set_index("factor")
@@ -44,7 +44,7 @@ def test_shares_of_variance_are_those_of_the_means_of_rows_and_columns(ways):
 
 
 def test_no_share_of_variance_before_two_networks_have_every_way(ways):
-    few = {way: Comparison(r for r in c if r.label in ("sr-gkp", *CONTROLS)) for way, c in ways.items()}
+    few = {way: Comparison(r for r in c if r.label in ("sr-gkp", CONTROL)) for way, c in ways.items()}
     assert finetunings.variance_text(few, [ROBUST]).empty
     assert finetunings._crossed(ways | {"other": Comparison([])}, ROBUST).empty
 
