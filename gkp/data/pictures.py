@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"})
+# Of images in formats that are not read.
+UNREAD = frozenset(
+    {".gif", ".jfif", ".jpe", ".jp2", ".avif", ".heic", ".heif", ".tga", ".psd", ".svg", ".dng"}
+)
 _WHITE_IS_ZERO, _PHOTOMETRIC = 0, 262  # a TIFF's tag
 
 

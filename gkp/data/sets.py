@@ -6,7 +6,6 @@ the device; `pixels` gives the float32 in [0, 1] that networks and attacks work 
 
 from __future__ import annotations
 
-import operator
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,18 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gkp.data import cifar, pictures
+from gkp.data import cifar
 from gkp.utils import files
 from gkp.utils.whole import is_whole
 
 DATASETS = ("digits", *cifar.SOURCES)
+PARTS = (*cifar.PARTS, "validation")
+BYTES = "for pixels x in [0, 1] (255 * x).round().to(torch.uint8)"
 # Side in pixels of the square images that networks for a data set are made for, and their cost is told at.
 IMAGE_SIZES = {"digits": 32, "cifar10": 32, "cifar100": 32, "imagenet": 224}
-# Folders that systems and tools leave among those of the classes, in lower case, besides hidden ones.
-CLUTTER = frozenset(
-    {"__pycache__", "__macosx", "@eadir", "@recycle", "@tmp", "#recycle", "#snapshot", "$recycle.bin"}
-    | {"lost+found", "system volume information"}
-)
 
 
 @dataclass(frozen=True)
@@ -65,13 +61,22 @@ class Split:
     def take(self, index_or_n: int | Tensor) -> Split:
         """The first n images, or those at an index tensor, with the fingerprint of what is taken.
 
-        ValueError when n is not in 1 ... len(self).
+        ValueError when n is not in 1 ... len(self), and for an index that is not one-dimensional, of
+        integers or bool, or takes no image.
         """
         if not isinstance(index_or_n, Tensor):
-            index_or_n = operator.index(index_or_n)
-            if not 1 <= index_or_n <= len(self):
-                raise ValueError(f"cannot take {index_or_n} of {self}: choose 1 to {len(self)}")
+            if not is_whole(index_or_n) or index_or_n > len(self):
+                raise ValueError(
+                    f"cannot take {index_or_n!r} of {self}: choose 1 to {len(self)}, or give an index tensor"
+                )
             index_or_n = torch.arange(index_or_n, device=self.labels.device)
+        mask = index_or_n.dtype == torch.bool
+        if index_or_n.dim() != 1 or index_or_n.is_floating_point() or index_or_n.is_complex():
+            raise ValueError(
+                f"the index is {index_or_n.dtype} {tuple(index_or_n.shape)}: give integers (n,) or bool (N,)"
+            )
+        if not (index_or_n.any() if mask else len(index_or_n)):
+            raise ValueError(f"the index takes no image of {self}: give one or more")
         images, labels = self.images[index_or_n], self.labels[index_or_n]
         return replace(self, images=images, labels=labels, fingerprint=fingerprint(images, labels))
 
@@ -79,18 +84,23 @@ class Split:
 def of_tensors(images: Tensor, labels: Tensor, *, part: str = "train", dataset: str = "mine") -> Split:
     """Images and labels of one's own as a `Split`; classes are named by their numbers.
 
-    images: uint8 (N, 3, H, W), as read from files, not normalised. labels: integers (N,), from 0.
-    ValueError for other shapes or types, or without images.
+    images: uint8 (N, 3, H, W), as read from files, not normalised. labels: integers (N,), from 0. part:
+    "train", "test" or "validation". ValueError for other shapes or types, without images, and where no
+    pixel is above 1 of 255.
     """
+    if part not in PARTS:
+        raise ValueError(f"unknown part {part!r}: choose one of {', '.join(PARTS)}")
     for name, value in (("images", images), ("labels", labels)):
         if not isinstance(value, Tensor):
             raise ValueError(f"the {name} are a {type(value).__name__}: give torch.as_tensor({name})")
-    if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] != 3 or not len(images):
+    if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] != 3 or not images.numel():
         raise ValueError(
-            f"the images are {images.dtype} {tuple(images.shape)}: give uint8 (N, 3, H, W), for pixels x in "
-            "[0, 1] (255 * x).round().to(torch.uint8)"
+            f"the images are {images.dtype} {tuple(images.shape)}: give uint8 (N, 3, H, W), {BYTES}"
         )
-    if labels.is_floating_point() or labels.shape != images.shape[:1] or labels.min() < 0:
+    if images.max() <= 1:
+        raise ValueError(f"the images hold nothing above 1, of 255: give bytes, {BYTES}")
+    counts = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
+    if not counts or labels.shape != images.shape[:1] or labels.min() < 0:
         raise ValueError(
             f"the labels are {labels.dtype} {tuple(labels.shape)}: give {len(images)} whole numbers from 0 on"
         )
@@ -122,7 +132,7 @@ def load(dataset: str, part: str, *, root: str | Path | None = None, download: b
         raise ValueError(f"unknown data set {dataset!r}: choose one of {', '.join(DATASETS)}")
     source = cifar.SOURCES[dataset]
     images, labels = cifar.read(source, part, _roots(root), download=download)
-    return _split(images, labels, dataset, part, source.classes, source.sizes[part])
+    return split_of(images, labels, dataset, part, source.classes, source.sizes[part])
 
 
 def hold_out(train: Split, n: int, *, seed: int = 0) -> tuple[Split, Split]:
@@ -137,62 +147,7 @@ def hold_out(train: Split, n: int, *, seed: int = 0) -> tuple[Split, Split]:
     return train.take(~held_out), replace(train.take(held_out), part="validation")
 
 
-def load_folder(path: str | Path, size: int, *, part: str = "test", allow_empty: bool = False) -> Split:
-    """Images in one folder per class (ImageFolder's layout), for use with networks of one's own.
-
-    Classes are the folders of `path` in the order of their names, images all that lie in or below them and
-    end in one of `pictures.SUFFIXES`; what begins with a dot and what systems and tools leave (`CLUTTER`)
-    is passed over. Each image becomes 8-bit RGB, upright (`pictures.rgb`), is resized so that its shorter
-    side is `size` pixels and cropped to its centre. allow_empty: keep classes without images.
-
-    FileNotFoundError without class folders or images, or naming classes without images; ValueError names a
-    file that is no image, is cut off, or has no obvious 8-bit RGB copy.
-    """
-    if not is_whole(size):
-        raise ValueError(f"size={size!r}: pixels of a side, a whole number from 1")
-    path = Path(path).expanduser()
-    folders = sorted(p for p in path.iterdir() if p.is_dir() and not _passed_over(p)) if path.is_dir() else []
-    paths = [_images_below(folder) for folder in folders]
-    if not any(paths):
-        raise FileNotFoundError(f"{path} holds no images: it needs a folder of image files per class")
-    empty = [folder.name for folder, inside in zip(folders, paths, strict=True) if not inside]
-    if empty and not allow_empty:
-        raise FileNotFoundError(
-            f"{path} has class folders without images: {', '.join(empty)}; add images "
-            f"({', '.join(sorted(pictures.SUFFIXES))}), remove the folders, or pass allow_empty=True"
-        )
-    pictures.refuse_truncation()
-    images = np.stack([_read_image(file, size) for inside in paths for file in inside])
-    labels = np.repeat(np.arange(len(folders), dtype=np.int64), [len(inside) for inside in paths])
-    return _split(images, labels, path.absolute().name, part, tuple(p.name for p in folders), len(labels))
-
-
-def _passed_over(path: Path) -> bool:
-    return path.name.startswith(".") or path.name.lower() in CLUTTER
-
-
-def _images_below(folder: Path) -> list[Path]:
-    """The image files in and below `folder`, in order, but for hidden ones and clutter."""
-    return [
-        file
-        for file in sorted(folder.rglob("*"))
-        if file.suffix.lower() in pictures.SUFFIXES
-        and file.is_file()
-        and not any(_passed_over(folder / part) for part in file.relative_to(folder).parts)
-    ]
-
-
-def _read_image(path: Path, size: int) -> np.ndarray:
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(path) as image:
-            return np.asarray(ImageOps.fit(pictures.rgb(image), (size, size), Image.Resampling.BILINEAR))
-    except Exception as error:  # the formats' readers raise errors of every type
-        raise ValueError(f"{path} is not a readable image: {error}") from error
-
-
-def _split(
+def split_of(
     images: np.ndarray,
     labels: np.ndarray,
     dataset: str,
@@ -200,6 +155,7 @@ def _split(
     classes: tuple[str, ...],
     official_size: int,
 ) -> Split:
+    """Of images uint8 (N, H, W, 3) and labels int64 (N,)."""
     return Split(
         torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))),
         torch.from_numpy(labels),

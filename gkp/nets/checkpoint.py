@@ -80,6 +80,7 @@ def save_model(
         "frozen": frozen,
         "buffers": list(unlisted(model)),
         "names": _new_aliases(model, header, tensors | state, base),
+        "base": {} if base is None else attributes.settings(base),
     }
     header |= {key: value for key, value in optional.items() if value}
     header = json.loads(as_text(header))
@@ -139,8 +140,9 @@ def _prove(
 def load_file(path: str | Path, *, base: nn.Module | None = None) -> nn.Module:
     """The network in `path`, as saved bit for bit, in eval mode on the CPU.
 
-    base: for networks that were saved with one. ValueError names a file that is damaged or was not
-    written by `save_model`; FileNotFoundError one that is not there.
+    base: for networks that were saved with one; an `UnlikeBaseWarning` names modules of it that are of
+    another class or have other settings than those of the base at saving. ValueError names a file that is
+    damaged or was not written by `save_model`; FileNotFoundError one that is not there.
     """
     header = read_header(path)
     with safetensors.safe_open(path, "pt") as file:
@@ -149,6 +151,8 @@ def load_file(path: str | Path, *, base: nn.Module | None = None) -> nn.Module:
         raise ValueError(f"{path} is damaged: its tensors are not those that were saved; copy it again")
     if base is not None and not all(name.startswith(f"{COMPILED}.") for name in tensors):
         base = _uncompiled(base)  # older files may hold the network with what torch.compile puts around it
+    if base is not None and "base" in header:
+        attributes.warn_of_other_base(header["base"], base, path)
     try:
         return _rebuild(header, tensors, base).eval()
     except NeedsBase as error:

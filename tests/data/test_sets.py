@@ -1,14 +1,12 @@
-"""gkp.data: digits, folders of images, held-out parts, and the real test split."""
+"""gkp.data: digits, held-out parts, tensors of one's own, and the real test split."""
 
 import hashlib
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
 from gkp import data
 from gkp.nets import models
@@ -78,99 +76,24 @@ def test_pixels_take_and_names():
             split.take(n)
 
 
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        (torch.zeros(4, dtype=torch.bool), "takes no image"),
+        (torch.zeros(0, dtype=torch.int64), "takes no image"),
+        (torch.tensor([[0, 1]]), "give integers"),
+        (torch.tensor([0.0]), "give integers"),
+    ],
+)
+def test_an_index_takes_images(index, message):
+    with pytest.raises(ValueError, match=message):
+        small_split([0, 1, 2, 3]).take(index)
+
+
 def test_the_fingerprint_is_what_it_says():
     split = small_split([3, 1])
     bytes_ = split.images.permute(0, 2, 3, 1).contiguous().numpy().tobytes() + split.labels.numpy().tobytes()
     assert split.fingerprint == hashlib.sha256(bytes_).hexdigest()
-
-
-def test_folder_of_images(tmp_path):
-    for name, level, shape in [("cats", 10, (40, 60)), ("dogs", 200, (90, 30))]:
-        (tmp_path / name).mkdir()
-        Image.fromarray(np.full(shape, level, np.uint8)).save(tmp_path / name / "1.png")
-    split = data.load_folder(tmp_path, 24)
-    assert split.classes == ("cats", "dogs")
-    assert split.images.shape == (2, 3, 24, 24)
-    assert split.images.flatten(1).unique().tolist() == [10, 200]
-    (tmp_path / "dogs" / "2.jpg").write_text("no image")
-    with pytest.raises(ValueError, match=r"2\.jpg"):
-        data.load_folder(tmp_path, 24)
-    with pytest.raises(FileNotFoundError, match="holds no images"):
-        data.load_folder(tmp_path / "cats", 24)
-
-
-@pytest.fixture
-def two_classes(tmp_path):
-    for level, name in enumerate(("cat", "dog")):
-        (tmp_path / name).mkdir()
-        Image.new("L", (8, 8), level).save(tmp_path / name / "a.png")
-    return tmp_path
-
-
-@pytest.mark.parametrize(
-    "clutter",
-    [
-        ".ipynb_checkpoints",
-        "__pycache__",
-        ".git",
-        "@eaDir",
-        "__MACOSX",
-        ".Trash-1000",
-        "lost+found",
-        "#recycle",
-    ]
-    + ["$RECYCLE.BIN", "System Volume Information", ".DS_Store"],
-)
-def test_hidden_folders_are_no_class_and_hold_no_image(two_classes, clutter):
-    before = data.load_folder(two_classes, 8)
-    for parent in (two_classes, two_classes / "cat", two_classes / "dog"):
-        (parent / clutter / "deeper").mkdir(parents=True)
-        for place in (clutter, f"{clutter}/deeper"):
-            Image.new("L", (8, 8), 99).save(parent / place / "a.png")
-    (two_classes / "cat" / "._a.png").write_bytes(b"\0\5\x16\7")  # the resource fork that macOS leaves
-    after = data.load_folder(two_classes, 8)
-    assert after.classes == before.classes == ("cat", "dog")
-    assert after.fingerprint == before.fingerprint
-
-
-def test_images_in_folders_of_a_class_count_and_other_files_do_not(two_classes):
-    (two_classes / "dog" / "more").mkdir()
-    (two_classes / "dog" / "folder.png").mkdir()
-    Image.new("L", (8, 8), 9).save(two_classes / "dog" / "more" / "b.PNG")
-    (two_classes / "dog" / "notes.txt").write_text("no image")
-    Image.new("L", (8, 8), 9).save(two_classes / "beside.png")
-    assert data.load_folder(two_classes, 8).labels.tolist() == [0, 1, 1]
-
-
-def test_classes_without_images_are_named_or_kept(two_classes):
-    for name in ("bird", "zebra"):
-        (two_classes / name).mkdir()
-    (two_classes / "zebra" / "notes.txt").write_text("no image")
-    with pytest.raises(FileNotFoundError, match="without images: bird, zebra; .*allow_empty=True"):
-        data.load_folder(two_classes, 8)
-    kept = data.load_folder(two_classes, 8, allow_empty=True)
-    assert kept.classes == ("bird", "cat", "dog", "zebra")
-    assert kept.labels.tolist() == [1, 2]
-    assert kept.labels.dtype == torch.int64
-
-
-@pytest.mark.parametrize("size", [0, -1, 8.5, "8", None])
-def test_a_size_is_a_number_of_pixels(two_classes, size):
-    with pytest.raises(ValueError, match="whole number from 1"):
-        data.load_folder(two_classes, size)
-
-
-def test_a_folder_may_be_named_in_any_way(two_classes, monkeypatch):
-    whole = data.load_folder(two_classes, 8)
-    monkeypatch.setenv("HOME", str(two_classes.parent))
-    monkeypatch.chdir(two_classes)
-    for path in (str(two_classes), f"~/{two_classes.name}", ".", Path(".")):
-        found = data.load_folder(path, 8)
-        assert (found.fingerprint, found.dataset) == (whole.fingerprint, two_classes.name)
-    with pytest.raises(FileNotFoundError, match="holds no images"):
-        data.load_folder(two_classes / "nowhere", 8)
-    with pytest.raises(FileNotFoundError, match="holds no images"):
-        data.load_folder(two_classes / "cat" / "a.png", 8)
 
 
 def test_every_data_set_that_a_network_can_be_for_has_an_image_size():
@@ -202,20 +125,27 @@ def test_tensors_of_ones_own_are_a_split_like_any_other() -> None:
     assert own.labels.dtype == torch.int64
 
 
+GREY = torch.full((2, 3, 8, 8), 128, dtype=torch.uint8)
+
+
 @pytest.mark.parametrize(
     ("images", "labels", "match"),
     [
         (torch.rand(2, 3, 8, 8), torch.tensor([0, 1]), r"float32 \(2, 3, 8, 8\): give uint8"),
         (torch.zeros(2, 8, 8, dtype=torch.uint8), torch.tensor([0, 1]), "give uint8"),
         (torch.zeros(0, 3, 8, 8, dtype=torch.uint8), torch.zeros(0).long(), "give uint8"),
-        (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.tensor([0.0, 1.0]), "give 2 whole numbers"),
-        (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, -1]), "give 2 whole numbers"),
-        (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.tensor([0]), "give 2 whole numbers"),
+        (GREY, torch.tensor([0.0, 1.0]), "give 2 whole numbers"),
+        (GREY, torch.tensor([0, -1]), "give 2 whole numbers"),
+        (GREY, torch.tensor([0]), "give 2 whole numbers"),
         (
-            torch.zeros(2, 3, 8, 8, dtype=torch.uint8),
+            GREY,
             np.array([0, 1]),
             "the labels are a ndarray",
         ),
+        (GREY, torch.tensor([False, True]), "give 2 whole numbers"),
+        (GREY, torch.tensor([0, 1j]), "give 2 whole numbers"),
+        (GREY[:, :, :0], torch.tensor([0, 1]), r"\(2, 3, 0, 8\): give uint8"),
+        (torch.rand(2, 3, 8, 8).to(torch.uint8), torch.tensor([0, 1]), "nothing above 1, of 255: give bytes"),
         (np.zeros((2, 3, 8, 8), np.uint8), torch.tensor([0, 1]), "the images are a ndarray"),
     ],
 )
@@ -224,10 +154,17 @@ def test_other_tensors_are_refused_with_what_to_give(images, labels, match) -> N
         data.of_tensors(images, labels)
 
 
+def test_a_part_has_a_name_of_a_part() -> None:
+    assert data.of_tensors(GREY, torch.tensor([0, 1]), part="validation").part == "validation"
+    with pytest.raises(ValueError, match="unknown part 'trian': choose one of train, test, validation"):
+        data.of_tensors(GREY, torch.tensor([0, 1]), part="trian")
+
+
 def test_numbers_of_images_are_whole_numbers():
     split = data.load("digits", "test").take(np.int64(30))
     assert len(split) == 30
-    with pytest.raises(TypeError):
-        split.take(3.0)
+    for no_number in (3.0, True, [0, 1], "3"):
+        with pytest.raises(ValueError, match="choose 1 to 30, or give an index tensor"):
+            split.take(no_number)
     with pytest.raises(ValueError, match="cannot hold out 3.0 of 30"):
         data.hold_out(split, 3.0)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import warnings
 
 import pytest
 import safetensors.torch
@@ -12,6 +13,7 @@ from torch import nn
 
 import gkp
 from gkp.nets import checkpoint, models
+from gkp.nets.files.attributes import UnlikeBaseWarning
 from gkp.nets.files.header import header_sha256
 from gkp.nets.grouped import GroupedKernelConv2d
 from gkp.search import Selection
@@ -158,6 +160,40 @@ def test_a_network_of_ones_own_needs_its_base(tmp_path):
     assert isinstance(base[0], nn.Conv2d)
     with pytest.raises(ValueError, match="unknown network 'mine'.* your own give base="):
         checkpoint.load_file(path)
+
+
+class Set(nn.Module):
+    """What it computes hangs on settings that no tensor holds."""
+
+    def __init__(self, factor=1.0, act="relu", eps=1e-5):
+        super().__init__()
+        self.factor, self.act = factor, act
+        self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, eps)
+
+    def forward(self, x):
+        self.seen = float(x.sum())
+        return self.factor * getattr(torch, self.act)(self.norm(self.conv(x))).mean((2, 3))
+
+
+class Negated(Set):
+    def forward(self, x):
+        return -super().forward(x)
+
+
+def test_another_base_than_at_saving_is_named(tmp_path):
+    base, path = Set(), tmp_path / "own.safetensors"
+    model = copy.deepcopy(base).eval()
+    group_kernels(model, "conv", keep=2)
+    checkpoint.save_model(model, path, network="mine", dataset="photos", base=base)
+    base(torch.rand(2, 3, 8, 8))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_same(checkpoint.load_file(path, base=base), model)
+        assert_same(checkpoint.load_file(path, base=Set()), model)
+    others = ((Set(2.0), "Set"), (Set(act="sigmoid"), "Set"), (Set(eps=0.1), "norm"), (Negated(), "Negated"))
+    for other, named in others:
+        with pytest.warns(UnlikeBaseWarning, match=rf"saved with \({named}, in class"):
+            checkpoint.load_file(path, base=other)
 
 
 class Scaled(nn.Module):

@@ -9,7 +9,9 @@ import argparse
 import dataclasses
 import enum
 import functools
+import hashlib
 import inspect
+import operator
 import reprlib
 import warnings
 import weakref
@@ -73,8 +75,36 @@ def changed(model: nn.Module, base: nn.Module) -> dict[str, Any]:
     }
 
 
+def settings(model: nn.Module) -> dict[str, str]:
+    """{path of a module: a digest of its class's name and plain attributes but for those forward sets}."""
+    results, found = {kind: written(kind) for kind in {type(module) for module in model.modules()}}, {}
+    for path, module in model.named_modules():
+        plain = {
+            name: value
+            for name, value in own(module).items()
+            if is_plain(value) and name not in results[type(module)]
+        }
+        text = f"{type(module).__qualname__} {sorted(plain.items(), key=operator.itemgetter(0))!r}"
+        found[path] = hashlib.sha256(text.encode()).hexdigest()[:12]
+    return found
+
+
 class UnlikeBaseWarning(UserWarning):
     """An attribute of the network may come back from a file otherwise."""
+
+
+def warn_of_other_base(saved: Mapping[str, str], base: nn.Module, file: object) -> None:
+    """An `UnlikeBaseWarning` where the `settings` of the base are not those of the one it was saved with."""
+    now = settings(base)
+    unlike = [path or type(base).__name__ for path in {**saved, **now} if saved.get(path) != now.get(path)]
+    if unlike:
+        more = f" and {len(unlike) - 3} more" if len(unlike) > 3 else ""
+        warnings.warn(
+            f"{file}: the base is not made as the one it was saved with ({', '.join(unlike[:3])}{more}, in "
+            "class or settings), so that the network may compute something else; give the same base",
+            UnlikeBaseWarning,
+            stacklevel=3,
+        )
 
 
 def must_agree(model: nn.Module, loaded: nn.Module) -> None:
