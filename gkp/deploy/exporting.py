@@ -21,6 +21,7 @@ from gkp.nets.channels.copying import copied
 from gkp.nets.channels.layers import uncompiled
 from gkp.nets.channels.running import default_input, run, seeded
 from gkp.nets.deploy import folded
+from gkp.pruners.common.weights_check import refuse_non_finite
 from gkp.utils.files import atomic_write_text, writable_place
 
 TOLERANCE = 1e-4  # of the logits' standard deviation
@@ -55,8 +56,8 @@ def export(
     that where it is faster; data: a `gkp.data.Split`, calibration images first, then those whose accuracy
     the report tells. rounds: of each measurement.
 
-    ValueError for what cannot be exported, and where the file's logits differ from the model's by more than
-    `TOLERANCE` of their standard deviation; nothing is written then.
+    ValueError for what cannot be exported, for weights that are not finite, and where the file's logits
+    differ from the model's by more than `TOLERANCE` of their standard deviation; nothing is written then.
     """
     runtimes.check(runtime)
     target = _target(path, runtime)
@@ -64,6 +65,7 @@ def export(
     setting = Setting(runtime, threads, positive("rounds", rounds), Times(cache))
     quantised.check(int8, data, runtime)
     model = copied(uncompiled(model)).cpu().float().eval().requires_grad_(False)
+    refuse_non_finite(model)
     x = _images(default_input(model, example_input), positive("batch", batch))
     expected = run(model, x)
     if not isinstance(expected, Tensor):

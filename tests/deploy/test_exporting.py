@@ -203,6 +203,18 @@ def test_a_network_that_draws_is_refused_and_the_callers_numbers_go_on(tmp_path:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_weights_that_are_not_finite_are_refused_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 36, 3)).eval()
+    with torch.no_grad():
+        net[0].weight[0, 0, 0, 0] = float("nan")
+    monkeypatch.setattr(exporting, "_candidates", lambda *_: pytest.fail("it measures"))
+    with pytest.raises(ValueError, match="0.weight holds NaN or infinity in 1 of its 216 numbers"):
+        gkp.export(net, tmp_path / "net.onnx", example_input=X[:, :, :8, :8])
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_file_that_computes_something_else_is_not_written(
     pruned: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
