@@ -263,7 +263,7 @@ def test_what_does_not_go_together(options, message):
     ],
 )
 def test_arguments_of_another_kind_are_refused_by_name(wrong, match) -> None:
-    images = gkp.data.of_tensors(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 2, 3]))
+    images = gkp.data.of_tensors(torch.full((4, 3, 8, 8), 128, dtype=torch.uint8), torch.tensor([0, 1, 2, 3]))
     given = {"train": images, "recipe": Recipe(epochs=1, distillation=0.5), **wrong}
     with pytest.raises(ValueError, match=match):
         gkp.fine_tune(gkp.models.create("resnet8"), **given)
