@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +38,8 @@ def load_folder(path: str | Path, size: int, *, part: str = "test", allow_empty:
         raise ValueError(f"size={size!r}: pixels of a side, a whole number from 1")
     path = Path(path).expanduser()
     folders = sorted(p for p in path.iterdir() if p.is_dir() and not _passed_over(p)) if path.is_dir() else []
-    paths = [_images_below(folder) for folder in folders]
+    every = [_pictures_below(folder) for folder in folders]
+    paths = [[file for file in inside if file.suffix.lower() in pictures.SUFFIXES] for inside in every]
     if not any(paths):
         raise FileNotFoundError(f"{path} holds no images: it needs a folder of image files per class")
     if all(folder.name.lower() in PART_NAMES for folder in folders) and not any(
@@ -54,7 +55,9 @@ def load_folder(path: str | Path, size: int, *, part: str = "test", allow_empty:
             f"{path} has class folders without images: {', '.join(empty)}; add images "
             f"({', '.join(sorted(pictures.SUFFIXES))}), remove the folders, or pass allow_empty=True"
         )
-    _warn_of_others(path, [file for inside in paths for file in inside])
+    beside = [file for file in path.iterdir() if _is_picture(file) and not _passed_over(file)]
+    read = {file for inside in paths for file in inside}
+    _warn_of(path, beside + [file for inside in every for file in inside if file not in read])
     pictures.refuse_truncation()
     images = np.stack([_read_image(file, size) for inside in paths for file in inside])
     labels = np.repeat(np.arange(len(folders), dtype=np.int64), [len(inside) for inside in paths])
@@ -65,30 +68,24 @@ def _passed_over(path: Path) -> bool:
     return path.name.startswith(".") or path.name.lower() in CLUTTER
 
 
-def _images_below(folder: Path) -> list[Path]:
-    """The image files in and below `folder`, in order, but for hidden ones and clutter."""
+def _pictures_below(folder: Path) -> list[Path]:
+    """The files in and below `folder` that end as images do, in order, but for hidden ones and clutter."""
     return [
         file
         for file in sorted(folder.rglob("*"))
-        if file.suffix.lower() in pictures.SUFFIXES
-        and file.is_file()
-        and not any(_passed_over(folder / part) for part in file.relative_to(folder).parts)
+        if _is_picture(file) and not any(_passed_over(Path(part)) for part in file.relative_to(folder).parts)
     ]
 
 
-def _warn_of_others(path: Path, read: Collection[Path]) -> None:
-    """Count the images in and below `path` that are not among those `read`."""
-    known, kinds = set(read), pictures.SUFFIXES | pictures.UNREAD
-    others = Counter(
-        file.suffix.lower()
-        for file in path.rglob("*")
-        if file.suffix.lower() in kinds
-        and file not in known
-        and file.is_file()
-        and not any(_passed_over(path / part) for part in file.relative_to(path).parts)
-    )
-    if others:
-        counts = ", ".join(f"{number} {suffix}" for suffix, number in sorted(others.items()))
+def _is_picture(file: Path) -> bool:
+    return file.suffix.lower() in pictures.SUFFIXES | pictures.UNREAD and file.is_file()
+
+
+def _warn_of(path: Path, unread: Iterable[Path]) -> None:
+    """Count the images of `path` that are passed over."""
+    found = Counter(file.suffix.lower() for file in unread)
+    if found:
+        counts = ", ".join(f"{number} {suffix}" for suffix, number in sorted(found.items()))
         warnings.warn(
             f"{path}: images passed over, of other formats than {', '.join(sorted(pictures.SUFFIXES))} or "
             f"beside the folders of the classes: {counts}",

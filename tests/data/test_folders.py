@@ -28,6 +28,8 @@ def test_folder_of_images(tmp_path):
 
 @pytest.fixture
 def two_classes(tmp_path):
+    tmp_path = tmp_path / "classes"
+    tmp_path.mkdir()
     for level, name in enumerate(("cat", "dog")):
         (tmp_path / name).mkdir()
         Image.new("L", (8, 8), level).save(tmp_path / name / "a.png")
@@ -106,6 +108,14 @@ def test_images_that_are_passed_over_are_counted(two_classes):
     (two_classes / ".hidden.gif").write_bytes(b"image")
     (two_classes / "cat" / "notes.txt").write_text("no image")
     with pytest.warns(UserWarning, match=r"passed over.*: 1 \.gif, 2 \.heic, 1 \.png$"):
+        assert data.load_folder(two_classes, 8).labels.tolist() == [0, 1]
+
+
+def test_a_class_may_be_a_link_and_its_images_count(two_classes):
+    (two_classes / "dog").rename(two_classes.parent / "elsewhere")
+    (two_classes.parent / "elsewhere" / "b.gif").write_bytes(b"image")
+    (two_classes / "dog").symlink_to(two_classes.parent / "elsewhere")
+    with pytest.warns(UserWarning, match=r"passed over.*: 1 \.gif$"):
         assert data.load_folder(two_classes, 8).labels.tolist() == [0, 1]
 
 
