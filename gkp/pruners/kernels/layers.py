@@ -119,6 +119,6 @@ def _remedy(model: nn.Module, skipped: Mapping[str, str], example_input: Tensor 
     if filters:
         return f"choose a divisor of the filters of some of them, such as groups={max(filters)}"
     with suppress(ValueError):  # of a network that cannot be run without an example
-        if prunable_layers(unwrapped(model), default_input(model, example_input)):
-            return "prune filters instead, for instance with method='l1'"
-    return "there is nothing to prune"
+        if not prunable_layers(unwrapped(model), default_input(model, example_input)):
+            return "there is nothing to prune"
+    return "prune filters instead, for instance with method='l1'"

@@ -69,3 +69,9 @@ def test_where_nothing_can_be_pruned_no_other_method_is_named(method, model):
         gkp.prune(model, method, example_input=torch.rand(1, 3, 8, 8))
     assert "try" not in str(refusal.value)
     assert "prune filters" not in str(refusal.value)
+
+
+def test_filters_are_named_where_they_can_go():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
+    with pytest.raises(ValueError, match="no convolution can be pruned .*: prune filters instead"):
+        gkp.prune(model, "gkp-greedy", example_input=torch.rand(1, 3, 8, 8))
